@@ -1,0 +1,20 @@
+"""Serve, tune, pretrain and align language models on machines that are far apart."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC_NAMES: dict[str, str] = {}
+"""Public name -> module that defines it; the module is imported on first use, so `import farflung` loads no torch."""
+
+
+def __getattr__(name: str) -> object:
+    """Import the module behind a public name; AttributeError for any other name (PEP 562)."""
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names too, imported or not."""
+    return sorted([*globals(), *_PUBLIC_NAMES])

@@ -1,0 +1,1 @@
+"""Who is here, what they have and how far away they are."""

@@ -1,0 +1,1 @@
+"""The real world: network, clocks, compute threads and stores of this machine."""

@@ -1,0 +1,1 @@
+"""The published systems, one folder each; none of them knows another."""

@@ -1,0 +1,1 @@
+"""Bytes between machines: messages, frames, tensors, codecs and identities, without any input or output."""

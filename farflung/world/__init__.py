@@ -1,0 +1,1 @@
+"""What code may ask of the outside: doors, effects, roles, and the host that joins them."""
