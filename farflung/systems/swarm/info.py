@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from farflung.world.address import PeerId
+from farflung.world.errors import PeerMisbehaved
+
 
 class BlockRange(NamedTuple):
     """Blocks ``first`` to ``last - 1`` of a model, counted from 0."""
@@ -93,7 +96,7 @@ class ServerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Mean seconds of its recent jobs; None before the first: then one decode step of all its blocks is assumed."""
     num_sessions: int = 0
     dtype: str
-    round_trip_seconds: dict[str, float] = {}
+    round_trip_seconds: dict[PeerId, float] = {}
     """Peer id -> round-trip time that this server measured."""
     started_at: float
     """Wall-clock time, seconds since 1970, at which the server process started."""
@@ -124,6 +127,9 @@ class ServerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return msgspec.msgpack.encode(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ServerInfo:
-        """Read what `to_bytes` wrote; raises msgspec.DecodeError (or its ValidationError) on anything else."""
-        return msgspec.msgpack.decode(data, type=cls)
+    def from_bytes(cls, data: bytes, peer: PeerId) -> ServerInfo:
+        """Read the announcement of `peer`; raises PeerMisbehaved on anything that `to_bytes` cannot have written."""
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            raise PeerMisbehaved(peer, f"its announcement cannot be read: {error}") from error
