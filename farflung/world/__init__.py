@@ -1,1 +1,1 @@
-"""What code may ask of the outside: doors, effects, roles, and the host that joins them."""
+"""The doors: everything that protocol code may ask of the outside, and the small machinery that drives it."""

@@ -1,0 +1,102 @@
+"""Messages: frozen, tagged, validated values that nodes send each other, and the envelope that carries one.
+
+Every message class derives from `Message`, which registers it; decoding refuses unknown kinds and unknown fields.
+Tensors travel inside messages as `wire.tensor.WireTensor`. Nothing from a peer is ever unpickled.
+"""
+
+import functools
+from typing import Any, Union
+
+import msgspec
+
+WIRE_VERSION_MIN = 1
+WIRE_VERSION_MAX = 1
+"""Versions of the wire format that this code speaks; peers agree on the highest common one when they connect."""
+
+MESSAGE_BYTES_MAX = 1 << 30
+"""No message, however it travels, is larger than this."""
+
+ACTOR_NAME_LENGTH_MAX = 200
+
+
+class MalformedMessage(ValueError):
+    """Bytes that are no message of this protocol."""
+
+
+@functools.cache
+def _decoder() -> msgspec.msgpack.Decoder[Any]:
+    kinds = tuple(sorted(_concrete(Message), key=lambda cls: cls.__name__))
+    envelope = msgspec.defstruct(
+        "Envelope",
+        [("source_actor", str), ("target_actor", str), ("message", Union[kinds])],  # noqa: UP007
+        frozen=True,
+        array_like=True,
+        forbid_unknown_fields=True,
+    )
+    return msgspec.msgpack.Decoder(envelope)
+
+
+def _concrete(base: "type[Message]") -> "list[type[Message]]":
+    found: list[type[Message]] = []
+    for cls in base.__subclasses__():
+        found += [cls, *_concrete(cls)]
+    return found
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="kind"):
+    """Base of all messages. The tag on the wire is the class name, so names are unique over the whole program."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _decoder.cache_clear()
+
+
+class Refusal(Message):
+    """The peer understood and says no."""
+
+    reason: str
+    """One sentence for a person."""
+    retry_after_seconds: float = 0.0
+    """When asking again may help; 0: it will not."""
+
+
+class NoSuchActor(Message):
+    """Nobody of that name lives here (any more)."""
+
+    actor: str
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    source_actor: str
+    target_actor: str
+    message: Any
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(source_actor: str, target_actor: str, message: Message) -> bytes:
+    """Bytes of one envelope."""
+    return _encoder.encode(_Envelope(source_actor, target_actor, message))
+
+
+def decode(frame: bytes | bytearray | memoryview, *, num_bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[str, str, Message]:
+    """(source actor, target actor, message) of one envelope; tensor data are views into `frame`.
+
+    Raises:
+        MalformedMessage: too long, not msgpack, an unknown kind, an unknown or wrongly typed field.
+    """
+    if len(frame) > num_bytes_max:
+        raise MalformedMessage(f"a message of {len(frame)} bytes is over the limit of {num_bytes_max}")
+    try:
+        envelope = _decoder().decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(str(error)) from None
+    if max(len(envelope.source_actor), len(envelope.target_actor)) > ACTOR_NAME_LENGTH_MAX:
+        raise MalformedMessage(f"an actor name is over {ACTOR_NAME_LENGTH_MAX} characters")
+    return envelope.source_actor, envelope.target_actor, envelope.message
+
+
+def kind(message: object) -> str:
+    """Name under which traffic of this message is counted."""
+    return type(message).__name__
