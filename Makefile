@@ -1,0 +1,53 @@
+# Everything a newcomer runs. `make demo` and `make test` work from a fresh clone.
+# The interpreter is selectable: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CODE := farflung bench tests
+# Pinned first and alone: see constraints.txt for the reason.
+TORCH := torch==2.13.0
+
+export HF_HUB_OFFLINE := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help setup demo test lint types chaos bench clean
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp is newer than what decides the installed packages, so installing runs again only when that changes.
+$(VENV)/.setup-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+setup: $(VENV)/.setup-dev  ## make .venv with everything that development needs
+
+demo: $(VENV)/.setup-demo  ## train a small model, serve it by several processes, kill one, compare
+	$(BIN)/farflung demo
+
+test: setup lint types  ## all checks, then the whole suite but its slow part
+	$(BIN)/python -m pytest -m "not slow and not network"
+
+lint: setup  ## style, format and the import contracts
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports --no-logo
+
+types: setup  ## static types
+	$(BIN)/pyright
+
+chaos: setup  ## crashes, loss and partitions under many seeds, and the slow tests
+	$(BIN)/python -m pytest -m "(chaos or slow) and not network"
+
+bench: setup  ## measure every claim against its baseline; results go to bench/RESULTS.md
+	$(BIN)/python -m bench
+
+clean:  ## remove what was built, the environment included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +

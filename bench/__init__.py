@@ -1,0 +1,1 @@
+"""Benchmarks: every claim is measured against its baseline in the same run."""

@@ -1,0 +1,50 @@
+"""What every test stands on: no network, one thread, a home of its own, and no process left behind."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read when torch and transformers are imported, which is later: tests of the lower layers load neither.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import psutil
+import pytest
+from hypothesis import settings
+
+# One run finds what the next one finds; the machine may be busy, so no example has a deadline of its own.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an accelerator where there is none; torch is loaded only when such a test is collected."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="no accelerator here"))
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's keys, journals and tickets."""
+    monkeypatch.setenv("FARFLUNG_HOME", str(tmp_path / "farflung-home"))
+    monkeypatch.delenv("FARFLUNG_TICKET", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail the run, after ending them, if child processes outlive the tests that started them."""
+    yield
+    children = psutil.Process().children(recursive=True)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    left = [child for child in alive if "multiprocessing.resource_tracker" not in " ".join(child.cmdline())]
+    commands = [" ".join(child.cmdline()) for child in left]
+    for child in left:
+        child.kill()
+    assert not commands, f"processes left behind: {commands}"
