@@ -1,4 +1,4 @@
-"""`python -m bench [ARGUMENTS]` runs every benchmark with the same arguments, one process each, and tells which failed."""
+"""`python -m bench [ARGUMENTS]` runs every benchmark, one process each, and tells which failed."""
 
 import subprocess
 import sys
