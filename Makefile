@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CODE := farflung bench tests
-# Pinned first and alone: see constraints.txt for the reason.
+# The large one is installed first and alone, so that a slow or failing download is plain to see.
 TORCH := torch==2.13.0
 
 export HF_HUB_OFFLINE := 1
