@@ -1,0 +1,200 @@
+"""The `Generator` protocol (tokens in; tokens, log-probabilities and weights version out) and its thin decode loop.
+
+`ModelGenerator` drives any transformers causal LM, whether its blocks are here or on other machines: only the cache
+that `open_cache` hands out differs. Each step is one forward of the newest token, without what `generate` does around.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from farflung.model.sample import Sampling, choose, log_probability, most_likely
+
+FinishReason = Literal["stop", "length"]
+"""Why a row ended: a stop token or string, or its limit of tokens."""
+
+SCORED_LOGITS_MAX = 1 << 26
+"""Logits held at once while a prompt is scored; a longer prompt is forwarded in pieces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What to continue and how."""
+
+    prompt: tuple[int, ...]
+    num_tokens_max: int
+    """0 only scores the prompt."""
+    sampling: Sampling = field(default_factory=Sampling)
+    num_rows: int = 1
+    """Independent answers to the same prompt."""
+    seed: int = 0
+    """Row r draws from its own stream, seeded with seed + r, so it is the same whatever the number of rows."""
+    stop_tokens: tuple[int, ...] = ()
+    num_alternatives: int = 0
+    """How many of the most likely tokens to report at each position."""
+    scores_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("The prompt is empty: give at least one token.")
+        if self.num_rows < 1 or self.num_tokens_max < 0:
+            raise ValueError("Ask for at least one answer of zero or more tokens.")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """One position: its token, and what the model thought of it before it was chosen."""
+
+    token: int
+    log_probability: float | None
+    """None at the first position of a prompt, which nothing precedes."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens of this position with their log-probabilities, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One more token of one row."""
+
+    row: int
+    scored: ScoredToken
+    weights_version: str
+    finish_reason: FinishReason | None = None
+    """Set on the last token of the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """The prompt's own tokens, scored; comes before any generated token."""
+
+    tokens: tuple[ScoredToken, ...]
+
+
+IsLast = Callable[[int, int], bool]
+"""is_last(row, token): whether this token ends its row (a stop string is complete, say)."""
+
+
+def _never_last(row: int, token: int) -> bool:
+    return False
+
+
+class Generator(Protocol):
+    """Whoever turns a prompt into tokens: a local model, a model on many machines, a rollout service."""
+
+    @property
+    def context_length_max(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
+
+    def stream(
+        self, request: GenerationRequest, is_last: IsLast = _never_last
+    ) -> Iterator[PromptScores | GeneratedToken]:
+        """Yield tokens as they are chosen. Closing the iterator between two tokens frees everything it holds."""
+        ...
+
+
+class ModelGenerator:
+    """A `Generator` over a causal LM of transformers."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        open_cache: Callable[[], AbstractContextManager[Cache]] | None = None,
+        weights_version: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._model = model
+        self._open_cache = open_cache or (lambda: nullcontext(DynamicCache(config=model.config)))
+        self._weights_version = weights_version
+
+    @property
+    def context_length_max(self) -> int:
+        return int(self._model.config.get_text_config().max_position_embeddings)
+
+    def stream(
+        self, request: GenerationRequest, is_last: IsLast = _never_last
+    ) -> Iterator[PromptScores | GeneratedToken]:
+        """Prefill, then one forward per token.
+
+        Raises:
+            ValueError: prompt and answer do not fit the context.
+        """
+        num_tokens = len(request.prompt) + request.num_tokens_max
+        if num_tokens > self.context_length_max:
+            raise ValueError(
+                f"The prompt has {len(request.prompt)} tokens and {request.num_tokens_max} are to follow, but the "
+                f"model takes at most {self.context_length_max} together: shorten the prompt or ask for fewer tokens."
+            )
+        with self._open_cache() as cache:
+            scores: list[ScoredToken] = []
+            logits_NV = self._prefill(request, cache, scores)
+            if request.scores_prompt:
+                yield PromptScores(tuple(scores))
+            if request.num_tokens_max > 0:
+                yield from self._decode(request, cache, logits_NV, is_last)
+
+    def _prefill(self, request: GenerationRequest, cache: Cache, scores: list[ScoredToken]) -> torch.Tensor:
+        """Forward the prompt for all N rows, fill `scores` if asked; the last position's logits (N, V)."""
+        prompt_NT = torch.tensor([request.prompt] * request.num_rows, device=self._model.device)
+        if not request.scores_prompt:
+            return self._forward(prompt_NT, cache)[:, -1]
+        scores.append(ScoredToken(request.prompt[0], None))
+        num_logits_each = request.num_rows * self._model.config.get_text_config().vocab_size
+        logits_NTV = torch.empty(0)
+        for piece_NT in prompt_NT.split(max(1, SCORED_LOGITS_MAX // num_logits_each), dim=1):
+            logits_NTV = self._forward(piece_NT, cache, num_logits=piece_NT.shape[1])
+            following = request.prompt[len(scores) : len(scores) + piece_NT.shape[1]]
+            for logits_V, token in zip(logits_NTV[0], following, strict=False):
+                scores.append(_score(logits_V, token, request.num_alternatives))
+        return logits_NTV[:, -1]
+
+    def _decode(
+        self, request: GenerationRequest, cache: Cache, logits_NV: torch.Tensor, is_last: IsLast
+    ) -> Iterator[GeneratedToken]:
+        answers: list[list[int]] = [[] for _ in range(request.num_rows)]
+        device = self._model.device
+        streams = [torch.Generator(device).manual_seed(request.seed + row) for row in range(request.num_rows)]
+        running = list(range(request.num_rows))
+        while True:
+            for row in list(running):
+                answer, logits_V = answers[row], logits_NV[row]
+                token = choose(logits_V, request.sampling, streams[row], prompt=request.prompt, answer=answer)
+                answer.append(token)
+                is_stop = token in request.stop_tokens or is_last(row, token)
+                is_full = len(answer) == request.num_tokens_max
+                finish_reason: FinishReason | None = "stop" if is_stop else "length" if is_full else None
+                if finish_reason is not None:
+                    running.remove(row)
+                scored = _score(logits_V, token, request.num_alternatives)
+                yield GeneratedToken(row, scored, self._weights_version(), finish_reason)
+            if not running:
+                return
+            # Rows that ended keep their place in the batch; what they compute is not looked at.
+            newest_N1 = torch.tensor([[answer[-1]] for answer in answers], device=device)
+            logits_NV = self._forward(newest_N1, cache)[:, -1]
+
+    def _forward(self, tokens_NT: torch.Tensor, cache: Cache, *, num_logits: int = 1) -> torch.Tensor:
+        # Inference mode belongs to the thread: it must not be left on while the caller holds a yielded token.
+        with torch.inference_mode():
+            return self._model(
+                input_ids=tokens_NT, past_key_values=cache, use_cache=True, logits_to_keep=num_logits
+            ).logits
+
+
+def _score(logits_V: torch.Tensor, token: int, num_alternatives: int) -> ScoredToken:
+    return ScoredToken(token, log_probability(logits_V, token), most_likely(logits_V, num_alternatives))
+
+
+def stop_tokens_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """The tokens with which the model says that it is done, as its generation config lists them."""
+    config = model.generation_config
+    tokens = config.eos_token_id if config is not None else None
+    if tokens is None:
+        return ()
+    listed: Sequence[int] = [tokens] if isinstance(tokens, int) else tokens
+    return tuple(listed)
