@@ -122,25 +122,6 @@ def imports_of_tests(root: Path) -> list[str]:
     return breaches
 
 
-def broad_excepts(root: Path) -> list[str]:
-    """Handlers outside `runtime` that catch everything."""
-    breaches: list[str] = []
-    for path, _, tree in parsed(root, "farflung"):
-        if path.parts[1] == "runtime":
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ExceptHandler):
-                caught = ast.unparse(node.type) if node.type is not None else "everything"
-                if re.search(r"\b(everything|Exception|BaseException)\b", caught) and not _raises_again(node):
-                    breaches.append(f"{path}:{node.lineno} catches {caught}")
-    return breaches
-
-
-def _raises_again(handler: ast.ExceptHandler) -> bool:
-    """Whether a handler ends by raising: it cleans up on the way out and swallows nothing."""
-    return isinstance(handler.body[-1], ast.Raise)
-
-
 def dead_files(root: Path) -> list[str]:
     """Modules of the package that nothing but tests uses: not imported, not named in a string, no entry point."""
     used: set[str] = set(ENTRY_POINTS)
