@@ -80,7 +80,9 @@ def encode(source_actor: str, target_actor: str, message: Message) -> bytes:
     return _encoder.encode(_Envelope(source_actor, target_actor, message))
 
 
-def decode(frame: bytes | bytearray | memoryview, *, num_bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[str, str, Message]:
+def decode(
+    frame: bytes | bytearray | memoryview, *, num_bytes_max: int = MESSAGE_BYTES_MAX
+) -> tuple[str, str, Message]:
     """(source actor, target actor, message) of one envelope; tensor data are views into `frame`.
 
     Raises:

@@ -167,7 +167,7 @@ class World:
     journal: Callable[[str], Journal]
     """Opens the journal of a name."""
     random: Callable[[str], Random]
-    """A stream of randomness for a stated purpose; in simulations it follows from the seed, the node and the purpose."""
+    """Randomness for a stated purpose; in simulations it follows from the seed, the node and the purpose."""
     note: Callable[[str, str], None]
     """note(actor, sentence): a decision and its reason, for the log, the trace and the dashboard."""
     traffic: TrafficMeter

@@ -1,0 +1,190 @@
+"""What clients and block servers of a swarm say to each other.
+
+A *session* is one attention cache spread over a chain of servers. Its history is a log of steps, numbered from 1 and the
+same for every span of the chain: edits of the cache (reorder, truncate), then new positions. `base` is the step a server
+must have applied already, `upto` the step it has applied afterwards; base 0 means "start afresh". Servers answer
+duplicates from what they computed before, so a client may always ask again.
+
+    client --Step--> server 1 --Step--> server 2 --Output--> client        the critical path
+                        \\--Output--> client                                the copy that lets spans be replayed
+"""
+
+import msgspec
+
+from farflung.wire.message import Message
+from farflung.wire.tensor import WireTensor
+from farflung.world.address import Address, PeerId
+
+ACTOR = "swarm"
+"""Actor name of every block server."""
+
+
+class Hop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Blocks [first, last) on one server."""
+
+    peer: PeerId
+    first: int
+    last: int
+
+
+class Truncate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Forget the positions from `length` on (rollback)."""
+
+    length: int
+
+
+class Reorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Row i of the batch becomes what row `rows[i]` was (beam search; may change the batch size)."""
+
+    rows: tuple[int, ...]
+
+
+Edit = Truncate | Reorder
+
+
+class Attach(Message):
+    """Client to each server of its chain: I hold a link to you; outputs of my session can come back over it."""
+
+    session: str
+
+
+class Step(Message):
+    """Apply one step of a session's log on the first hop of `route`, then push the result to the next hop."""
+
+    session: str
+    """Name that only the client and its servers know."""
+    model: str
+    """Fingerprint of the weights."""
+    route: tuple[Hop, ...]
+    client: Address
+    base: int
+    upto: int
+    edits: tuple[Edit, ...] = ()
+    hidden: WireTensor
+    """[batch, new positions, hidden size]"""
+    position_ids: WireTensor | None = None
+    """[batch, new positions]; None: they count on from the cache's length."""
+    attention_mask: WireTensor | None = None
+    """[batch, new positions], 0 where a position is padding; None: no padding."""
+    prompts: WireTensor | None = None
+    """Deep prompts of all the model's blocks, [blocks, prompt length, hidden size]; only with base 0."""
+    num_tokens_max: int
+    """Positions times batch that the session may grow to; the server sets that much cache aside."""
+    codec: str = "raw"
+    """How outputs are to be encoded."""
+
+
+class Output(Message):
+    """Server to client: the hidden states that step `upto` gave after block `last - 1`."""
+
+    session: str
+    first: int
+    last: int
+    base: int
+    """As in the Step: 0 means that `hidden` covers all positions of the cache, not only the newest."""
+    upto: int
+    hidden: WireTensor
+    compute_seconds: float = 0.0
+    queue_seconds: float = 0.0
+
+
+class Behind(Message):
+    """Server to client: I cannot start from `base`; I have applied `applied` (0: nothing)."""
+
+    session: str
+    first: int
+    last: int
+    upto: int
+    applied: int
+
+
+class Working(Message):
+    """Server to client: that step waits or runs here; keep waiting."""
+
+    session: str
+    first: int
+    last: int
+    upto: int
+
+
+class SessionRefused(Message):
+    """Server to client: no, and why (full, moving, wrong model, impossible shapes)."""
+
+    session: str
+    first: int
+    last: int
+    upto: int
+    reason: str
+    retry_after_seconds: float = 0.0
+    is_fault_of_client: bool = False
+    """The request itself is wrong: no other server would take it either."""
+
+
+class PushFailed(Message):
+    """Server to client: I could not hand your session's hidden states on to `next_peer`."""
+
+    session: str
+    next_peer: PeerId
+    reason: str
+
+
+class CloseSession(Message):
+    """Client to server: free the cache of this session."""
+
+    session: str
+
+
+class Forward(Message):
+    """Stateless forward through blocks [first, last), for tuning and scoring."""
+
+    request: str
+    model: str
+    first: int
+    last: int
+    hidden: WireTensor
+    position_ids: WireTensor | None = None
+    attention_mask: WireTensor | None = None
+    prompts: WireTensor | None = None
+    codec: str = "raw"
+
+
+class Backward(Message):
+    """Gradients of the inputs of a Forward: the server recomputes it (gradient checkpointing) and back-propagates."""
+
+    request: str
+    model: str
+    first: int
+    last: int
+    hidden: WireTensor
+    gradient: WireTensor
+    """Gradient of the loss by the span's output, same shape as `hidden`."""
+    position_ids: WireTensor | None = None
+    attention_mask: WireTensor | None = None
+    prompts: WireTensor | None = None
+    codec: str = "raw"
+
+
+class ForwardDone(Message):
+    """Answer to Forward."""
+
+    request: str
+    hidden: WireTensor
+
+
+class BackwardDone(Message):
+    """Answer to Backward."""
+
+    request: str
+    gradient: WireTensor
+    """By the span's input."""
+    prompts_gradient: WireTensor | None = None
+    """By the span's deep prompts, [last - first, prompt length, hidden size]."""
+
+
+class RequestRefused(Message):
+    """Answer to Forward or Backward: no, and why."""
+
+    request: str
+    reason: str
+    retry_after_seconds: float = 0.0
+    is_fault_of_client: bool = False

@@ -1,0 +1,377 @@
+"""The block server (PETALS, section 3.1) as a role: steps of sessions in, hidden states out.
+
+Invariants: a step is applied once, in order, however often it arrives; a session's tokens are promised once and freed when
+its client closes it, vanishes or idles; a request that cannot be right is refused in a sentence and harms nobody else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from farflung.model.span import Span
+from farflung.systems.swarm import stateless
+from farflung.systems.swarm.checks import Limits, check_request, check_step, follow
+from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
+from farflung.systems.swarm.messages import (
+    ACTOR,
+    Attach,
+    Backward,
+    Behind,
+    CloseSession,
+    Forward,
+    Output,
+    PushFailed,
+    RequestRefused,
+    SessionRefused,
+    Step,
+    Working,
+)
+from farflung.systems.swarm.queue import FairQueue
+from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable, apply_step, make_output
+from farflung.world.address import Address, PeerId
+from farflung.world.doors import Failed
+from farflung.world.effects import Effect, Note, Run, Send, WakeAt
+from farflung.world.errors import PeerMisbehaved
+from farflung.world.role import Role
+
+FRAME_BYTES_MAX = 1 << 30
+SWEEP_SECONDS = 5.0
+RATE_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What a block server promises."""
+
+    model: str
+    """Fingerprint of the weights."""
+    model_name: str
+    """Name people use."""
+    limits: Limits
+    cache_tokens_max: int
+    """Tokens of attention cache over all its blocks."""
+    blocks_per_second: float
+    """Measured: blocks one token passes per second when decoding."""
+    forward_tokens_per_second: float
+    """Measured: tokens per second through one block in a long forward."""
+    version: str
+    """Software version, announced."""
+    started_at: float
+    """Wall-clock seconds."""
+    num_jobs_max: int = 1024
+    """Steps that may wait for the device."""
+    idle_seconds_max: float = 1800.0
+    """A session that is not used for so long is freed."""
+    orphan_seconds_max: float = 10.0
+    """A session whose client cannot be reached for so long is freed."""
+
+    def __post_init__(self) -> None:
+        if self.cache_tokens_max < 1:
+            raise ValueError("A server needs a cache of at least one token: free some memory or serve fewer blocks.")
+
+
+@dataclass(frozen=True, slots=True)
+class _StepJob:
+    session: ServerSession
+    step: Step
+    accepted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _RequestJob:
+    source: Address
+    request: Forward | Backward
+    span: Span
+    accepted_at: float
+
+
+class Server(Role):
+    """Serves one span to many sessions (and, while it moves, finishes the sessions of the span it leaves)."""
+
+    def __init__(self, config: ServerConfig, span: Span) -> None:
+        self.config = config
+        self._span = span
+        self._leaving: list[Span] = []
+        self.state = ServerState.ONLINE
+        self.moving_to: BlockRange | None = None
+        self._sessions = SessionTable(config.cache_tokens_max, span.last - span.first)
+        self._queue: FairQueue[_StepJob | _RequestJob] = FairQueue(config.num_jobs_max)
+        self._running: _StepJob | _RequestJob | None = None
+        self._started_job_at = 0.0
+        self._job_seconds: float | None = None
+        self._orphans: dict[PeerId, float] = {}
+        self._pushes: dict[PeerId, dict[str, Address]] = {}
+        """Next peer -> sessions (with their clients) that were pushed to it."""
+
+    @property
+    def blocks(self) -> BlockRange:
+        """The blocks it offers."""
+        return BlockRange(self._span.first, self._span.last)
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    def info(self, round_trip_seconds: dict[PeerId, float], *, is_pinned: bool = False) -> ServerInfo:
+        """What to announce now."""
+        return ServerInfo(
+            model=self.config.model,
+            model_name=self.config.model_name,
+            blocks=self.blocks,
+            state=self.state,
+            blocks_per_second=self.config.blocks_per_second,
+            forward_tokens_per_second=self.config.forward_tokens_per_second,
+            cache_tokens_max=self.config.cache_tokens_max,
+            cache_tokens_left=self._sessions.num_tokens_left,
+            queue_length=len(self._queue) + (self._running is not None),
+            job_seconds=self._job_seconds,
+            num_sessions=len(self._sessions),
+            dtype=str(self._span.dtype).removeprefix("torch."),
+            round_trip_seconds=round_trip_seconds,
+            started_at=self.config.started_at,
+            is_pinned=is_pinned,
+            moving_to=self.moving_to,
+            version=self.config.version,
+        )
+
+    def start(self, now: float) -> Sequence[Effect]:
+        return [WakeAt(now + SWEEP_SECONDS)]
+
+    def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
+        self._orphans.pop(source.peer, None)
+        match message:
+            case Step():
+                return self._receive_step(message, now)
+            case Forward() | Backward():
+                return self._receive_request(source, message, now)
+            case CloseSession(session=session):
+                self._sessions.close_where(session=session)
+                return ()
+            case Attach():
+                return ()
+            case _:
+                raise PeerMisbehaved(source.peer, f"a block server does not take {type(message).__name__} messages")
+
+    def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
+        if any(session.client.peer == peer for session in self._sessions):
+            self._orphans[peer] = now
+        pushed = self._pushes.pop(peer, {})
+        return [
+            Send(client, PushFailed(session=session, next_peer=peer, reason=reason))
+            for session, client in pushed.items()
+        ]
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """Free what nobody will come back for."""
+        effects: list[Effect] = []
+        for peer, since in list(self._orphans.items()):
+            if now - since >= self.config.orphan_seconds_max:
+                del self._orphans[peer]
+                freed = self._sessions.close_where(client=peer)
+                effects.append(Note(f"freed {freed} session parts of {peer}, which is gone"))
+        for session in self._sessions:
+            if now - session.used_at > self.config.idle_seconds_max:
+                self._sessions.close(session.key)
+                effects.append(Note(f"freed a session of {session.client.peer} after {self.config.idle_seconds_max} s"))
+        return [*effects, WakeAt(now + SWEEP_SECONDS)]
+
+    def replace_span(self, span: Span, now: float) -> Sequence[Effect]:
+        """Offer `span` from now on; sessions on the old one go on until they end."""
+        self._leaving.append(self._span)
+        self._span = span
+        return [Note(f"now serves blocks {self.blocks}")]
+
+    def forget_left_spans(self) -> int:
+        """Drop the spans it moved away from, with the sessions still on them (their clients replay elsewhere)."""
+        num_closed = 0
+        for session in self._sessions:
+            if session.span is not self._span:
+                self._sessions.close(session.key)
+                num_closed += 1
+        self._leaving.clear()
+        return num_closed
+
+    def _receive_step(self, step: Step, now: float) -> Sequence[Effect]:
+        problem = check_step(step, self.config.limits)
+        if problem is not None:
+            return [self._refuse(step, problem, is_fault_of_client=True)]
+        key = (step.session, step.route[0].first, step.route[0].last)
+        session = self._sessions.get(key)
+        if step.base == 0 and (session is None or _is_fresh_start(session, step)):
+            opened = self._open(step, key, now)
+            return self._accept(opened, step, now) if isinstance(opened, ServerSession) else [opened]
+        if session is None:
+            return [self._behind(step, key, session)]
+        if step.upto <= session.enqueued:
+            return self._answer_again(session, step)
+        if step.base != session.enqueued:
+            return [self._behind(step, key, session)]
+        return self._accept(session, step, now)
+
+    def _open(self, step: Step, key: SessionKey, now: float) -> ServerSession | Effect:
+        """A session that starts afresh, or the refusal to send."""
+        first, last = key[1:]
+        if step.model != self.config.model:
+            return self._refuse(step, f"this server holds {self.config.model_name} with other weights")
+        if self.state is not ServerState.ONLINE:
+            return self._refuse(step, f"this server is {self.state.value} and takes no new sessions")
+        if not (self._span.first <= first < last <= self._span.last):
+            return self._refuse(step, f"this server holds blocks {self.blocks}, not {first}:{last}")
+        self._sessions.close(key)
+        if not self._sessions.fits(step.num_tokens_max, last - first):
+            left = self._sessions.num_tokens_left
+            return self._refuse(step, f"the cache is full: {left} tokens left, {step.num_tokens_max} asked", retry=2.0)
+        session = ServerSession(
+            key=key,
+            client=Address(*step.client),
+            span=self._span,
+            num_tokens_reserved=step.num_tokens_max,
+            cache=self._span.new_cache(first, last),
+            used_at=now,
+        )
+        self._sessions.open(session)
+        return session
+
+    def _accept(self, session: ServerSession, step: Step, now: float) -> Sequence[Effect]:
+        if self._queue.is_full:
+            return [self._refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
+        shape = follow(step, session.length, session.batch_size, self.config.limits)
+        if isinstance(shape, str):
+            self._sessions.close(session.key)
+            return [self._refuse(step, shape, is_fault_of_client=True)]
+        if not self._sessions.grow(session, step.num_tokens_max):
+            self._sessions.close(session.key)
+            return [self._refuse(step, f"the cache cannot grow to {step.num_tokens_max} tokens", retry=2.0)]
+        session.length, session.batch_size = shape
+        session.enqueued, session.used_at, session.client = step.upto, now, Address(*step.client)
+        session.newest_base = step.base
+        self._queue.push(session.client.peer, _StepJob(session, step, now))
+        return self._run_next(now)
+
+    def _answer_again(self, session: ServerSession, step: Step) -> Sequence[Effect]:
+        """A duplicate: send what came of it, if it is the newest step; otherwise say where the session stands."""
+        name, first, last = session.key
+        client = Address(*step.client)
+        output = session.newest_output
+        if output is not None and output.upto == step.upto:
+            return [*self._push(step, output, client), Send(client, output)]
+        if step.upto > session.applied:
+            return [Send(client, Working(session=name, first=first, last=last, upto=step.upto))]
+        return [self._behind(step, session.key, session)]
+
+    def _behind(self, step: Step, key: SessionKey, session: ServerSession | None) -> Effect:
+        applied = session.enqueued if session is not None else 0
+        message = Behind(session=key[0], first=key[1], last=key[2], upto=step.upto, applied=applied)
+        return Send(Address(*step.client), message)
+
+    def _refuse(self, step: Step, reason: str, *, retry: float = 0.0, is_fault_of_client: bool = False) -> Effect:
+        first, last = (step.route[0].first, step.route[0].last) if step.route else (0, 0)
+        refusal = SessionRefused(
+            session=step.session,
+            first=first,
+            last=last,
+            upto=step.upto,
+            reason=reason,
+            retry_after_seconds=retry,
+            is_fault_of_client=is_fault_of_client,
+        )
+        return Send(Address(*step.client), refusal)
+
+    def _receive_request(self, source: Address, request: Forward | Backward, now: float) -> Sequence[Effect]:
+        problem = check_request(request, self.config.limits)
+        blocks = BlockRange(request.first, request.last)
+        if problem is None and (request.model != self.config.model or not self.blocks.covers(blocks)):
+            reason = f"this server holds blocks {self.blocks} of {self.config.model_name}"
+            return [Send(source, RequestRefused(request=request.request, reason=reason))]
+        if problem is not None:
+            refusal = RequestRefused(request=request.request, reason=problem, is_fault_of_client=True)
+            return [Send(source, refusal)]
+        if self._queue.is_full:
+            reason = f"{len(self._queue)} jobs are waiting here already"
+            return [Send(source, RequestRefused(request=request.request, reason=reason, retry_after_seconds=1.0))]
+        self._queue.push(source.peer, _RequestJob(source, request, self._span, now))
+        return self._run_next(now)
+
+    def _run_next(self, now: float) -> Sequence[Effect]:
+        """Give the device its next job, if it is free."""
+        if self._running is not None:
+            return ()
+        while (job := self._queue.pop()) is not None:
+            if isinstance(job, _StepJob) and job.session.is_closed:
+                continue
+            self._running, self._started_job_at = job, now
+            if isinstance(job, _StepJob):
+                return [Run(job, apply_step, (job.session, job.step, FRAME_BYTES_MAX), self._cost_seconds(job))]
+            function = stateless.forward if isinstance(job.request, Forward) else stateless.backward
+            return [Run(job, function, (job.span, job.request, FRAME_BYTES_MAX), self._cost_seconds(job))]
+        return ()
+
+    def _cost_seconds(self, job: _StepJob | _RequestJob) -> float:
+        """Expected device time, for the simulator: the larger of the decode rate and the long-forward rate."""
+        if isinstance(job, _StepJob):
+            num_blocks, shape = job.session.key[2] - job.session.key[1], job.step.hidden.shape
+        else:
+            num_blocks, shape = job.request.last - job.request.first, job.request.hidden.shape
+        num_tokens = shape[0] * shape[1]
+        return num_blocks * max(
+            1.0 / self.config.blocks_per_second, num_tokens / self.config.forward_tokens_per_second
+        )
+
+    def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
+        assert isinstance(job, _StepJob | _RequestJob) and job is self._running
+        self._running = None
+        seconds = now - self._started_job_at
+        previous = self._job_seconds if self._job_seconds is not None else seconds
+        self._job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
+        effects = (
+            self._step_finished(job, result, now)
+            if isinstance(job, _StepJob)
+            else stateless.answer(job.source, job.request, result)
+        )
+        return [*effects, *self._run_next(now)]
+
+    def _step_finished(self, job: _StepJob, result: object, now: float) -> list[Effect]:
+        session, step = job.session, job.step
+        if session.is_closed:
+            return []
+        if isinstance(result, Failed):
+            self._sessions.close(session.key)
+            refusal = self._refuse(step, f"the computation failed: {result.error}")
+            return [refusal, Note(f"closed a session of {session.client}: {result.error}")]
+        assert isinstance(result, torch.Tensor)
+        seconds = (now - self._started_job_at, self._started_job_at - job.accepted_at)
+        output = make_output(session, step, result, seconds)
+        session.applied, session.newest_output, session.used_at = step.upto, output, now
+        to_client = Send(session.client, output)
+        return [*self._push(step, output, session.client), to_client]
+
+    def _push(self, step: Step, output: Output, client: Address) -> list[Effect]:
+        """Hand the hidden states straight to the next server, if any; the client's copy is off the critical path."""
+        if len(step.route) == 1:
+            return []
+        next_hop = step.route[1]
+        self._pushes.setdefault(next_hop.peer, {})[step.session] = client
+        onward = Step(
+            session=step.session,
+            model=step.model,
+            route=step.route[1:],
+            client=step.client,
+            base=step.base,
+            upto=step.upto,
+            edits=step.edits,
+            hidden=output.hidden,
+            position_ids=step.position_ids,
+            attention_mask=step.attention_mask,
+            prompts=step.prompts,
+            num_tokens_max=step.num_tokens_max,
+            codec=step.codec,
+        )
+        return [Send(Address(next_hop.peer, ACTOR), onward)]
+
+
+def _is_fresh_start(session: ServerSession, step: Step) -> bool:
+    """Whether a step with base 0 asks to rebuild a session that is here, rather than being an old duplicate."""
+    if step.upto == session.enqueued:
+        return session.newest_base != 0
+    return step.upto > session.enqueued

@@ -1,0 +1,392 @@
+"""One inference session over a chain of servers that may die at any moment (PETALS, Algorithm 1).
+
+The client keeps the history of every boundary between spans. A step normally goes to the first server and is pushed from
+server to server. When anything goes wrong the client walks the chain itself: whoever has the step answers again, whoever
+is behind or new gets the compacted history of its span, whoever does not answer is replaced.
+
+Invariant: what `step` returns is what an undisturbed chain would have returned.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from farflung.systems.swarm.chain import Chain, Link
+from farflung.systems.swarm.history import History
+from farflung.systems.swarm.messages import (
+    ACTOR,
+    Attach,
+    Behind,
+    CloseSession,
+    Edit,
+    Hop,
+    Output,
+    PushFailed,
+    Reorder,
+    SessionRefused,
+    Step,
+    Truncate,
+    Working,
+)
+from farflung.systems.swarm.view import SwarmView
+from farflung.wire.message import NoSuchActor
+from farflung.wire.tensor import MalformedTensor, decode_tensor, encode_tensor
+from farflung.world.address import Address
+from farflung.world.doors import World
+from farflung.world.errors import Refused
+from farflung.world.mailbox import Mailbox, PeerLost
+
+MISBEHAVIOUR_BAN_SECONDS = 600.0
+SLOWEST_LINK_BYTES_PER_SECOND = 250_000.0
+"""A link of 2 Mbit/s still counts as alive while it carries hidden states."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """How patient a session is."""
+
+    ask_again_seconds: float = 5.0
+    """Without an answer for so long, ask the server again."""
+    num_asks_max: int = 3
+    """A server that leaves so many questions unanswered is replaced."""
+    step_seconds_max: float = 300.0
+    """A server that keeps saying it works on one step for so long is replaced."""
+    wait_seconds_max: float = 60.0
+    """How long to wait for blocks that no reachable server holds."""
+    ban_seconds: float = 15.0
+    """How long a server that failed is avoided."""
+    codec: str = "raw"
+    """Codec of hidden states on the wire; only raw is exact."""
+    is_push_wanted: bool = True
+    """Let servers hand hidden states on directly."""
+    is_hop_per_block: bool = False
+    """One hop per block, so that the hidden states after every block come back."""
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Where the seconds of the newest step went."""
+
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    num_replaced: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The step under way."""
+
+    number: int
+    final: torch.Tensor | None = None
+    times: StepTimes = field(default_factory=StepTimes)
+
+
+class Session:
+    """A cache spread over the swarm. Not for concurrent use; `close` it."""
+
+    def __init__(
+        self,
+        world: World,
+        view: SwarmView,
+        config: SessionConfig,
+        *,
+        num_tokens_max: int,
+        prompts_LPH: torch.Tensor | None = None,
+    ) -> None:
+        self._world = world
+        self._view = view
+        self._config = config
+        self._num_tokens_max = num_tokens_max
+        self._prompts_LPH = prompts_LPH
+        self.name = f"{world.random('session names').getrandbits(128):032x}"
+        self._mailbox = Mailbox(world, f"session-{self.name}")
+        self._history = History()
+        self._chain = Chain()
+        self._edits: list[Edit] = []
+        self._length = 0
+        self._has_positions = False
+        self._has_padding = False
+        self._pending = _Pending(0)
+        self.num_replaced = 0
+        self.times = StepTimes()
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache, with the edits that the next step will make."""
+        return self._length
+
+    @property
+    def chain(self) -> Chain:
+        """Where it runs at present."""
+        return self._chain
+
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on; takes effect with the next step."""
+        if length < self._length:
+            self._length = length
+            self._edits.append(Truncate(length))
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Row i becomes what row rows[i] was; takes effect with the next step."""
+        if self._length:
+            self._edits.append(Reorder(tuple(rows)))
+
+    async def step(
+        self,
+        hidden_BTH: torch.Tensor,
+        position_ids_BT: torch.Tensor | None = None,
+        attention_mask_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Append positions and return their hidden states after the last block, [batch, new positions, hidden size].
+
+        `attention_mask_BT` covers the new positions only.
+
+        Raises:
+            Refused: every server that could help says that the request itself is wrong.
+            NoRoute: no reachable server holds some block, and none came in time.
+        """
+        started_at = self._world.clock.now()
+        number = self._log(hidden_BTH, position_ids_BT, attention_mask_BT)
+        self._pending = _Pending(number)
+        if not self._chain.links:
+            self._chain = Chain(await self._find_hops(0, self._view.num_blocks))
+            self._attach(self._chain.links)
+        if all(link.applied == number - 1 for link in self._chain.links):
+            await self._run_pushed(number)
+        while self._pending.final is None:
+            await self._walk(number)
+        self._history.compact_if_worthwhile()
+        self.times = self._pending.times
+        self.times.seconds = self._world.clock.now() - started_at
+        return self._pending.final
+
+    def hidden_states(self) -> list[torch.Tensor]:
+        """Inputs of every link at the newest step, first to last: with one hop per block, of every block."""
+        return [self._history.newest(link.first, self._history.num_steps) for link in self._chain.links]
+
+    def close(self) -> None:
+        """Free the caches of all servers. May be called twice."""
+        for link in self._chain.links:
+            self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
+        self._chain = Chain()
+        self._mailbox.close()
+
+    def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> int:
+        batch_size, num_new, _ = hidden.shape
+        if position_ids is None:
+            position_ids = torch.arange(self._length, self._length + num_new).expand(batch_size, num_new)
+        else:
+            self._has_positions = True
+        if mask is None:
+            mask = torch.ones(batch_size, num_new, dtype=torch.int64)
+        else:
+            self._has_padding = True
+        number = self._history.append(self._edits, position_ids, mask)
+        self._edits = []
+        self._length = self._history.length
+        self._history.record(0, number, hidden, is_whole=False)
+        return number
+
+    async def _run_pushed(self, number: int) -> None:
+        """The fast path: one message per segment; on the first sign of trouble leave the rest to `_walk`."""
+        for segment in self._chain.segments(is_push_wanted=self._config.is_push_wanted):
+            self._send_step(segment[0], number, base=number - 1, route=segment)
+            deadline = self._ask_again_at(segment, self._history.step(number).num_positions)
+            if not await self._wait_for_output(segment[-1], number, deadline, watched=self._chain.links):
+                return
+
+    async def _walk(self, number: int) -> None:
+        """Bring every link, in order, to step `number`, until one had to be replaced."""
+        for link in list(self._chain.links):
+            if self._has_output(link, number):
+                continue
+            if not await self._ask(link, number):
+                await self._replace(link)
+            if not self._has_output(link, number):
+                return
+
+    async def _ask(self, link: Link, number: int, *, is_whole: bool = False) -> bool:
+        """Make one server apply step `number` and send its output; False if it cannot or will not."""
+        link.is_behind = is_whole or link.applied < number - 1
+        give_up_at = self._world.clock.now() + self._config.step_seconds_max
+        num_asks = 0
+        while num_asks < self._config.num_asks_max and self._world.clock.now() < give_up_at and link.trouble is None:
+            is_replay = link.is_behind or number == 1
+            if is_replay and not await self._complete_history(link, number):
+                return True  # an earlier link was replaced: walk the chain anew
+            self._send_step(link, number, base=0 if is_replay else number - 1, route=[link])
+            link.is_behind, link.is_working = False, False
+            deadline = self._ask_again_at([link], self._length)
+            if await self._wait_for_output(link, number, deadline, watched=[link], is_whole=is_whole):
+                return True
+            link.is_behind = link.is_behind or is_replay
+            num_asks = 0 if link.is_working else num_asks + 1
+        link.trouble = link.trouble or "it does not answer"
+        return False
+
+    async def _complete_history(self, link: Link, number: int) -> bool:
+        """Make sure that the whole history of a link's inputs is here.
+
+        Copies may have been lost with a link; then the server before replays and sends all its outputs again.
+        False if that server had to be replaced.
+        """
+        if self._history.is_complete(link.first, number):
+            return True
+        before = self._chain.before(link)
+        if await self._ask(before, number, is_whole=True) and self._history.is_complete(link.first, number):
+            return True
+        if before.trouble is not None:
+            await self._replace(before)
+        return False
+
+    async def _replace(self, link: Link) -> None:
+        """Find other servers for the blocks of a link that failed."""
+        reason = link.trouble or "it does not answer"
+        self._view.ban(link.peer, reason, link.ban_seconds or self._config.ban_seconds)
+        self._world.note(self._mailbox.actor, f"leaves {link.peer} for blocks {link.first}:{link.last}: {reason}")
+        self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
+        hops = await self._find_hops(link.first, link.last)
+        self._chain.replace(link, hops)
+        self._attach([self._chain.find(*hop) for hop in hops])
+        self._pending.times.num_replaced += 1
+        self.num_replaced += 1
+
+    async def _find_hops(self, first: int, last: int) -> Sequence[Hop]:
+        return await self._view.find_hops(
+            self._mailbox,
+            first,
+            last,
+            num_tokens=self._num_tokens_max,
+            num_positions=self._length,
+            is_hop_per_block=self._config.is_hop_per_block,
+            wait_seconds_max=self._config.wait_seconds_max,
+        )
+
+    def _ask_again_at(self, route: Sequence[Link], num_positions: int) -> float:
+        """When silence means that something was lost: what the route may need for so many positions, and patience."""
+        logged = self._history.step(self._pending.number)
+        num_bytes = logged.batch_size * num_positions * self._view.hidden_size * 4
+        transfer_seconds = (len(route) + 1) * num_bytes / SLOWEST_LINK_BYTES_PER_SECOND
+        return self._world.clock.now() + self._config.ask_again_seconds + transfer_seconds
+
+    def _attach(self, links: Sequence[Link | None]) -> None:
+        """Open a link to every server of the chain: outputs come back over it, and its loss is noticed."""
+        for link in links:
+            assert link is not None
+            self._mailbox.send(Address(link.peer, ACTOR), Attach(session=self.name))
+
+    def _send_step(self, link: Link, number: int, *, base: int, route: Sequence[Link]) -> None:
+        history, logged = self._history, self._history.step(number)
+        is_replay = base == 0
+        hidden = history.replay(link.first, number) if is_replay else history.newest(link.first, number)
+        positions = masks = None
+        if self._has_positions:
+            positions = history.replay_position_ids(number) if is_replay else history.newest_position_ids(number)
+        if self._has_padding:
+            masks = history.replay_attention_mask(number) if is_replay else history.newest_attention_mask(number)
+        prompts = self._prompts_LPH if is_replay else None
+        step = Step(
+            session=self.name,
+            model=self._view.model,
+            route=tuple(hop.hop for hop in route),
+            client=self._mailbox.address,
+            base=base,
+            upto=number,
+            edits=() if is_replay else logged.edits,
+            hidden=encode_tensor(hidden, self._config.codec),
+            position_ids=encode_tensor(positions) if positions is not None else None,
+            attention_mask=encode_tensor(masks) if masks is not None else None,
+            prompts=encode_tensor(prompts) if prompts is not None else None,
+            num_tokens_max=max(self._num_tokens_max, logged.batch_size * self._length),
+            codec=self._config.codec,
+        )
+        self._mailbox.send(Address(link.peer, ACTOR), step)
+
+    async def _wait_for_output(
+        self, link: Link, number: int, deadline: float, *, watched: Sequence[Link], is_whole: bool = False
+    ) -> bool:
+        """Take messages until `link` has given step `number`, something goes wrong with a `watched` link, or the
+        deadline passes."""
+        is_done = self._whole_output_check(link, number) if is_whole else lambda: self._has_output(link, number)
+        while not is_done():
+            received = await self._mailbox.receive(deadline)
+            if received is None or self._take(*received, number):
+                return is_done()
+            if any(other.trouble is not None or other.is_behind for other in watched):
+                return False
+        return True
+
+    def _whole_output_check(self, link: Link, number: int) -> Callable[[], bool]:
+        if link.last == self._view.num_blocks:
+            return lambda: self._has_output(link, number)
+        return lambda: self._history.is_complete(link.last, number)
+
+    def _has_output(self, link: Link, number: int) -> bool:
+        if link.last == self._view.num_blocks:
+            return self._pending.final is not None
+        return self._history.has(link.last, number)
+
+    def _take(self, source: Address, message: object, number: int) -> bool:
+        """Note what a message says; True if waiting on is pointless."""
+        match message:
+            case Output(first=first, last=last):
+                self._take_output(self._chain.find(source.peer, first, last), message, number)
+            case Behind(first=first, last=last, upto=upto) if upto == number:
+                if (link := self._chain.find(source.peer, first, last)) is not None:
+                    link.is_behind = True
+            case Working(first=first, last=last, upto=upto) if upto == number:
+                if (link := self._chain.find(source.peer, first, last)) is not None:
+                    link.is_working = True
+            case SessionRefused(first=first, last=last, upto=upto) if upto == number:
+                self._take_refusal(self._chain.find(source.peer, first, last), message)
+            case PeerLost(peer, reason):
+                self._mark(self._chain.on(peer), reason)
+            case NoSuchActor():
+                self._mark(self._chain.on(source.peer), "it serves no blocks any more")
+            case PushFailed(next_peer=next_peer):
+                self._take_push_failure(source, next_peer)
+                return True
+            case _:
+                pass
+        return False
+
+    def _mark(self, links: Sequence[Link], trouble: str, ban_seconds: float = 0.0) -> None:
+        for link in links:
+            link.trouble, link.ban_seconds = trouble, ban_seconds
+
+    def _take_refusal(self, link: Link | None, refusal: SessionRefused) -> None:
+        if link is None:
+            return
+        if refusal.is_fault_of_client:
+            raise Refused(link.peer, refusal.reason)
+        self._mark([link], refusal.reason, refusal.retry_after_seconds)
+
+    def _take_push_failure(self, source: Address, next_peer: str) -> None:
+        for link, following in zip(self._chain.links, self._chain.links[1:], strict=False):
+            if link.peer == source.peer and following.peer == next_peer:
+                link.can_push = False
+
+    def _take_output(self, link: Link | None, output: Output, number: int) -> None:
+        """Keep an output: the newest of the last block is the result, those in between are history."""
+        if link is None or not 1 <= output.upto <= number:
+            return
+        logged = self._history.step(output.upto)
+        num_positions = logged.start + logged.num_positions if output.base == 0 else logged.num_positions
+        expected = (logged.batch_size, num_positions, self._view.hidden_size)
+        try:
+            if tuple(output.hidden.shape) != expected:
+                raise MalformedTensor(f"an output of shape {output.hidden.shape[:8]} instead of {expected}")
+            hidden = decode_tensor(output.hidden)
+        except MalformedTensor as error:
+            self._mark([link], f"it misbehaved: {error}", MISBEHAVIOUR_BAN_SECONDS)
+            return
+        link.applied = max(link.applied, output.upto)
+        if link.last != self._view.num_blocks:
+            self._history.record(link.last, output.upto, hidden, is_whole=output.base == 0)
+        elif output.upto == number:
+            self._pending.final = hidden[:, -logged.num_positions :]
+        if output.upto == number:
+            self._pending.times.compute_seconds += output.compute_seconds
+            self._pending.times.queue_seconds += output.queue_seconds
