@@ -1,0 +1,180 @@
+"""How a family calls its layers for one unpadded token, learned once, so that decoding need not ask it again.
+
+Asking the family's own forward costs masks, rotary embeddings and bookkeeping for every token. For one new token without
+padding the answer has a simple form: a mask that hides
+nothing (all that the cache hands out may be seen) and rotary embeddings that depend
+on the position alone. The plan is *learned* by running the prelude and *checked* against it: in every stretch of positions
+the table made at once must equal, bit for bit, what the prelude gives for a single token. Where it does not (a family of
+another form, rotary scaling that changes with length) there is no plan and the prelude is asked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from farflung.model.cache import SpanCache, windows_of
+from farflung.model.cut import Call, Prelude
+
+STRETCH_TOKENS = 256
+"""Positions whose table is made at once."""
+
+
+class _CacheSlot:
+    """Where the cache goes."""
+
+
+CACHE_SLOT = _CacheSlot()
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A tensor argument by position: row p of axis 1 belongs to position p of the stretch."""
+
+    rows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class WindowMask:
+    """The mask [1, 1, 1, W] that hides nothing, which the family gives once a window of W tokens is full.
+
+    Leaving it out would be as right, but the attention kernel without a mask rounds differently.
+    """
+
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of calling layers: constants, and where the cache and the tables go."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def call(self, row: int, cache: SpanCache) -> Call:
+        """The call for the token in this row of the stretch."""
+        args = tuple(_fill(value, row, cache) for value in self.args)
+        return Call(args, {name: _fill(value, row, cache) for name, value in self.kwargs.items()})
+
+
+def _fill(value: Any, row: int, cache: SpanCache) -> Any:
+    if value is CACHE_SLOT:
+        return cache
+    if type(value) is Table:
+        return value.rows.narrow(1, row, 1)
+    if type(value) is WindowMask:
+        return value.mask if cache.length + 1 >= value.mask.shape[3] else None
+    if type(value) is tuple:
+        return tuple(_fill(each, row, cache) for each in value)
+    return value
+
+
+class _NoPlan(Exception):
+    """The family calls its layers in a form that the plan does not know."""
+
+
+class DecodePlan:
+    """Calls for one unpadded token at any position."""
+
+    def __init__(self, prelude: Prelude, config: PreTrainedConfig, hidden_BTH: Tensor) -> None:
+        """`hidden_BTH` [1, 1, H] is a stand-in for hidden states: their values do not matter (the probe has checked it)."""
+        self._prelude = prelude
+        self._config = config
+        self._hidden = hidden_BTH
+        self._far = max((window for window in windows_of(config) if window is not None), default=0) + STRETCH_TOKENS
+        self._groups: list[int] | None = None
+        self._stretches: dict[int, list[Form] | None] = {}
+
+    def calls(self, position: int, cache: SpanCache) -> list[Call] | None:
+        """How each layer of the model is called for the token at `position`, or None if the prelude has to be asked."""
+        number, row = divmod(position, STRETCH_TOKENS)
+        if number not in self._stretches:
+            self._stretches[number] = self._learn(number * STRETCH_TOKENS)
+        forms = self._stretches[number]
+        if forms is None:
+            return None
+        assert self._groups is not None, "stretches are learned together with groups"
+        calls = [form.call(row, cache) for form in forms]
+        return [calls[group] for group in self._groups]
+
+    def _learn(self, start: int) -> list[Form] | None:
+        near, near_cache = self._single(start)
+        far, far_cache = self._single(start + self._far)
+        stretch = self._prelude.calls(
+            self._hidden.expand(1, STRETCH_TOKENS, -1),
+            None,
+            torch.arange(start, start + STRETCH_TOKENS, device=self._hidden.device).unsqueeze(0),
+        )
+        self._groups, leaders = _grouped(near)
+        try:
+            return [
+                _form(near[leader], near_cache, far[leader], far_cache, stretch[leader], start) for leader in leaders
+            ]
+        except _NoPlan:
+            return None
+
+    def _single(self, position: int) -> tuple[list[Call], SpanCache]:
+        cache = SpanCache(self._config, 0, self._config.num_hidden_layers)
+        cache.advance(position)  # the prelude asks a cache for its length only, so an empty one will do
+        return self._prelude.calls(self._hidden, cache), cache
+
+
+def _grouped(calls: list[Call]) -> tuple[list[int], list[int]]:
+    """Number calls that carry the very same objects alike: each call's group, and each group's first call."""
+    numbers: dict[tuple[Any, ...], int] = {}
+    leaders: list[int] = []
+    groups = []
+    for index, call in enumerate(calls):
+        key = (tuple(map(_identity, call.args)), tuple((name, _identity(value)) for name, value in call.kwargs.items()))
+        if key not in numbers:
+            numbers[key] = len(leaders)
+            leaders.append(index)
+        groups.append(numbers[key])
+    return groups, leaders
+
+
+def _identity(value: Any) -> Any:
+    return tuple(map(id, value)) if isinstance(value, tuple) else id(value)
+
+
+def _form(near: Call, near_cache: SpanCache, far: Call, far_cache: SpanCache, stretch: Call, start: int) -> Form:
+    if len(near.args) != len(far.args) or near.kwargs.keys() != far.kwargs.keys():
+        raise _NoPlan
+    if len(near.args) != len(stretch.args) or near.kwargs.keys() != stretch.kwargs.keys():
+        raise _NoPlan
+
+    def learn(a: Any, b: Any, c: Any) -> Any:
+        if a is near_cache and b is far_cache:
+            return CACHE_SLOT
+        if _is_open(a) and _is_open(b):
+            return WindowMask(b) if isinstance(b, Tensor) and b.dtype == torch.bool else None
+        if isinstance(a, tuple) and isinstance(b, tuple) and isinstance(c, tuple) and len(a) == len(b) == len(c):
+            return tuple(map(learn, a, b, c))
+        if isinstance(a, Tensor) and isinstance(c, Tensor):
+            return _table(a, c)
+        if isinstance(a, bool | int | float | str) and type(a) is type(b) and a == b:
+            return a
+        raise _NoPlan
+
+    return Form(
+        tuple(map(learn, near.args, far.args, stretch.args)),
+        {name: learn(value, far.kwargs[name], stretch.kwargs[name]) for name, value in near.kwargs.items()},
+    )
+
+
+def _is_open(mask: Any) -> bool:
+    """Whether an argument is no mask, or a four-dimensional mask that hides nothing."""
+    if mask is None:
+        return True
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        return False
+    return bool(mask.all() if mask.dtype == torch.bool else (mask == 0).all())
+
+
+def _table(single: Tensor, stretch: Tensor) -> Table:
+    """The stretch as a table, if its first row is what the prelude gives for a single token there."""
+    if stretch.ndim < 2 or stretch.shape[:2] != (1, STRETCH_TOKENS) or not torch.equal(stretch.narrow(1, 0, 1), single):
+        raise _NoPlan
+    return Table(stretch)

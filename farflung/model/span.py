@@ -1,0 +1,142 @@
+"""Blocks [first, last) of a model as one thing: forward with or without a cache, and a forward that gradients flow back through.
+
+Legend: B batch, T new tokens, S past and new tokens, H hidden width, L blocks asked for, P prompt positions.
+One forward at a time: a span belongs to one compute thread.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from farflung.model.cache import SpanCache
+from farflung.model.cut import Call, Prelude
+from farflung.model.decode import DecodePlan
+from farflung.model.source import ModelSource
+
+
+class Span:
+    """Decoder layers [first, last) with their weights, made by `farflung.model.load.load_span`."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        prelude: Prelude,
+        layers: list[nn.Module],
+        first: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.first = first
+        self.last = first + len(layers)
+        self.device = device
+        self.dtype = dtype
+        self.hidden_size = source.hidden_size
+        self._config = source.config
+        self._prelude = prelude
+        self._layers = layers
+        self._plan: DecodePlan | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(weight.nbytes for layer in self._layers for weight in layer.parameters())
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        """Check that the family can be cut exactly (ValueError where not) and learn how it calls its layers to decode."""
+        self._prelude.probe(self.new_cache(), self.hidden_size, self.device, self.dtype)
+        stand_in = torch.zeros(1, 1, self.hidden_size, device=self.device, dtype=self.dtype)
+        self._plan = DecodePlan(self._prelude, self._config, stand_in)
+
+    def new_cache(self, first: int | None = None, last: int | None = None) -> SpanCache:
+        """An empty cache for blocks [first, last) of the span, all of them by default."""
+        return SpanCache(self._config, *self._range(first, last))
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        hidden_BTH: Tensor,
+        cache: SpanCache | None,
+        *,
+        position_ids_BT: Tensor | None = None,
+        attention_mask_BS: Tensor | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        prompts_LPH: Tensor | None = None,
+    ) -> Tensor:
+        """Pass hidden states through blocks [first, last) and append to the cache, if there is one.
+
+        `position_ids` None counts on from the cache; `attention_mask` None means that nothing is padding, else it is 1 for
+        tokens and 0 for padding over past and new tokens. `prompts_LPH` is added to the first P positions of each block's
+        input (deep prompt tuning; PETALS, section 2.2). Returns [B, T, H]. Raises ValueError for shapes that do not fit;
+        the cache is then as it was.
+        """
+        first, last = self._range(first, last)
+        hidden = self._accept(hidden_BTH, cache, first, last)
+        past = 0 if cache is None else cache.length
+        calls = None
+        if hidden.shape[1] == 1 and cache is not None and position_ids_BT is None and attention_mask_BS is None:
+            assert self._plan is not None, "a span is probed when it is loaded"
+            calls = self._plan.calls(past, cache)
+        if calls is None:
+            calls = self._prelude.calls(hidden, cache, position_ids_BT, attention_mask_BS)
+        hidden = self._run(hidden, calls, first, last, past, prompts_LPH)
+        if cache is not None:
+            cache.advance(hidden.shape[1])
+        return hidden
+
+    def forward_train(
+        self,
+        hidden_BTH: Tensor,
+        *,
+        position_ids_BT: Tensor | None = None,
+        attention_mask_BS: Tensor | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        prompts_LPH: Tensor | None = None,
+    ) -> Tensor:
+        """Like `forward` without a cache, keeping what gradients of the hidden states and prompts need; weights are frozen."""
+        first, last = self._range(first, last)
+        hidden = self._accept(hidden_BTH, None, first, last)
+        calls = self._prelude.calls(hidden.detach(), None, position_ids_BT, attention_mask_BS)
+        return self._run(hidden, calls, first, last, 0, prompts_LPH)
+
+    def _range(self, first: int | None, last: int | None) -> tuple[int, int]:
+        first = self.first if first is None else first
+        last = self.last if last is None else last
+        if not self.first <= first < last <= self.last:
+            raise ValueError(f"this span holds blocks {self.first}:{self.last}, not {first}:{last}: ask for a range within it")
+        return first, last
+
+    def _accept(self, hidden: Tensor, cache: SpanCache | None, first: int, last: int) -> Tensor:
+        if hidden.ndim != 3 or hidden.shape[2] != self.hidden_size or 0 in hidden.shape:
+            raise ValueError(
+                f"hidden states have shape {tuple(hidden.shape)}: send [batch, tokens, {self.hidden_size}], neither of them 0"
+            )
+        if cache is not None:
+            if (cache.first, cache.last) != (first, last):
+                raise ValueError(f"the cache is of blocks {cache.first}:{cache.last}: ask for these, or make another cache")
+            cache.expect(hidden.shape[0])
+        return hidden.to(self.device, self.dtype)
+
+    def _run(
+        self, hidden: Tensor, calls: list[Call], first: int, last: int, past: int, prompts_LPH: Tensor | None
+    ) -> Tensor:
+        for number in range(first, last):
+            if prompts_LPH is not None:
+                hidden = _add_prompt(hidden, prompts_LPH[number - first], past)
+            call = calls[number]
+            output: Any = self._layers[number - self.first](hidden, *call.args, **call.kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+
+def _add_prompt(hidden_BTH: Tensor, prompt_PH: Tensor, past: int) -> Tensor:
+    """Add a block's prompt where the new tokens lie within its first P positions; not in place, for autograd's sake."""
+    num_prompted = min(prompt_PH.shape[0] - past, hidden_BTH.shape[1])
+    if num_prompted <= 0:
+        return hidden_BTH
+    prompt = prompt_PH[past : past + num_prompted].to(hidden_BTH)
+    return torch.cat([hidden_BTH[:, :num_prompted] + prompt, hidden_BTH[:, num_prompted:]], dim=1)
