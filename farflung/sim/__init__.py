@@ -1,1 +1,7 @@
-"""The simulated world: virtual time, modelled links, crashes and partitions."""
+"""The simulated world: the doors on virtual time, with links, crashes and partitions; one seed replays a run."""
+
+from farflung.sim.faults import Faults, nth
+from farflung.sim.simulation import Simulation
+from farflung.sim.topology import Link, Topology
+
+__all__ = ["Faults", "Link", "Simulation", "Topology", "nth"]
