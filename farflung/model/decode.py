@@ -107,7 +107,7 @@ class DecodePlan:
             None,
             torch.arange(start, start + STRETCH_TOKENS, device=self._hidden.device).unsqueeze(0),
         )
-        self._groups, leaders = _grouped(near)
+        self._groups, leaders = _grouped(near, far)
         try:
             return [
                 _form(near[leader], near_cache, far[leader], far_cache, stretch[leader], start) for leader in leaders
@@ -121,13 +121,16 @@ class DecodePlan:
         return self._prelude.calls(self._hidden, cache), cache
 
 
-def _grouped(calls: list[Call]) -> tuple[list[int], list[int]]:
-    """Number calls that carry the very same objects alike: each call's group, and each group's first call."""
+def _grouped(near: list[Call], far: list[Call]) -> tuple[list[int], list[int]]:
+    """Number layers that are called with the very same objects alike: each layer's group, and each group's first layer.
+
+    Far positions count as well: sliding and full attention are called alike until the window is full.
+    """
     numbers: dict[tuple[Any, ...], int] = {}
     leaders: list[int] = []
     groups = []
-    for index, call in enumerate(calls):
-        key = (tuple(map(_identity, call.args)), tuple((name, _identity(value)) for name, value in call.kwargs.items()))
+    for index, pair in enumerate(zip(near, far, strict=True)):
+        key = tuple(_identity(value) for call in pair for value in (*call.args, *call.kwargs.values()))
         if key not in numbers:
             numbers[key] = len(leaders)
             leaders.append(index)
