@@ -1,11 +1,11 @@
 """The tree of errors that cross a layer.
 
-    Exception
-    ├── ValueError            the user asked for something impossible; one sentence with the way out
-    └── FarflungError
-        ├── Unreachable       nobody's fault: a peer died, froze, or the link is down; reroute and go on
-        ├── PeerMisbehaved    a peer broke the protocol; refuse it and name it in the log
-        └── Refused           a peer understood and said no, with its reason (full, expired, unknown model)
+Exception
+├── ValueError            the user asked for something impossible; one sentence with the way out
+└── FarflungError
+    ├── Unreachable       nobody's fault: a peer died, froze, or the link is down; reroute and go on
+    ├── PeerMisbehaved    a peer broke the protocol; refuse it and name it in the log
+    └── Refused           a peer understood and said no, with its reason (full, expired, unknown model)
 """
 
 from farflung.world.address import PeerId

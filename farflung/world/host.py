@@ -1,7 +1,7 @@
 """Drives one role with one world: the one place where effects become input and output."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
@@ -20,7 +20,7 @@ class Host:
         self._is_stopped = False
         self._wakes: dict[float, asyncio.TimerHandle] = {}
         world.network.listen(actor, self)
-        self._perform(role.start(world.clock.now()))
+        self.perform(role.start(world.clock.now()))
 
     def stop(self) -> None:
         """Take the role off the network; results and wakes still under way are dropped."""
@@ -31,21 +31,23 @@ class Host:
         self._wakes.clear()
 
     def deliver(self, source: Address, message: object) -> None:
+        """Hand a message to the role; a peer that broke the protocol is named in the log and otherwise ignored."""
+        if self._is_stopped:
+            return
         try:
             effects = self._role.receive(source, message, self._world.clock.now())
         except PeerMisbehaved as error:
             self._world.note(self._actor, str(error))
             return
-        self._perform(effects)
+        self.perform(effects)
 
     def lost(self, peer: PeerId, reason: str) -> None:
-        self._perform(self._role.lost(peer, reason, self._world.clock.now()))
+        """Tell the role that the way to a peer broke."""
+        if not self._is_stopped:
+            self.perform(self._role.lost(peer, reason, self._world.clock.now()))
 
     def perform(self, effects: Sequence[Effect]) -> None:
-        """Carry out effects that local code (not a message) made the role ask for."""
-        self._perform(effects)
-
-    def _perform(self, effects: Sequence[Effect]) -> None:
+        """Carry out effects, in order: those of a handler, or those that local code made the role ask for."""
         for effect in effects:
             match effect:
                 case Send(destination, message):
@@ -59,21 +61,22 @@ class Host:
                 case Introduce(peer, contact):
                     self._world.network.introduce(peer, contact)
 
-    def _submit(self, job: object, function: object, arguments: tuple[object, ...], seconds: float) -> None:
+    def _submit(
+        self, job: object, function: Callable[..., object], arguments: tuple[object, ...], seconds: float
+    ) -> None:
         def done(result: object) -> None:
             if not self._is_stopped:
-                self._perform(self._role.finished(job, result, self._world.clock.now()))
+                self.perform(self._role.finished(job, result, self._world.clock.now()))
 
-        self._world.compute.submit(done, function, *arguments, seconds=seconds)  # pyright: ignore[reportArgumentType]
+        self._world.compute.submit(done, function, *arguments, seconds=seconds)
 
     def _wake_at(self, time: float) -> None:
-        if time in self._wakes:
+        if self._is_stopped or time in self._wakes:
             return
 
         def wake() -> None:
             self._wakes.pop(time, None)
-            if not self._is_stopped:
-                self._perform(self._role.wake(self._world.clock.now()))
+            self.perform(self._role.wake(self._world.clock.now()))
 
-        delay = max(0.0, time - self._world.clock.now())
-        self._wakes[time] = asyncio.get_running_loop().call_later(delay, wake)
+        # Clock.now() is the loop's time in both worlds, so the moment itself can be given, without rounding a delay.
+        self._wakes[time] = asyncio.get_running_loop().call_at(time, wake)

@@ -8,6 +8,10 @@ from farflung.world.doors import World
 from farflung.world.errors import Unreachable
 
 
+MESSAGES_WAITING_MAX = 10_000
+"""More than this can only come from a peer that floods; what is over is dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerLost:
     """Stands in a mailbox for a peer whose link broke."""
@@ -40,10 +44,20 @@ class Mailbox:
         """Stop receiving; what is still waiting is dropped."""
         self._world.network.unlisten(self.actor)
 
+    def clear(self) -> None:
+        """Drop what is waiting."""
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+
     def deliver(self, source: Address, message: object) -> None:
+        """Keep a message until it is asked for."""
+        if self._waiting.qsize() >= MESSAGES_WAITING_MAX:
+            self._world.note(self.actor, f"dropped a message of {source}: {MESSAGES_WAITING_MAX} are waiting")
+            return
         self._waiting.put_nowait((source, message))
 
     def lost(self, peer: PeerId, reason: str) -> None:
+        """Keep, among the messages, that the way to a peer broke."""
         self._waiting.put_nowait((Address(peer, ""), PeerLost(peer, reason)))
 
     def send(self, destination: Address, message: object) -> None:
@@ -67,11 +81,15 @@ class Mailbox:
 
 
 async def call(mailbox: Mailbox, destination: Address, message: object, deadline: float) -> object:
-    """Send one message and return the first answer from its destination.
+    """Send one message and return the first answer from its destination that comes after it.
+
+    The mailbox is for this question alone: what waited in it is dropped, what others send meanwhile is too. A question
+    asked again to the same peer can be answered by a late answer to the first; where that matters, messages carry numbers.
 
     Raises:
         Unreachable: the peer was lost, or nothing came before the deadline.
     """
+    mailbox.clear()
     mailbox.send(destination, message)
     while (received := await mailbox.receive(deadline)) is not None:
         source, answer = received
@@ -79,5 +97,6 @@ async def call(mailbox: Mailbox, destination: Address, message: object, deadline
             continue
         if isinstance(answer, PeerLost):
             raise Unreachable(destination.peer, answer.reason)
-        return answer
+        if source.actor == destination.actor:
+            return answer
     raise Unreachable(destination.peer, "no answer before the deadline")

@@ -5,21 +5,25 @@ runs of one program; a simulation could not be replayed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from types import TracebackType
 from typing import Any
 
 
 class Nursery:
-    """Children of one `open_nursery` block."""
+    """Children of one `async with open_nursery() as nursery` block; see `open_nursery`."""
 
     def __init__(self) -> None:
         self._children: list[asyncio.Task[Any]] = []
-        self._parent = asyncio.current_task()
+        self._parent: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
+        self._is_leaving = False
+        self._has_woken_parent = False
+        self._all_done: asyncio.Future[None] | None = None
 
     def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Start a child. If it fails, its siblings and the block are cancelled and its error is raised by the block."""
+        assert self._parent is not None, "a nursery takes children inside its block only"
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._children.append(task)
         task.add_done_callback(self._ended)
@@ -32,48 +36,52 @@ class Nursery:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._children.remove(task)
-        if task.cancelled() or task.exception() is None or self._error is not None:
-            return
-        self._error = task.exception()
-        self.cancel()
-        if self._parent is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._error is None:
+            self._error = error
+            self.cancel()
+            self._wake_parent()
+        if not self._children and self._all_done is not None and not self._all_done.done():
+            self._all_done.set_result(None)
+
+    def _wake_parent(self) -> None:
+        if self._parent is not None and not self._is_leaving:
+            self._has_woken_parent = True
             self._parent.cancel()
+
+    async def __aenter__(self) -> "Nursery":
+        self._parent = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_leaving = True
+        if self._has_woken_parent and self._parent is not None:
+            # It arrived, because the parent was suspended in the block; it must not leak out of it.
+            self._parent.uncancel()
+        if error is not None:
+            self._error = self._error or error
+            self.cancel()
+        await self._join()
+        self._parent = None
+        if self._error is not None and self._error is not error:
+            raise self._error
 
     async def _join(self) -> None:
         while self._children:
-            child = self._children[0]
+            self._all_done = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.shield(asyncio.gather(child, return_exceptions=True))
-            except asyncio.CancelledError:
+                await self._all_done
+            except asyncio.CancelledError as cancellation:
+                self._error = self._error or cancellation
                 self.cancel()
-                if self._error is None:
-                    await asyncio.gather(*self._children, return_exceptions=True)
-                    raise
 
 
-@asynccontextmanager
-async def open_nursery() -> AsyncIterator[Nursery]:
+def open_nursery() -> Nursery:
     """`async with open_nursery() as nursery: nursery.start(...)`: leaves when all children are done.
 
-    An error in the block or in a child cancels the rest, in order, and is raised.
+    The first error, in the block or in a child, cancels all others, oldest first, and is raised once they have ended.
+    Cancelling the task that is in the block cancels the children and, once they have ended, goes on.
     """
-    nursery = Nursery()
-    try:
-        yield nursery
-    except BaseException:
-        nursery.cancel()
-        await asyncio.gather(*nursery._children, return_exceptions=True)  # pyright: ignore[reportPrivateUsage]
-        if nursery._error is not None:  # pyright: ignore[reportPrivateUsage]
-            _forgive_cancellation(nursery)
-            raise nursery._error from None  # pyright: ignore[reportPrivateUsage]
-        raise
-    await nursery._join()  # pyright: ignore[reportPrivateUsage]
-    if nursery._error is not None:  # pyright: ignore[reportPrivateUsage]
-        _forgive_cancellation(nursery)
-        raise nursery._error  # pyright: ignore[reportPrivateUsage]
-
-
-def _forgive_cancellation(nursery: Nursery) -> None:
-    """The nursery cancelled its own parent to wake it; that cancellation must not leak out of the block."""
-    if nursery._parent is not None:  # pyright: ignore[reportPrivateUsage]
-        nursery._parent.uncancel()  # pyright: ignore[reportPrivateUsage]
+    return Nursery()
