@@ -91,7 +91,9 @@ def make_permission(
     expires_at: float,
 ) -> x509.Certificate:
     """A certificate that lets the holder of `key` act as `role`; `path_length` permissions may be made below it."""
-    draft = _draft(f"{role} ticket", _common_name(issuer), key.public_key(), now, expires_at)
+    # No two permissions share a name: TLS takes a certificate whose subject is its issuer's for a self-signed one.
+    number = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()
+    draft = _draft(f"{role} ticket {number}", _common_name(issuer), key.public_key(), now, expires_at)
     draft = _with_authority(draft, key.public_key(), path_length)
     draft = draft.add_extension(x509.UnrecognizedExtension(_ROLE_OID, role.encode()), critical=False)
     return draft.sign(issuer_key, hashes.SHA256())

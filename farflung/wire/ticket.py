@@ -131,6 +131,10 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             private_key=_secret(key),
         )
 
+    def meeting_at(self, meetings: Sequence[Meeting]) -> "Ticket":
+        """The same permission with other rendezvous nodes."""
+        return msgspec.structs.replace(self, meetings=tuple(meetings))
+
     def issue(self, identity: Identity, now: float) -> "Credentials":
         """What `identity` needs to speak TLS in the swarm: a fresh TLS key and its certificates."""
         chain = self._chain()

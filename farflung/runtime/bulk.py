@@ -1,0 +1,159 @@
+"""Large messages in parts: cut as lanes take them, put together in any order, acknowledged, and timed."""
+
+import asyncio
+import mmap
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from farflung.runtime.outbox import Overflow
+from farflung.wire.control import PART_BYTES_MAX, MalformedFrame, Part, encode_control
+from farflung.wire.message import MESSAGE_BYTES_MAX
+
+NUM_INCOMPLETE_MAX = 64
+"""Large messages of one peer that may be incomplete at one time; an honest one keeps to two or three."""
+RATE_WEIGHT = 0.3
+"""Of the newest message in the smoothed bandwidth."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    number: int
+    frame: memoryview
+    kind: str
+    offset: int = 0
+    num_wire_bytes: int = 0
+    started_at: float = 0.0
+
+
+class BulkOutbox:
+    """Large messages that wait; several lanes take parts of the oldest, each as fast as it can."""
+
+    def __init__(self, num_bytes_max: int, now: Callable[[], float], count: Callable[[str, int], None]) -> None:
+        """`count(kind, num_bytes)` is told what a message took on the wire when its last part has been taken."""
+        self._now = now
+        self._count = count
+        self._num_bytes_max = num_bytes_max
+        self._num_bytes = 0
+        self._next_number = 0
+        self._waiting: deque[_Outgoing] = deque()
+        self._in_flight: dict[int, _Outgoing] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self.bytes_per_second: float | None = None
+
+    def put(self, frame: bytes, kind: str) -> None:
+        """Add a message.
+
+        Raises:
+            Overflow: the limit is passed; the message was not added.
+        """
+        if self._num_bytes + len(frame) > self._num_bytes_max:
+            raise Overflow(f"{self._num_bytes} bytes of large messages already wait for it")
+        self._num_bytes += len(frame)
+        self._waiting.append(_Outgoing(self._next_number, memoryview(frame), kind))
+        self._next_number += 1
+        self._wake()
+
+    async def take(self) -> bytes:
+        """The next part, as soon as there is one."""
+        while not self._waiting:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        message = self._waiting[0]
+        if message.offset == 0:
+            message.started_at = self._now()
+        data = message.frame[message.offset : message.offset + PART_BYTES_MAX]
+        part = encode_control(
+            Part(message=message.number, offset=message.offset, num_bytes_total=len(message.frame), data=data)
+        )
+        message.offset += len(data)
+        message.num_wire_bytes += len(part)
+        self._num_bytes -= len(data)
+        if message.offset == len(message.frame):
+            self._waiting.popleft()
+            self._in_flight[message.number] = message
+            self._count(message.kind, message.num_wire_bytes)
+        return part
+
+    def arrived(self, number: int) -> None:
+        """The peer has the whole message: its time gives the bandwidth.
+
+        Raises:
+            MalformedFrame: no such message is under way.
+        """
+        message = self._in_flight.pop(number, None)
+        if message is None:
+            raise MalformedFrame(f"acknowledges large message {number}, which is not under way")
+        rate = len(message.frame) / max(self._now() - message.started_at, 1e-6)
+        before = self.bytes_per_second
+        self.bytes_per_second = rate if before is None else before + RATE_WEIGHT * (rate - before)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits and nothing is under way."""
+        return not self._waiting and not self._in_flight
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+@dataclass(slots=True)
+class _Incoming:
+    buffer: mmap.mmap
+    """Anonymous memory that the kernel hands out as it is written: a lie about the size costs nothing."""
+    missing: set[int]
+    """Offsets of the parts still to come."""
+    num_wire_bytes: int = 0
+
+
+@dataclass(slots=True)
+class BulkInbox:
+    """Large messages of one peer that are incomplete."""
+
+    num_bytes_max: int
+    _incomplete: dict[int, _Incoming] = field(default_factory=dict[int, _Incoming])
+    _num_bytes: int = 0
+    _next_number: int = 0
+
+    def add(self, part: Part, num_wire_bytes: int) -> tuple[memoryview, int] | None:
+        """Take one part; (message, its bytes on the wire) when it was the last one missing.
+
+        Raises:
+            MalformedFrame: it fits no message, came before, or the limit is passed.
+        """
+        incoming = self._incomplete.get(part.message) or self._begin(part)
+        if len(incoming.buffer) != part.num_bytes_total or part.offset not in incoming.missing:
+            raise MalformedFrame("a part of a large message that does not fit, or came before")
+        end = min(part.offset + PART_BYTES_MAX, part.num_bytes_total)
+        if len(part.data) != end - part.offset:
+            raise MalformedFrame("a part of a large message with a wrong length")
+        incoming.buffer[part.offset : end] = part.data
+        incoming.missing.discard(part.offset)
+        incoming.num_wire_bytes += num_wire_bytes
+        if incoming.missing:
+            return None
+        del self._incomplete[part.message]
+        self._num_bytes -= part.num_bytes_total
+        return memoryview(incoming.buffer), incoming.num_wire_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is incomplete."""
+        return not self._incomplete
+
+    def _begin(self, part: Part) -> _Incoming:
+        size = part.num_bytes_total
+        if not 0 < size <= MESSAGE_BYTES_MAX or self._num_bytes + size > self.num_bytes_max:
+            raise MalformedFrame(f"a large message of {size} bytes is over the limit")
+        # Lanes overtake each other, but a number that is long past, or far ahead, is a mistake or an attack.
+        if len(self._incomplete) >= NUM_INCOMPLETE_MAX or abs(part.message - self._next_number) > NUM_INCOMPLETE_MAX:
+            raise MalformedFrame("too many large messages at once")
+        self._next_number = max(self._next_number, part.message + 1)
+        self._num_bytes += size
+        incoming = _Incoming(mmap.mmap(-1, size), set(range(0, size, PART_BYTES_MAX)))
+        self._incomplete[part.message] = incoming
+        return incoming

@@ -1,0 +1,117 @@
+"""gRPC as this project uses it: one bidirectional stream of bytes per connection, mutual TLS, both sides alike."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from farflung.runtime.lane import StreamBroken
+from farflung.wire.certificate import host_name, to_pem
+from farflung.wire.control import FRAME_BYTES_MAX
+from farflung.wire.ticket import Credentials
+from farflung.world.address import PeerId
+
+METHOD = "/farflung.Link/Lane"
+KEEPALIVE_SECONDS = 20
+"""TCP connections that died unnoticed are found by HTTP/2 pings; frozen processes are found by our own (heartbeat)."""
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
+    ("grpc.max_send_message_length", FRAME_BYTES_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+]
+
+
+class DialledStream:
+    """The stream of a channel that this node opened; a channel carries one stream, so that it is one TCP connection."""
+
+    def __init__(self, endpoint: str, peer: PeerId, credentials: grpc.ChannelCredentials) -> None:
+        own = [("grpc.ssl_target_name_override", host_name(peer)), ("grpc.use_local_subchannel_pool", 1)]
+        self._endpoint = endpoint
+        self._channel = grpc.aio.secure_channel(endpoint, credentials, options=OPTIONS + own)
+        self._call = self._channel.stream_stream(METHOD)()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def connected(self) -> None:
+        """Returns when TCP and TLS are up. Raises StreamBroken with the reason in words."""
+        try:
+            await self._call.wait_for_connection()
+        except grpc.aio.AioRpcError as error:
+            raise StreamBroken(explain(self._endpoint, error)) from None
+
+    async def read(self) -> bytes | None:
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise StreamBroken(explain(self._endpoint, error)) from None
+        return frame if isinstance(frame, bytes) else None
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise StreamBroken(explain(self._endpoint, error)) from None
+        except asyncio.InvalidStateError:
+            raise StreamBroken("the peer ended the stream") from None
+
+    def close(self) -> None:
+        if self._closing is None:
+            self._call.cancel()
+            self._closing = asyncio.create_task(self._channel.close())
+
+
+class AcceptedStream:
+    """The stream of a peer that called this node."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        self._context = context
+
+    async def read(self) -> bytes | None:
+        frame = await self._context.read()
+        return frame if isinstance(frame, bytes) else None
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            await self._context.write(frame)
+        except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
+            raise StreamBroken(f"the peer is gone ({error})") from None
+
+    def close(self) -> None:
+        """Nothing to do: the stream ends when its handler returns."""
+
+
+def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+    """For dialling."""
+    authority, chain = to_pem([credentials.authority]), to_pem(credentials.chain)
+    return grpc.ssl_channel_credentials(authority, credentials.private_key_pem, chain)
+
+
+def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
+    """For accepting; peers without a certificate of the swarm fail the TLS handshake."""
+    pair = credentials.private_key_pem, to_pem(credentials.chain)
+    return grpc.ssl_server_credentials([pair], to_pem([credentials.authority]), require_client_auth=True)
+
+
+def explain(endpoint: str, error: grpc.aio.AioRpcError) -> str:
+    """What a gRPC status means, in one sentence."""
+    details = error.details() or str(error.code())
+    if "Connection refused" in details:
+        return f"nobody listens at {endpoint}"
+    if "Hostname Verification" in details or "Name match" in details:
+        return f"the node at {endpoint} is another one"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the node at {endpoint} is of another swarm, or its ticket has expired"
+    if "Socket closed" in details or "andshake" in details or "Connection reset" in details:
+        return f"{endpoint} closed the connection: the ticket may be for another swarm, expired or revoked"
+    if "larger than max" in details:
+        return "a frame is over the size limit"
+    if "DNS" in details or "resolution" in details:
+        return f"the name in {endpoint} cannot be resolved"
+    return f"{endpoint}: {details[:200]}"

@@ -1,0 +1,190 @@
+"""The network door on real machines: actors above, links below."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from farflung.runtime.acceptor import Acceptor
+from farflung.runtime.dialer import Dialer
+from farflung.runtime.handshake import Self
+from farflung.runtime.lane import StreamBroken
+from farflung.runtime.limits import NetworkLimits
+from farflung.runtime.link import Link
+from farflung.runtime.log import logger
+from farflung.runtime.peering import Peering
+from farflung.wire import message as envelope
+from farflung.wire.certificate import Member, TicketRole, check_chain
+from farflung.wire.identity import Identity
+from farflung.wire.message import MESSAGE_BYTES_MAX, MalformedMessage, Message, NoSuchActor
+from farflung.wire.ticket import Credentials, Ticket
+from farflung.world.address import Address, PeerId
+from farflung.world.doors import Contact, Receiver, TrafficMeter
+
+NETWORK = "network"
+"""Name under which the network's own decisions are noted."""
+
+
+class GrpcNetwork:
+    """Implements `world.doors.Network`. Made, used and closed on one event loop."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ticket: Ticket,
+        traffic: TrafficMeter,
+        note: Callable[[str, str], None],
+        wall_seconds: Callable[[], float],
+        limits: NetworkLimits | None = None,
+        is_revoked: Callable[[int], bool] = lambda serial: False,
+    ) -> None:
+        """`is_revoked(serial)`: whether a ticket's permission has been withdrawn."""
+        self._limits = limits or NetworkLimits()
+        credentials: Credentials = ticket.issue(identity, wall_seconds())
+        own = check_chain(credentials.chain, credentials.authority, wall_seconds())
+        me = Self(identity, ticket.swarm_id, own.tls_key_hash)
+        self._identity = identity
+        self._traffic = traffic
+        self._note = note
+        self._roles: dict[PeerId, TicketRole] = {identity.peer: own.role}
+        self._actors: dict[str, Receiver] = {}
+        self._peerings: dict[PeerId, Peering] = {}
+        self._is_closed = False
+        self._random = random.Random(identity.peer)
+        self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(me, credentials, self, self._limits)
+        self._acceptor = Acceptor(me, credentials, self, self._limits, wall_seconds, is_revoked)
+
+    # The door.
+
+    @property
+    def peer(self) -> PeerId:
+        return self._identity.peer
+
+    def listen(self, actor: str, receiver: Receiver) -> None:
+        assert actor not in self._actors, f"the actor name {actor} is taken"
+        self._actors[actor] = receiver
+
+    def unlisten(self, actor: str) -> None:
+        self._actors.pop(actor, None)
+
+    def send(self, actor: str, destination: Address, message: object) -> None:
+        assert isinstance(message, Message), f"{type(message).__name__} is not a message"
+        frame = envelope.encode(actor, destination.actor, message)
+        assert len(frame) <= MESSAGE_BYTES_MAX, f"a message of {len(frame)} bytes is over the limit"
+        if self._is_closed:
+            return
+        if destination.peer == self.peer:
+            self._loop.call_soon(self._deliver, self.peer, frame, len(frame))
+        else:
+            self.peering(destination.peer).send(frame, envelope.kind(message))
+
+    def introduce(self, peer: PeerId, contact: Contact) -> None:
+        if peer != self.peer and not self._is_closed:
+            self.peering(peer).introduce(contact)
+
+    def round_trip_seconds(self, peer: PeerId) -> float | None:
+        link = self._link(peer)
+        return link.round_trip_seconds if link else None
+
+    def bytes_per_second(self, peer: PeerId) -> float | None:
+        link = self._link(peer)
+        return link.bytes_per_second if link else None
+
+    # Beyond the door: for the node that owns this network.
+
+    async def open(self, host: str, port: int) -> int:
+        """Take calls; the port. Raises ValueError as `Acceptor.listen`."""
+        return await self._acceptor.listen(host, port)
+
+    def keep(self, peer: PeerId, is_kept: bool = True) -> None:
+        """Hold a link to `peer` open (relays, rendezvous), reopening it whenever it breaks."""
+        if peer != self.peer:
+            self.peering(peer).keep(is_kept)
+
+    def role(self, peer: PeerId) -> TicketRole | None:
+        """What the certificate of a peer that has called here permits; None for one that has not."""
+        return self._roles.get(peer)
+
+    def links(self) -> dict[PeerId, str]:
+        """Peers with an open link, and by what way."""
+        return {peer: peering.link.way for peer, peering in self._peerings.items() if peering.link is not None}
+
+    async def close(self) -> None:
+        """Say goodbye to all peers, stop taking calls, drop what waits."""
+        self._is_closed = True
+        for peering in self._peerings.values():
+            peering.stop()
+        open_links = [peering.link for peering in self._peerings.values() if peering.link is not None]
+        await asyncio.gather(*(link.close("it left") for link in open_links))
+        await self._acceptor.close()
+
+    # What peerings, links and the acceptor tell.
+
+    def peering(self, peer: PeerId) -> Peering:
+        found = self._peerings.get(peer)
+        if found is None:
+            found = self._peerings[peer] = Peering(peer, self, self._limits, self._random)
+        return found
+
+    def joined(self, member: Member) -> None:
+        self._roles[member.peer] = member.role
+
+    def note(self, sentence: str) -> None:
+        self._note(NETWORK, sentence)
+
+    async def dial(self, peering: Peering, contact: Contact) -> None:
+        if self._loop.time() < peering.refused_until:
+            raise StreamBroken("it broke the protocol a moment ago")
+        await self._dialer.dial(peering, contact.endpoints)
+
+    def received(self, link: Link, frame: bytes | memoryview, num_wire_bytes: int) -> None:
+        self._deliver(link.peer, frame, num_wire_bytes, link)
+
+    def misbehaved(self, link: Link, reason: str) -> None:
+        self.note(f"{link.peer} broke the protocol: {reason}; its link is closed")
+        self.peering(link.peer).refused_until = self._loop.time() + self._limits.refusal_seconds
+        link.drop()
+        self.ended(link, f"it broke the protocol: {reason}")
+
+    def ended(self, link: Link, reason: str) -> None:
+        if not self._is_closed:
+            self.note(f"lost {link.peer}: {reason}")
+            self.peering(link.peer).ended(link, reason)
+
+    def counted(self, peer: PeerId, kind: str, *, sent: bool, num_bytes: int) -> None:
+        self._traffic.count(peer, kind, sent=sent, num_bytes=num_bytes)
+
+    def tell_lost(self, peer: PeerId, reason: str) -> None:
+        """Soon, not now: the one who sent is still in the middle of something."""
+        self._loop.call_soon(self._tell_lost, peer, reason)
+
+    def _tell_lost(self, peer: PeerId, reason: str) -> None:
+        for receiver in list(self._actors.values()):
+            try:
+                receiver.lost(peer, reason)
+            except Exception:
+                logger.exception("an actor failed when told that %s was lost", peer)
+
+    def _link(self, peer: PeerId) -> Link | None:
+        peering = self._peerings.get(peer)
+        return peering.link if peering else None
+
+    def _deliver(self, peer: PeerId, frame: bytes | memoryview, num_wire_bytes: int, link: Link | None = None) -> None:
+        try:
+            source_actor, target_actor, message = envelope.decode(frame)
+        except MalformedMessage as error:
+            assert link is not None, f"our own message cannot be read: {error}"
+            self.misbehaved(link, f"a malformed message ({error})")
+            return
+        if link is not None:
+            self.counted(peer, envelope.kind(message), sent=False, num_bytes=num_wire_bytes)
+        receiver = self._actors.get(target_actor)
+        if receiver is None:
+            if not isinstance(message, NoSuchActor):
+                self.send(target_actor, Address(peer, source_actor), NoSuchActor(actor=target_actor))
+            return
+        try:
+            receiver.deliver(Address(peer, source_actor), message)
+        except Exception:
+            # A defect of one actor must not cost the others their links.
+            logger.exception("actor %s failed on %s from %s", target_actor, envelope.kind(message), peer)

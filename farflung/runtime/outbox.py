@@ -1,0 +1,48 @@
+"""Frames that wait for a lane to write them, in order and within a limit."""
+
+import asyncio
+from collections import deque
+
+
+class Overflow(Exception):
+    """More waits than may."""
+
+
+class Outbox:
+    """A queue of frames that one lane empties."""
+
+    def __init__(self, num_bytes_max: int) -> None:
+        self._frames: deque[bytes] = deque()
+        self._num_bytes = 0
+        self._num_bytes_max = num_bytes_max
+        self._waiter: asyncio.Future[None] | None = None
+        self._written: asyncio.Future[None] | None = None
+
+    def put(self, frame: bytes) -> None:
+        """Add a frame and wake the lane.
+
+        Raises:
+            Overflow: the limit is passed; the frame was not added.
+        """
+        if self._num_bytes + len(frame) > self._num_bytes_max:
+            raise Overflow(f"{self._num_bytes} bytes already wait for it")
+        self._frames.append(frame)
+        self._num_bytes += len(frame)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> bytes:
+        """The oldest frame, as soon as there is one; to ask again says that the last one has been written."""
+        while not self._frames:
+            if self._written is not None and not self._written.done():
+                self._written.set_result(None)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        frame = self._frames.popleft()
+        self._num_bytes -= len(frame)
+        return frame
+
+    async def written(self) -> None:
+        """Returns when a frame put in just before has been written."""
+        self._written = asyncio.get_running_loop().create_future()
+        await self._written
