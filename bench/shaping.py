@@ -34,6 +34,8 @@ SEGMENT_BYTES = 1448
 CHUNK_BYTES = 16 << 10
 RETRANSMISSION_SECONDS_MIN = 0.2
 """Linux's smallest retransmission timeout."""
+AWAKE_SECONDS = 0.0005
+"""The last bit of a delay is waited for awake, since a sleeper is woken late."""
 
 
 @dataclass(kw_only=True)
@@ -148,8 +150,10 @@ class ShapedLink:
                 came.clear()
                 await came.wait()
             arrives_at, data = flight.popleft()
-            if (wait := arrives_at - loop.time()) > 0:
+            if (wait := arrives_at - loop.time() - AWAKE_SECONDS) > 0:
                 await asyncio.sleep(wait)
+            while loop.time() < arrives_at:
+                await asyncio.sleep(0)
             await self._flowing.wait()
             if not data:
                 return
