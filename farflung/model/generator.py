@@ -99,17 +99,20 @@ class Generator(Protocol):
 
 
 class ModelGenerator:
-    """A `Generator` over a causal LM of transformers."""
+    """A `Generator` over a causal LM of transformers.
+
+    `open_cache(num_tokens)` opens a cache for that many tokens of all rows together; leaving it must free it.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
         *,
-        open_cache: Callable[[], AbstractContextManager[Cache]] | None = None,
+        open_cache: Callable[[int], AbstractContextManager[Cache]] | None = None,
         weights_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._model = model
-        self._open_cache = open_cache or (lambda: nullcontext(DynamicCache(config=model.config)))
+        self._open_cache = open_cache or (lambda num_tokens: nullcontext(DynamicCache(config=model.config)))
         self._weights_version = weights_version
 
     @property
@@ -130,7 +133,7 @@ class ModelGenerator:
                 f"The prompt has {len(request.prompt)} tokens and {request.num_tokens_max} are to follow, but the "
                 f"model takes at most {self.context_length_max} together: shorten the prompt or ask for fewer tokens."
             )
-        with self._open_cache() as cache:
+        with self._open_cache(num_tokens * request.num_rows) as cache:
             scores: list[ScoredToken] = []
             logits_NV = self._prefill(request, cache, scores)
             if request.scores_prompt:

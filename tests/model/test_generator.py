@@ -125,23 +125,23 @@ def test_closing_between_tokens_frees_the_cache_at_once(model: PreTrainedModel) 
     events: list[str] = []
 
     @contextmanager
-    def open_cache() -> Iterator[Cache]:
-        events.append("open")
+    def open_cache(num_tokens: int) -> Iterator[Cache]:
+        events.append(f"open for {num_tokens}")
         try:
             yield DynamicCache(config=model.config)
         finally:
             events.append("closed")
 
     stream = ModelGenerator(model, open_cache=open_cache).stream(
-        GenerationRequest(prompt=PROMPT, num_tokens_max=50, sampling=GREEDY)
+        GenerationRequest(prompt=PROMPT, num_tokens_max=50, sampling=GREEDY, num_rows=2)
     )
     assert events == []
     next(stream)
     next(stream)
-    assert events == ["open"]
+    assert events == ["open for 110"]
     assert not torch.is_inference_mode_enabled()
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert events == ["open", "closed"]
+    assert events == ["open for 110", "closed"]
 
 
 def test_the_version_of_the_weights_is_read_at_each_token(model: PreTrainedModel) -> None:

@@ -1,0 +1,1 @@
+"""An HTTP interface in OpenAI's dialect over any `Generator`."""

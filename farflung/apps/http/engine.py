@@ -1,0 +1,197 @@
+"""One served model: takes requests in turn, runs each in a thread of its own, and hands its text to the event loop.
+
+    event loop:  answer() -> wait for a slot -> start thread ... await pieces ... close -> cancel
+    thread:      generator.stream() -> tokens -> text, stop strings -> pieces
+
+The model's forward blocks, so it never runs on the event loop. Whoever stops listening sets `cancelled`; the thread
+looks at it between two tokens, closes the generator's stream, which frees the session's cache, and gives the slot back.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from farflung.apps.http.errors import ApiError, from_failure
+from farflung.apps.http.metrics import AnswerWatch, Metrics
+from farflung.apps.http.spelling import Spelling
+from farflung.model.generator import FinishReason, GeneratedToken, GenerationRequest, PromptScores, ScoredToken
+from farflung.model.generator import Generator as TokenGenerator
+from farflung.model.sample import Sampling
+from farflung.model.tokens import StopStrings, TextStream
+from farflung.world.errors import FarflungError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """How much one model does at a time."""
+
+    num_running_max: int = 8
+    """Answers being written at once; each holds a session and its cache."""
+    num_waiting_max: int = 32
+    """Requests waiting for their turn; further ones are told to come back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some more text of one row, with the tokens that it took (text may still be held back when tokens come)."""
+
+    row: int
+    text: str
+    tokens: tuple[ScoredToken, ...]
+    finish_reason: FinishReason | None
+
+
+Step = PromptScores | Piece
+
+
+@dataclass(slots=True)
+class _Row:
+    stream: TextStream
+    stop: StopStrings
+    text: str = ""
+    tokens: list[ScoredToken] = field(default_factory=list[ScoredToken])
+
+    def push(self, token: int) -> bool:
+        self.text += self.stop.push(self.stream.push(token))
+        return self.stop.is_complete
+
+    def take(self, generated: GeneratedToken) -> Piece | None:
+        self.tokens.append(generated.scored)
+        if generated.finish_reason is not None and not self.stop.is_complete:
+            self.text += self.stop.push(self.stream.finish())
+            self.text += self.stop.finish()
+        if not self.text and generated.finish_reason is None:
+            return None
+        piece = Piece(generated.row, self.text, tuple(self.tokens), generated.finish_reason)
+        self.text, self.tokens = "", []
+        return piece
+
+
+class Engine:
+    """A model under a name, its tokenizer, and the queue before it."""
+
+    def __init__(
+        self,
+        name: str,
+        generator: TokenGenerator,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        defaults: Sampling | None = None,
+        stop_tokens: tuple[int, ...] = (),
+        limits: EngineLimits | None = None,
+        why_unavailable: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.spelling = Spelling(tokenizer)
+        self.defaults = defaults or Sampling()
+        self.stop_tokens = stop_tokens
+        self.created_seconds = int(time.time())
+        self.why_unavailable = why_unavailable
+        """A sentence when the model cannot answer now (no server holds some block), else None."""
+        self._generator = generator
+        self._limits = limits or EngineLimits()
+        self._num_waiting = 0
+        self._slots = asyncio.Semaphore(self._limits.num_running_max)
+        self._cancels: list[threading.Event] = []
+
+    @property
+    def context_length_max(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._generator.context_length_max
+
+    async def answer(
+        self, request: GenerationRequest, stop_strings: tuple[str, ...], metrics: Metrics
+    ) -> AsyncGenerator[Step]:
+        """The steps of one answer; close the generator to give it up.
+
+        Raises:
+            ApiError: 429 when too many wait, 503 when the machines behind the model cannot answer, 400 for a request
+                that the generator refuses.
+        """
+        await self._wait_for_slot(metrics)
+        watch = metrics.watch(self.name, len(request.prompt))
+        loop = asyncio.get_running_loop()
+        steps: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
+        cancelled = threading.Event()
+        self._cancels.append(cancelled)
+
+        def tell(step: Step | Exception | None) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        def ended() -> None:
+            watch.end()
+            self._cancels.remove(cancelled)
+            self._slots.release()
+
+        def work() -> None:
+            try:
+                self._generate(request, stop_strings, watch, cancelled, tell)
+                tell(None)
+            except (ValueError, FarflungError) as error:
+                tell(from_failure(error))
+            except Exception as error:  # noqa: BLE001 - the thread's only way to tell the event loop that we failed
+                tell(error)
+            finally:
+                loop.call_soon_threadsafe(ended)
+
+        threading.Thread(target=work, name=f"answer-{self.name}", daemon=True).start()
+        try:
+            while (step := await steps.get()) is not None:
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        finally:
+            cancelled.set()
+
+    def cancel_all(self) -> None:
+        """Give up every answer that is being written."""
+        for cancelled in self._cancels:
+            cancelled.set()
+
+    async def _wait_for_slot(self, metrics: Metrics) -> None:
+        if self._slots.locked() and self._num_waiting >= self._limits.num_waiting_max:
+            raise ApiError(
+                429,
+                f"{self._limits.num_running_max} answers are being written and {self._num_waiting} requests wait: "
+                "try again in a moment.",
+                code="busy",
+                retry_after_seconds=1 + self._num_waiting / self._limits.num_running_max,
+            )
+        self._num_waiting += 1
+        metrics.count_waiting(self.name, 1)
+        try:
+            await self._slots.acquire()
+        finally:
+            self._num_waiting -= 1
+            metrics.count_waiting(self.name, -1)
+
+    def _generate(
+        self,
+        request: GenerationRequest,
+        stop_strings: tuple[str, ...],
+        watch: AnswerWatch,
+        cancelled: threading.Event,
+        tell: Callable[[Step], None],
+    ) -> None:
+        rows = [
+            _Row(TextStream(self.tokenizer, request.prompt), StopStrings(stop_strings)) for _ in range(request.num_rows)
+        ]
+        stream = self._generator.stream(request, lambda row, token: rows[row].push(token))
+        with closing(cast(Generator[PromptScores | GeneratedToken], stream)):
+            for step in stream:
+                if cancelled.is_set():
+                    return
+                if isinstance(step, PromptScores):
+                    tell(step)
+                    continue
+                watch.token(step.row)
+                piece = rows[step.row].take(step)
+                if piece is not None:
+                    tell(piece)

@@ -1,0 +1,39 @@
+"""One tiny model on disk and one real server over it, for all tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tests.apps.processes import tiny_server
+from tests.apps.tiny import save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in Hugging Face format, with a context long enough for an answer that takes a while."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), context_length_max=20_000)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def api_url(tiny_folder: Path) -> Iterator[str]:
+    with tiny_server(tiny_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def client(api_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{api_url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client

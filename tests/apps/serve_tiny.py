@@ -1,0 +1,40 @@
+"""A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER PORT [--key KEY]`."""
+
+import argparse
+
+import torch
+import uvicorn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from farflung.apps.http.app import build_app
+from farflung.apps.http.engine import Engine, EngineLimits
+from farflung.model.generator import ModelGenerator, stop_tokens_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--key", action="append", default=[])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(arguments.folder)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+    plain = AutoTokenizer.from_pretrained(arguments.folder)
+    plain.chat_template = None
+    engines = {
+        name: Engine(
+            name,
+            ModelGenerator(model),
+            its_tokenizer,
+            stop_tokens=stop_tokens_of(model),
+            limits=EngineLimits(num_running_max=2, num_waiting_max=1),
+        )
+        for name, its_tokenizer in (("tiny", tokenizer), ("tiny-base", plain))
+    }
+    app = build_app(engines, api_keys=arguments.key, body_bytes_max=100_000)
+    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
