@@ -83,6 +83,8 @@ def save_family(family: str, folder: Path, *, max_shard_size: str = "5GB") -> Pa
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("norm.weight", "layernorm.weight", "bias")):
-                weight.add_(torch.randn_like(weight) * 0.1)  # fresh norms and biases are trivial and would hide mistakes
+                weight.add_(
+                    torch.randn_like(weight) * 0.1
+                )  # fresh norms and biases are trivial and would hide mistakes
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

@@ -1,4 +1,4 @@
-"""What blocks and sessions cost in memory, asked of the family's own layers on the meta device, where nothing is allocated."""
+"""What blocks and sessions cost in memory, asked of the family's own layers without allocating any."""
 
 from typing import Any
 
@@ -35,10 +35,13 @@ def bytes_per_token(source: ModelSource, dtype: torch.dtype) -> int:
     prelude = Prelude(skeleton, layers, remove_ends(skeleton, source.hidden_size, dtype))
     hidden_BTH = torch.zeros(1, 1, source.hidden_size, device="meta", dtype=dtype)
     cache = _MeasuringCache(source.config, 0, source.num_blocks)
-    return max(
-        _values_stored(layer, hidden_BTH, call.args, call.kwargs)
-        for layer, call in zip(layers, prelude.calls(hidden_BTH, cache), strict=True)
-    ) * dtype.itemsize
+    return (
+        max(
+            _values_stored(layer, hidden_BTH, call.args, call.kwargs)
+            for layer, call in zip(layers, prelude.calls(hidden_BTH, cache), strict=True)
+        )
+        * dtype.itemsize
+    )
 
 
 def _values_stored(layer: torch.nn.Module, hidden_BTH: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -46,4 +49,4 @@ def _values_stored(layer: torch.nn.Module, hidden_BTH: Tensor, args: tuple[Any, 
         layer(hidden_BTH, *args, **kwargs)
     except _Measured as measured:
         return measured.num_values
-    return 0
+    raise AssertionError("a layer that stores nothing is refused by the probe")

@@ -6,13 +6,14 @@ Invariant: `length` moves only when a forward has passed through all of its bloc
 left nothing behind.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 
-from farflung.model.source import ModelSource
-
+NOTHING = torch.empty(0, 0, 0, 0)
 CAPACITY_TOKENS_MIN = 64
 """Tokens that a fresh buffer has room for; it doubles whenever it is full."""
 
@@ -30,15 +31,14 @@ class BlockCache:
 
     def __init__(self, window: int | None) -> None:
         self.window = window
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+        self.keys = self.values = NOTHING
         self.capacity = 0
 
     def append(self, keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Write new keys and values after `length` tokens; returns what attention may see, oldest first."""
         num_new = keys.shape[2]
         end = length + num_new
-        if end > self.capacity or self.keys is None or self.keys.shape[0] != keys.shape[0]:
+        if end > self.capacity or self.keys.shape[0] != keys.shape[0]:
             self._grow(keys, values, length, end)
         start = 0 if self.window is None else max(0, length - self.window + 1)
         self.keys.narrow(2, length, num_new).copy_(keys)
@@ -55,20 +55,19 @@ class BlockCache:
         )
         self.capacity = capacity
         if length:
-            assert old[0] is not None and old[1] is not None, "tokens were counted that were never stored"
             self.keys.narrow(2, 0, length).copy_(old[0].narrow(2, 0, length))
             self.values.narrow(2, 0, length).copy_(old[1].narrow(2, 0, length))
 
     def select(self, indices: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may repeat."""
-        if self.keys is not None and self.values is not None:
-            self.keys = self.keys.index_select(0, indices)
-            self.values = self.values.index_select(0, indices)
+        indices = indices.to(self.keys.device)
+        self.keys = self.keys.index_select(0, indices)
+        self.values = self.values.index_select(0, indices)
 
     @property
     def bytes(self) -> int:
         """Memory held, spare capacity included."""
-        return sum(buffer.nbytes for buffer in (self.keys, self.values) if buffer is not None)
+        return self.keys.nbytes + self.values.nbytes
 
 
 class SpanCache(Cache):
@@ -105,7 +104,7 @@ class SpanCache(Cache):
             self._batch_size = batch_size
         elif batch_size != self.batch_size:
             raise ValueError(
-                f"the cache holds a batch of {self.batch_size} and was given {batch_size}: send the same batch, or reorder it"
+                f"the cache holds a batch of {self.batch_size} and was given {batch_size}: send the same, or reorder it"
             )
 
     def advance(self, num_new: int) -> None:
@@ -115,7 +114,9 @@ class SpanCache(Cache):
     def truncate(self, length: int) -> None:
         """Forget all tokens after the first `length`, exactly; nothing is copied."""
         if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} tokens and cannot be cut to {length}: give a shorter length")
+            raise ValueError(
+                f"the cache holds {self.length} tokens and cannot be cut to {length}: give a shorter length"
+            )
         self.length = length
 
     @torch.inference_mode()
@@ -127,12 +128,14 @@ class SpanCache(Cache):
             self._batch_size = len(indices)
         elif indices.tolist() != list(range(self.batch_size)):
             for block in self._blocks:
-                block.select(indices.to(block.keys.device) if block.keys is not None else indices)
+                block.select(indices)
             self._batch_size = len(indices)
 
-    # What transformers asks of a cache. Sizes depend on the kind of block alone, so any block's number may be asked for.
+    # What transformers asks of a cache. Sizes depend on the kind of block alone: any block may be asked for.
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Store a block's new keys and values [batch, heads, tokens, dimension]; returns what its attention may see."""
         return self._blocks[layer_idx - self.first].append(key_states, value_states, self.length)
 
@@ -213,5 +216,3 @@ class SpanCache(Cache):
 
 def _are_rows(indices: Tensor, batch_size: int) -> bool:
     return len(indices) > 0 and int(indices.min()) >= 0 and int(indices.max()) < batch_size
-
-

@@ -1,18 +1,18 @@
-"""The general cut: a family's own decoder layers taken out of its own model, and its own forward asked how to call them.
+"""The general cut: a family's own decoder layers, called as its own forward says.
 
-A transformers base model's forward does three things: it prepares hidden states (embeddings, positions), it calls its
-layers with masks and rotary embeddings that it made, and it normalises. The cut keeps the middle. The *prelude* is the
-family's own base model with a recorder in every layer's place: running it tells with which arguments each layer is to be
-called, so masks, rotary embeddings and sliding windows stay the family's own code, while whatever it does to the hidden
-states themselves is ignored (the client's half has done that already).
+A transformers base model's forward does three things: it prepares hidden states (embeddings, positions), it calls
+its layers with masks and rotary embeddings that it made, and it normalises. The cut keeps the middle. The *prelude*
+is the family's own base model with a recorder in every layer's place: running it tells with which arguments each
+layer is to be called, so masks, rotary embeddings and sliding windows stay the family's own code, while whatever it
+does to the hidden states themselves is ignored (the client's half has done that already).
 
-A family is cut exactly if those arguments depend on shapes, positions and padding alone, and if hidden states pass from
-layer to layer untouched. `Prelude.probe` checks both by running it, so no list of family names is kept.
-"""
+A family is cut exactly if those arguments depend on shapes, positions and padding alone, and if hidden states pass
+from layer to layer untouched. `Prelude.probe` checks both by running it, so no list of family names is kept."""
 
 import copy
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,23 +42,42 @@ class Skeleton:
 
 
 def build_skeleton(source: ModelSource, dtype: torch.dtype) -> Skeleton:
-    """Build the family's model on the meta device and find its layers; a ValueError where it has none to cut between."""
+    """Build the family's model without memory and find its layers; ValueError where it has none to cut between."""
     config = copy.deepcopy(source.config)
     with torch.device("meta"):
         model = source.causal_class._from_config(config, dtype=dtype)
     model.eval().requires_grad_(False)
-    base = model.base_model
+    base = _base_of(model)
     found: list[tuple[str, nn.ModuleList]] = []
     for name, module in base.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)
         if isinstance(module, nn.ModuleList) and len(module) == source.num_blocks and not inside:
             found.append((name, module))
-    if base is model or len(found) != 1:
+    if len(found) != 1:
         raise ValueError(
             f"the family {config.model_type!r} keeps its decoder layers in {len(found)} lists where one is needed, "
             f"so it cannot be cut by layer: choose another family"
         )
-    return Skeleton(model, base, found[0][1], found[0][0])
+    path, layers = found[0]
+    if any(getattr(module, "is_causal", True) is False for module in layers.modules()):
+        raise ValueError(
+            f"the layers of the family {config.model_type!r} look at later tokens too, so it does not generate text "
+            f"token by token: choose a causal language model"
+        )
+    return Skeleton(model, base, layers, path)
+
+
+def _base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model below the head; a few families name it otherwise than they say, but it is the only model they hold."""
+    if model.base_model is not model:
+        return cast(PreTrainedModel, model.base_model)
+    within = [module for module in model.children() if isinstance(module, PreTrainedModel)]
+    if len(within) != 1:
+        raise ValueError(
+            f"the family {model.config.model_type!r} does not separate its head from the model below, "
+            f"so it cannot be cut by layer: choose another family"
+        )
+    return cast(PreTrainedModel, within[0])
 
 
 class Passthrough(nn.Module):
@@ -74,16 +93,18 @@ class Passthrough(nn.Module):
         self.noise = 0.0
 
     def forward(self, stream: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Hidden states come back as they are; integer positions or tokens become zeros of the hidden width."""
-        if stream.is_floating_point():
+        """Hidden states come back as they are; positions or masks, which it would embed, give a zero of their width."""
+        if stream.is_floating_point() and stream.shape[-1] == self.hidden_size:
             return stream + self.noise if self.noise else stream
-        return torch.full((*stream.shape, self.hidden_size), self.noise, device=stream.device, dtype=self.dtype)
+        return torch.full((*[1] * stream.ndim, self.hidden_size), self.noise, device=stream.device, dtype=self.dtype)
 
 
 def remove_ends(skeleton: Skeleton, hidden_size: int, dtype: torch.dtype) -> list[Passthrough]:
     """Replace everything with weights outside the layers (embeddings, norms) by passthroughs, and return those."""
     within = f"{skeleton.layers_path}."
-    owners = [name for name, module in skeleton.base.named_modules() if module._parameters and not name.startswith(within)]
+    owners = [
+        name for name, module in skeleton.base.named_modules() if module._parameters and not name.startswith(within)
+    ]
     if "" in owners:
         raise ValueError(
             f"the family {skeleton.base.config.model_type!r} keeps weights beside its layers that they may all use, "
@@ -170,29 +191,41 @@ class Prelude:
 
         Twice over hidden states of different values, once with passthroughs that disturb: the calls must not differ.
         """
-        plain, disturbed = (torch.full((1, 3, hidden_size), value, device=device, dtype=dtype) for value in (0.25, -2.0))
+        plain, disturbed = (
+            torch.full((1, 3, hidden_size), value, device=device, dtype=dtype) for value in (0.25, -2.0)
+        )
+        self._learn_form(plain, cache)
+        before = self.calls(plain, cache)
+        for passthrough in self._passthroughs:
+            passthrough.noise = 1.0
         try:
-            if not self._stream_is_untouched(plain, cache):
-                for recorder in self._recorders:
-                    recorder.returns_tuple = True
-                if not self._stream_is_untouched(plain, cache):
-                    raise ValueError("something happens to the hidden states between its layers")
-            before = self.calls(plain, cache)
-            for passthrough in self._passthroughs:
-                passthrough.noise = 1.0
             after = self.calls(disturbed, cache)
-        except (ValueError, TypeError, AttributeError, RuntimeError, IndexError, KeyError) as error:
-            raise ValueError(
-                f"the family {self.family!r} cannot be cut by layer ({error}): choose another family"
-            ) from error
         finally:
             for passthrough in self._passthroughs:
                 passthrough.noise = 0.0
+        if not all(any(value is cache for value in (*call.args, *call.kwargs.values())) for call in before):
+            raise ValueError(
+                f"not every layer of the family {self.family!r} keeps its attention in a cache of keys and values, "
+                f"so it cannot be rolled back or resumed elsewhere: choose another family"
+            )
         if not _same(before, after):
             raise ValueError(
                 f"the layers of the family {self.family!r} are given more than hidden states, positions and masks, "
                 f"so they cannot be cut exactly: choose another family"
             )
+
+    def _learn_form(self, hidden: Tensor, cache: Cache) -> None:
+        """Find out whether layers return hidden states bare or in a tuple, and check that they reach the next one."""
+        reason = "something happens to the hidden states between its layers"
+        for returns_tuple in (False, True):
+            for recorder in self._recorders:
+                recorder.returns_tuple = returns_tuple
+            try:
+                if self._stream_is_untouched(hidden, cache):
+                    return
+            except (ValueError, TypeError, AttributeError, RuntimeError, IndexError, KeyError) as error:
+                reason = f"its forward fails on hidden states alone: {error}"
+        raise ValueError(f"the family {self.family!r} cannot be cut by layer ({reason}): choose another family")
 
     def _stream_is_untouched(self, hidden: Tensor, cache: Cache) -> bool:
         """Whether each layer is called once, in order, with exactly what the one before it returned."""
@@ -207,7 +240,7 @@ class Prelude:
         self._calls.clear()
         if len(streams) != len(self._recorders):
             return False
-        return all(torch.equal(streams[0] + number, stream) for number, stream in enumerate(streams))
+        return all(torch.equal(given + 1.0, received) for given, received in itertools.pairwise(streams))
 
 
 def _stateful_rotary(base: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -225,7 +258,7 @@ def _stateful_rotary(base: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether two captured calls carry the same arguments: tensors by value, containers by content, the rest by equality."""
+    """Whether two captured calls carry the same arguments: tensors by value, containers by content."""
     if isinstance(left, Tensor):
         return isinstance(right, Tensor) and left.shape == right.shape and torch.equal(left, right)
     if isinstance(left, Call):

@@ -1,12 +1,11 @@
 """How a family calls its layers for one unpadded token, learned once, so that decoding need not ask it again.
 
-Asking the family's own forward costs masks, rotary embeddings and bookkeeping for every token. For one new token without
-padding the answer has a simple form: a mask that hides
-nothing (all that the cache hands out may be seen) and rotary embeddings that depend
-on the position alone. The plan is *learned* by running the prelude and *checked* against it: in every stretch of positions
-the table made at once must equal, bit for bit, what the prelude gives for a single token. Where it does not (a family of
-another form, rotary scaling that changes with length) there is no plan and the prelude is asked.
-"""
+Asking the family's own forward costs masks, rotary embeddings and bookkeeping for every token. For one new token
+without padding the answer has a simple form: a mask that hides nothing (all that the cache hands out may be seen)
+and rotary embeddings that depend on the position alone. The plan is *learned* by running the prelude and *checked*
+against it: in every stretch of positions the table made at once must equal, bit for bit, what the prelude gives for
+a single token. Where it does not (a family of another form, rotary scaling that changes with length) there is no
+plan and the prelude is asked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +36,24 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowMask:
-    """The mask [1, 1, 1, W] that hides nothing, which the family gives once a window of W tokens is full.
+class OpenMask:
+    """A mask [1, 1, 1, S] that hides none of the S keys it is for, given as the family gives it.
 
     Leaving it out would be as right, but the attention kernel without a mask rounds differently.
     """
 
     mask: Tensor
+    """For a full window, or of one key where attention has no window."""
+    window: int | None
+    """Keys that are seen at most."""
+    is_for_full_window: bool
+    """Whether the family gives no mask before the window is full."""
+
+    def at(self, num_keys: int) -> Tensor | None:
+        """The mask over this many keys, before the window is applied."""
+        if self.window is not None and num_keys >= self.window:
+            return self.mask
+        return None if self.is_for_full_window else self.mask[..., :1].expand(1, 1, 1, num_keys)
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ def _fill(value: Any, row: int, cache: SpanCache) -> Any:
         return cache
     if type(value) is Table:
         return value.rows.narrow(1, row, 1)
-    if type(value) is WindowMask:
-        return value.mask if cache.length + 1 >= value.mask.shape[3] else None
+    if type(value) is OpenMask:
+        return value.at(cache.length + 1)
     if type(value) is tuple:
         return tuple(_fill(each, row, cache) for each in value)
     return value
@@ -79,7 +89,7 @@ class DecodePlan:
     """Calls for one unpadded token at any position."""
 
     def __init__(self, prelude: Prelude, config: PreTrainedConfig, hidden_BTH: Tensor) -> None:
-        """`hidden_BTH` [1, 1, H] is a stand-in for hidden states: their values do not matter (the probe has checked it)."""
+        """`hidden_BTH` [1, 1, H] stands for hidden states, whose values do not matter (the probe has checked it)."""
         self._prelude = prelude
         self._config = config
         self._hidden = hidden_BTH
@@ -152,7 +162,7 @@ def _form(near: Call, near_cache: SpanCache, far: Call, far_cache: SpanCache, st
         if a is near_cache and b is far_cache:
             return CACHE_SLOT
         if _is_open(a) and _is_open(b):
-            return WindowMask(b) if isinstance(b, Tensor) and b.dtype == torch.bool else None
+            return _mask(a, b, far_cache.length + 1)
         if isinstance(a, tuple) and isinstance(b, tuple) and isinstance(c, tuple) and len(a) == len(b) == len(c):
             return tuple(map(learn, a, b, c))
         if isinstance(a, Tensor) and isinstance(c, Tensor):
@@ -174,6 +184,13 @@ def _is_open(mask: Any) -> bool:
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         return False
     return bool(mask.all() if mask.dtype == torch.bool else (mask == 0).all())
+
+
+def _mask(near: Tensor | None, far: Tensor | None, num_keys_far: int) -> OpenMask | None:
+    if far is None:
+        return None
+    window = far.shape[3] if far.shape[3] < num_keys_far else None
+    return OpenMask(far if window is not None else far[..., :1], window, is_for_full_window=near is None)
 
 
 def _table(single: Tensor, stretch: Tensor) -> Table:

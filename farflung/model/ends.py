@@ -1,12 +1,13 @@
-"""The client's half of a model: its embeddings, final norm and head as a real transformers model whose blocks are elsewhere.
+"""The client's half of a model: a real transformers model whose decoder layers are elsewhere.
 
-The model is an instance of the family's own class, so `generate` and everything built on it works; in place of the decoder
-layers sits one bridge that hands hidden states to a callable. What the family's forward does before its layers (scaling,
-absolute positions) happens here, once, by its own code.
-"""
+The model is an instance of the family's own class, so `generate` and everything built on it works; in place of the
+decoder layers sits one bridge that hands hidden states to a callable. What the family's forward does before its
+layers (scaling, absolute positions) happens here, once, by its own code."""
 
+import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -64,8 +65,8 @@ def load_ends(
 ) -> PreTrainedModel:
     """Load embeddings, final norm and head, reading no block's tensors, and put `blocks` in the layers' place.
 
-    `new_cache` makes the cache that `generate` uses when it is given none; it reaches `blocks` untouched. Raises ValueError
-    for a family that cannot be cut and for tensors that do not fit.
+    `new_cache` makes the cache that `generate` uses when it is given none; it reaches `blocks` untouched. Raises
+    ValueError for a family that cannot be cut and for tensors that do not fit.
     """
     skeleton = build_skeleton(source, dtype)
     model, base = skeleton.model, skeleton.base
@@ -73,8 +74,7 @@ def load_ends(
     load_weights(model, source, (), device=torch.device(device), dtype=dtype)
     bridge = _Bridge(blocks)
     base.set_submodule(skeleton.layers_path, nn.ModuleList([bridge]))
-    model.config._attn_implementation = ELSEWHERE
-    _learn_form(base, bridge)
+    _learn_form(model, base, bridge)
     _read_generation_config(model, source)
     model.__class__ = _distributed_class(type(model))
     distributed = cast(Any, model)
@@ -83,16 +83,28 @@ def load_ends(
     return model
 
 
+def _identity(hidden_BTH: Tensor, **_arguments: Any) -> Tensor:
+    return hidden_BTH
+
+
 @torch.no_grad()
-def _learn_form(base: PreTrainedModel, bridge: _Bridge) -> None:
-    """Find out whether the family's layers return hidden states bare or in a tuple."""
-    blocks, bridge.blocks = bridge.blocks, lambda hidden_BTH: hidden_BTH
-    token_ids = torch.zeros(1, 2, dtype=torch.long, device=base.device)
-    for returns_tuple in (False, True):
-        bridge.returns_tuple = returns_tuple
-        if base(input_ids=token_ids, use_cache=False).last_hidden_state.ndim == 3:
-            break
-    bridge.blocks = blocks
+def _learn_form(model: PreTrainedModel, base: PreTrainedModel, bridge: _Bridge) -> None:
+    """Find out whether the family does without masks, and whether its layers return a tensor or a tuple."""
+    blocks, bridge.blocks = bridge.blocks, _identity
+    token_ids = torch.zeros(2, 3, dtype=torch.long, device=base.device)
+    for attention, bridge.returns_tuple in itertools.product(
+        (ELSEWHERE, model.config._attn_implementation), (False, True)
+    ):
+        model.config._attn_implementation = attention
+        with contextlib.suppress(AttributeError, TypeError, RuntimeError):
+            # A tuple's first member is taken: from a bare tensor that would be the batch's first row.
+            if base(input_ids=token_ids, use_cache=False).last_hidden_state.shape[:2] == token_ids.shape:
+                bridge.blocks = blocks
+                return
+    raise ValueError(
+        f"the family {model.config.model_type!r} does not let its layers be replaced, "
+        f"so it cannot be cut: choose another family"
+    )
 
 
 def _read_generation_config(model: Any, source: ModelSource) -> None:
@@ -174,5 +186,7 @@ def _padding_mask(mask: Any) -> Tensor | None:
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise ValueError("the attention mask must be two-dimensional (1 for tokens, 0 for padding): prepare no other masks")
+        raise ValueError(
+            "the attention mask must be two-dimensional (1 for tokens, 0 for padding): prepare no other masks"
+        )
     return None if bool(mask.all()) else mask

@@ -1,4 +1,4 @@
-"""A folder's fingerprint: equal for copies of one checkpoint however it is sharded, different for a variant tuned from it."""
+"""A checkpoint's fingerprint: the same however it is sharded, another for a variant tuned from it."""
 
 import hashlib
 import json

@@ -1,9 +1,9 @@
-"""Reads just the tensors that a part of a model needs from its safetensors files, in the type and place they will be used."""
+"""Reads from safetensors files just the tensors that a part of a model needs."""
 
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -72,13 +72,16 @@ def load_weights(
 ) -> None:
     """Fill a model that lies on the meta device with its own tensors, leaving nothing on the meta device.
 
-    `owned` are name prefixes of which the model must know every tensor: one it has no place for is an error. Renamed and
-    fused tensors (experts, old checkpoints) go through transformers' own conversions.
+    `owned` are name prefixes of which the model must know every tensor: one it has no place for is an error.
+    Renamed and fused tensors (experts, old checkpoints) go through transformers' own conversions.
     """
     conversions = get_model_conversion_mapping(model)
     wanted, extra = _choose_tensors(model, source, conversions, owned)
     config = LoadStateDictConfig(
-        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=conversions
+        device_map={"": device},
+        dtype=dtype,
+        dtype_plan=model._get_dtype_plan(dtype),
+        weight_mapping=cast(Any, conversions),
     )
     with contextlib.ExitStack() as files, _no_progress_bar():
         tensors = {}
@@ -93,10 +96,20 @@ def load_weights(
     model._adjust_missing_and_unexpected_keys(report)  # forgives what the family says old checkpoints may lack or add
     missing = report.missing_keys - model.all_tied_weights_keys.keys()
     _refuse_unfit(source, missing, report.unexpected_keys, [name for name, *_ in report.mismatched_keys])
-    model._move_missing_keys_from_meta_to_device(unread, {"": device}, None, None)
-    model._initialize_missing_keys(False)  # recomputes buffers that no checkpoint holds, such as rotary frequencies
+    cast(Any, model)._move_missing_keys_from_meta_to_device(unread, {"": device}, None, None)
+    _mark_read(model, unread)
+    model._initialize_missing_keys(False)  # computes what no checkpoint holds, such as rotary frequencies
     model.tie_weights(missing_keys=unread, recompute_mapping=False)
     model.eval().requires_grad_(False)
+
+
+def _mark_read(model: PreTrainedModel, unread: set[str]) -> None:
+    """Tell transformers which modules are complete, so that it initializes only those that are not."""
+    unread = unread | {name for name, _ in model.named_non_persistent_buffers()}
+    owners = {name.rpartition(".")[0] for name in unread}
+    for name, module in model.named_modules():
+        if name not in owners:
+            cast(Any, module)._is_hf_initialized = True
 
 
 class _TensorOnDisk:

@@ -1,7 +1,7 @@
 """Where a model's configuration and tensors come from: a local folder or a repository of the Hugging Face Hub.
 
-Nothing but the configuration and the list of tensor names is read on opening; a tensor's file is fetched when it is asked for.
-"""
+Nothing but the configuration and the list of tensor names is read on opening; a tensor's file is fetched when it is
+asked for."""
 
 import json
 import os
@@ -15,12 +15,13 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from farflung.model.fingerprint import fingerprint_of_folder
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
+TOKENS_UNLIMITED = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,8 @@ class ModelSource:
 
     @property
     def context_length_max(self) -> int:
-        """Tokens that the model was made to attend over."""
-        return self.config.max_position_embeddings
+        """Tokens that the model was made to attend over; families without a limit of their own get a very large one."""
+        return getattr(self.config, "max_position_embeddings", None) or TOKENS_UNLIMITED
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -79,7 +80,7 @@ class ModelSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this model from any other, variants tuned from it included: a hash of the folder, or the commit."""
+        """What tells this model from others, variants tuned from it included: a hash of the folder, or the commit."""
         if self.commit is not None:
             return self.commit
         folder = Path(self.location)
@@ -112,7 +113,9 @@ def _read_config(model: str, *, is_folder: bool) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         reason = str(error).strip().split("\n")[0]
         if is_folder:
-            message = f"{model!r} has no configuration that transformers can read ({reason}): give a folder with config.json"
+            message = (
+                f"{model!r} has no configuration that transformers can read ({reason}): give a folder with config.json"
+            )
         else:
             message = f"{model!r} is neither a folder here nor a model that the Hub gives us ({reason}): check the name"
         raise ValueError(message) from error
@@ -132,7 +135,7 @@ def _causal_class(model: str, config: PreTrainedConfig) -> type[PreTrainedModel]
 
 
 def _refuse_uncuttable(model: str, config: PreTrainedConfig) -> None:
-    """Refuse what the configuration alone shows to be uncuttable; what only the code shows, `farflung.model.cut` refuses."""
+    """Refuse what the configuration alone shows to be uncuttable; `farflung.model.cut` refuses what code shows."""
     if config.get_text_config(decoder=True) is not config:
         raise ValueError(f"{model!r} takes more than text, and only text models are cut: choose its text-only variant")
     if getattr(config, "quantization_config", None) is not None:
@@ -145,7 +148,7 @@ def _refuse_uncuttable(model: str, config: PreTrainedConfig) -> None:
     stateful = sorted({*(getattr(config, "layer_types", None) or ())} - ROLLBACK_TYPES)
     if stateful:
         raise ValueError(
-            f"{model!r} has layers of type {', '.join(stateful)}, whose state cannot be rolled back to an earlier token: "
+            f"{model!r} has layers of type {', '.join(stateful)}, whose state cannot be rolled back: "
             f"choose a model with attention layers only"
         )
 

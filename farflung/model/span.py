@@ -1,4 +1,4 @@
-"""Blocks [first, last) of a model as one thing: forward with or without a cache, and a forward that gradients flow back through.
+"""Blocks [first, last) of a model as one thing: forward with a cache, or with gradients.
 
 Legend: B batch, T new tokens, S past and new tokens, H hidden width, L blocks asked for, P prompt positions.
 One forward at a time: a span belongs to one compute thread.
@@ -45,7 +45,7 @@ class Span:
 
     @torch.inference_mode()
     def probe(self) -> None:
-        """Check that the family can be cut exactly (ValueError where not) and learn how it calls its layers to decode."""
+        """Check that the family can be cut exactly (ValueError where not) and learn how it calls its layers."""
         self._prelude.probe(self.new_cache(), self.hidden_size, self.device, self.dtype)
         stand_in = torch.zeros(1, 1, self.hidden_size, device=self.device, dtype=self.dtype)
         self._plan = DecodePlan(self._prelude, self._config, stand_in)
@@ -68,10 +68,10 @@ class Span:
     ) -> Tensor:
         """Pass hidden states through blocks [first, last) and append to the cache, if there is one.
 
-        `position_ids` None counts on from the cache; `attention_mask` None means that nothing is padding, else it is 1 for
-        tokens and 0 for padding over past and new tokens. `prompts_LPH` is added to the first P positions of each block's
-        input (deep prompt tuning; PETALS, section 2.2). Returns [B, T, H]. Raises ValueError for shapes that do not fit;
-        the cache is then as it was.
+        `position_ids` None counts on from the cache; `attention_mask` None means that nothing is padding, else it
+        is 1 for tokens and 0 for padding over past and new tokens. `prompts_LPH` is added to the first P positions
+        of each block's input (deep prompt tuning; PETALS, section 2.2). Returns [B, T, H]. Raises ValueError for
+        shapes that do not fit; the cache is then as it was.
         """
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, cache, first, last)
@@ -97,7 +97,7 @@ class Span:
         last: int | None = None,
         prompts_LPH: Tensor | None = None,
     ) -> Tensor:
-        """Like `forward` without a cache, keeping what gradients of the hidden states and prompts need; weights are frozen."""
+        """Like `forward` without a cache, keeping what the gradients of hidden states and prompts need."""
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, None, first, last)
         calls = self._prelude.calls(hidden.detach(), None, position_ids_BT, attention_mask_BS)
@@ -107,17 +107,22 @@ class Span:
         first = self.first if first is None else first
         last = self.last if last is None else last
         if not self.first <= first < last <= self.last:
-            raise ValueError(f"this span holds blocks {self.first}:{self.last}, not {first}:{last}: ask for a range within it")
+            raise ValueError(
+                f"this span holds blocks {self.first}:{self.last}, not {first}:{last}: ask for a range within it"
+            )
         return first, last
 
     def _accept(self, hidden: Tensor, cache: SpanCache | None, first: int, last: int) -> Tensor:
         if hidden.ndim != 3 or hidden.shape[2] != self.hidden_size or 0 in hidden.shape:
             raise ValueError(
-                f"hidden states have shape {tuple(hidden.shape)}: send [batch, tokens, {self.hidden_size}], neither of them 0"
+                f"hidden states have shape {tuple(hidden.shape)}: "
+                f"send [batch, tokens, {self.hidden_size}], none of them 0"
             )
         if cache is not None:
             if (cache.first, cache.last) != (first, last):
-                raise ValueError(f"the cache is of blocks {cache.first}:{cache.last}: ask for these, or make another cache")
+                raise ValueError(
+                    f"the cache is of blocks {cache.first}:{cache.last}: ask for these, or make another cache"
+                )
             cache.expect(hidden.shape[0])
         return hidden.to(self.device, self.dtype)
 

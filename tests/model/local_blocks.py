@@ -1,5 +1,6 @@
-"""All of a model's blocks in this process, as one or more spans: what the client's half is given where tests need no network."""
+"""All of a model's blocks in this process, as one or more spans."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +68,7 @@ class LocalBlocks:
 def split_evenly(num_blocks: int, num_spans: int) -> list[tuple[int, int]]:
     """Ranges of blocks for a chain of spans."""
     edges = [round(number * num_blocks / num_spans) for number in range(num_spans + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def load_chain(source: ModelSource, num_spans: int) -> LocalBlocks:
