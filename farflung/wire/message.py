@@ -51,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _decoder.cache_clear()
 
 
-class Refusal(Message):
+class Refusal(Message, kw_only=True):
     """The peer understood and says no."""
 
     reason: str
@@ -60,7 +60,7 @@ class Refusal(Message):
     """When asking again may help; 0: it will not."""
 
 
-class NoSuchActor(Message):
+class NoSuchActor(Message, kw_only=True):
     """Nobody of that name lives here (any more)."""
 
     actor: str

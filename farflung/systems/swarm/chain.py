@@ -53,12 +53,14 @@ class Chain:
         """The link whose output `link` takes."""
         return self.links[self.links.index(link) - 1]
 
-    def replace(self, link: Link, hops: Sequence[Hop]) -> None:
-        """Put fresh links in the place of a lost one."""
+    def replace(self, link: Link, hops: Sequence[Hop]) -> list[Link]:
+        """Put fresh links in the place of a lost one; returns them."""
         position = self.links.index(link)
-        self.links[position : position + 1] = [Link(hop.peer, hop.first, hop.last) for hop in hops]
+        fresh = [Link(hop.peer, hop.first, hop.last) for hop in hops]
+        self.links[position : position + 1] = fresh
         if position > 0:
             self.links[position - 1].can_push = True
+        return fresh
 
     def segments(self, *, is_push_wanted: bool) -> list[list[Link]]:
         """The chain cut where a server cannot push to the next; each segment is started by the client."""

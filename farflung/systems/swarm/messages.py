@@ -42,13 +42,13 @@ class Reorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 Edit = Truncate | Reorder
 
 
-class Attach(Message):
+class Attach(Message, kw_only=True):
     """Client to each server of its chain: I hold a link to you; outputs of my session can come back over it."""
 
     session: str
 
 
-class Step(Message):
+class Step(Message, kw_only=True):
     """Apply one step of a session's log on the first hop of `route`, then push the result to the next hop."""
 
     session: str
@@ -74,7 +74,7 @@ class Step(Message):
     """How outputs are to be encoded."""
 
 
-class Output(Message):
+class Output(Message, kw_only=True):
     """Server to client: the hidden states that step `upto` gave after block `last - 1`."""
 
     session: str
@@ -88,7 +88,7 @@ class Output(Message):
     queue_seconds: float = 0.0
 
 
-class Behind(Message):
+class Behind(Message, kw_only=True):
     """Server to client: I cannot start from `base`; I have applied `applied` (0: nothing)."""
 
     session: str
@@ -98,7 +98,7 @@ class Behind(Message):
     applied: int
 
 
-class Working(Message):
+class Working(Message, kw_only=True):
     """Server to client: that step waits or runs here; keep waiting."""
 
     session: str
@@ -107,7 +107,7 @@ class Working(Message):
     upto: int
 
 
-class SessionRefused(Message):
+class SessionRefused(Message, kw_only=True):
     """Server to client: no, and why (full, moving, wrong model, impossible shapes)."""
 
     session: str
@@ -120,7 +120,7 @@ class SessionRefused(Message):
     """The request itself is wrong: no other server would take it either."""
 
 
-class PushFailed(Message):
+class PushFailed(Message, kw_only=True):
     """Server to client: I could not hand your session's hidden states on to `next_peer`."""
 
     session: str
@@ -128,13 +128,13 @@ class PushFailed(Message):
     reason: str
 
 
-class CloseSession(Message):
+class CloseSession(Message, kw_only=True):
     """Client to server: free the cache of this session."""
 
     session: str
 
 
-class Forward(Message):
+class Forward(Message, kw_only=True):
     """Stateless forward through blocks [first, last), for tuning and scoring."""
 
     request: str
@@ -145,10 +145,11 @@ class Forward(Message):
     position_ids: WireTensor | None = None
     attention_mask: WireTensor | None = None
     prompts: WireTensor | None = None
+    """Deep prompts of these blocks only, [last - first, prompt length, hidden size]."""
     codec: str = "raw"
 
 
-class Backward(Message):
+class Backward(Message, kw_only=True):
     """Gradients of the inputs of a Forward: the server recomputes it (gradient checkpointing) and back-propagates."""
 
     request: str
@@ -164,14 +165,14 @@ class Backward(Message):
     codec: str = "raw"
 
 
-class ForwardDone(Message):
+class ForwardDone(Message, kw_only=True):
     """Answer to Forward."""
 
     request: str
     hidden: WireTensor
 
 
-class BackwardDone(Message):
+class BackwardDone(Message, kw_only=True):
     """Answer to Backward."""
 
     request: str
@@ -181,7 +182,7 @@ class BackwardDone(Message):
     """By the span's deep prompts, [last - first, prompt length, hidden size]."""
 
 
-class RequestRefused(Message):
+class RequestRefused(Message, kw_only=True):
     """Answer to Forward or Backward: no, and why."""
 
     request: str

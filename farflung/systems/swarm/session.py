@@ -100,7 +100,7 @@ class Session:
         self._config = config
         self._num_tokens_max = num_tokens_max
         self._prompts_LPH = prompts_LPH
-        self.name = f"{world.random('session names').getrandbits(128):032x}"
+        self.name = view.new_name()
         self._mailbox = Mailbox(world, f"session-{self.name}")
         self._history = History()
         self._chain = Chain()
@@ -121,6 +121,10 @@ class Session:
     def chain(self) -> Chain:
         """Where it runs at present."""
         return self._chain
+
+    def is_for(self, view: SwarmView) -> bool:
+        """Whether this session runs on the servers of `view`."""
+        return self._view is view
 
     def truncate(self, length: int) -> None:
         """Forget positions from `length` on; takes effect with the next step."""
@@ -248,8 +252,7 @@ class Session:
         self._world.note(self._mailbox.actor, f"leaves {link.peer} for blocks {link.first}:{link.last}: {reason}")
         self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
         hops = await self._find_hops(link.first, link.last)
-        self._chain.replace(link, hops)
-        self._attach([self._chain.find(*hop) for hop in hops])
+        self._attach(self._chain.replace(link, hops))
         self._pending.times.num_replaced += 1
         self.num_replaced += 1
 
@@ -271,10 +274,9 @@ class Session:
         transfer_seconds = (len(route) + 1) * num_bytes / SLOWEST_LINK_BYTES_PER_SECOND
         return self._world.clock.now() + self._config.ask_again_seconds + transfer_seconds
 
-    def _attach(self, links: Sequence[Link | None]) -> None:
+    def _attach(self, links: Sequence[Link]) -> None:
         """Open a link to every server of the chain: outputs come back over it, and its loss is noticed."""
         for link in links:
-            assert link is not None
             self._mailbox.send(Address(link.peer, ACTOR), Attach(session=self.name))
 
     def _send_step(self, link: Link, number: int, *, base: int, route: Sequence[Link]) -> None:

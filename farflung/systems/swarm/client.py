@@ -1,0 +1,214 @@
+"""A transformers model whose blocks are in the swarm: `generate`, beams, assistants, hidden states and gradients work on it.
+
+Embeddings, final norm and head are here; in place of the decoder layers stands a callable that runs a session (with a
+cache) or a stateless pass (without), so every feature of GenerationMixin is transformers' own code.
+"""
+
+import functools
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from farflung.model.ends import load_ends
+from farflung.model.source import ModelSource
+from farflung.systems.swarm.cache import Bridge, RemoteCache
+from farflung.systems.swarm.session import Session, SessionConfig
+from farflung.systems.swarm.tuning import Batch, RemoteBlocks, SpanInput
+from farflung.systems.swarm.view import SwarmView
+from farflung.world.doors import World
+
+_block_inputs: ContextVar[list[torch.Tensor] | None] = ContextVar("block inputs wanted by a forward", default=None)
+_active_cache: ContextVar[RemoteCache | None] = ContextVar("cache of the inference session in force", default=None)
+
+
+class SwarmBlocks:
+    """All blocks of the model, somewhere in the swarm. One per model; usable from many threads."""
+
+    def __init__(self, world: World, view: SwarmView, bridge: Bridge, config: SessionConfig) -> None:
+        self.world = world
+        self.view = view
+        self.bridge = bridge
+        self.config = config
+        self.remote = RemoteBlocks(world, view)
+        self.prompts_LPH: torch.Tensor | None = None
+        """Deep prompts added to the first positions of every block's input; None: none."""
+
+    def open_cache(self, num_tokens_max: int, *, is_hop_per_block: bool = False) -> RemoteCache:
+        """A cache for at most so many tokens (batch times length; servers set them aside)."""
+        return self.bridge.run(self._open_cache(num_tokens_max, is_hop_per_block))
+
+    async def _open_cache(self, num_tokens_max: int, is_hop_per_block: bool) -> RemoteCache:
+        config = self.config
+        if is_hop_per_block:
+            config = SessionConfig(
+                **{name: getattr(config, name) for name in config.__slots__ if name != "is_hop_per_block"},
+                is_hop_per_block=True,
+            )
+        prompts = self.prompts_LPH.detach() if self.prompts_LPH is not None else None
+        session = Session(self.world, self.view, config, num_tokens_max=num_tokens_max, prompts_LPH=prompts)
+        return RemoteCache(session, self.bridge)
+
+    def __call__(
+        self,
+        hidden_BTH: torch.Tensor,
+        *,
+        position_ids_BT: torch.Tensor | None,
+        attention_mask_BS: torch.Tensor | None,
+        past_key_values: Cache | None,
+        use_cache: bool,
+    ) -> torch.Tensor:
+        if isinstance(past_key_values, RemoteCache) and not _wants_gradients(hidden_BTH, self.prompts_LPH):
+            output = past_key_values.step(hidden_BTH, position_ids_BT, attention_mask_BS)
+            _collect(past_key_values.session.hidden_states)
+            return output
+        if past_key_values is not None and past_key_values.get_seq_length():
+            raise ValueError("gradients through the swarm need a forward of the whole sequence: pass no past_key_values")
+        batch = Batch(position_ids_BT, attention_mask_BS, self.prompts_LPH, self.config.codec)
+        if _wants_gradients(hidden_BTH, self.prompts_LPH):
+            return _Pass.apply(hidden_BTH, self.prompts_LPH, self, batch)
+        output, inputs = self.forward(hidden_BTH, batch)
+        _collect(lambda: [span.hidden for span in inputs])
+        return output
+
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[SpanInput]]:
+        """A pass without cache."""
+        is_hop_per_block = _block_inputs.get() is not None
+        return self.bridge.run(self.remote.forward(hidden, batch, is_hop_per_block=is_hop_per_block))
+
+
+class _Pass(torch.autograd.Function):
+    """Forward and backward through the remote blocks; their weights are frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, prompts: torch.Tensor | None, blocks: SwarmBlocks, batch: Batch
+    ) -> torch.Tensor:
+        ctx.blocks = blocks
+        ctx.batch = Batch(
+            batch.position_ids, batch.attention_mask, prompts.detach() if prompts is not None else None, batch.codec
+        )
+        output, ctx.inputs = blocks.forward(hidden.detach(), ctx.batch)
+        _collect(lambda: [span.hidden for span in ctx.inputs])
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+        blocks = ctx.blocks
+        hidden, prompts = blocks.bridge.run(blocks.remote.backward(ctx.inputs, gradient, ctx.batch))
+        return hidden, prompts, None, None
+
+
+class SwarmModel:
+    """Mixed into the family's own class by `load_swarm_model`."""
+
+    _blocks: SwarmBlocks
+
+    @contextmanager
+    def inference_session(self, *, num_tokens_max: int) -> Generator[RemoteCache]:
+        """Keep one cache over several `generate` calls of this block.
+
+        Each call is given the whole text so far, as with any cache in transformers; what is cached is not computed again.
+        """
+        cache = self._blocks.open_cache(num_tokens_max)
+        token = _active_cache.set(cache)
+        try:
+            yield cache
+        finally:
+            _active_cache.reset(token)
+            cache.close()
+
+    def set_deep_prompts(self, prompts_LPH: torch.Tensor | None) -> None:
+        """Add these [blocks, prompt length, hidden size] to the first positions of every block's input (None: stop)."""
+        self._blocks.prompts_LPH = prompts_LPH
+
+    def forward(self, *args: Any, output_hidden_states: bool | None = None, **kwargs: Any) -> Any:
+        is_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states  # pyright: ignore[reportAttributeAccessIssue]
+        if kwargs.get("use_cache") is None and kwargs.get("past_key_values") is None:
+            kwargs["use_cache"] = False  # a cache nobody asked for would hold memory on other people's machines
+        if not is_wanted:
+            return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        collected: list[torch.Tensor] = []
+        token = _block_inputs.set(collected)
+        hook = self.base_model.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue]
+            lambda module, inputs, output: collected.append(output.last_hidden_state)
+        )
+        try:
+            outputs = super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            hook.remove()
+            _block_inputs.reset(token)
+        outputs["hidden_states"] = tuple(collected)
+        return outputs
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; within `inference_session` it continues that session's cache."""
+        active = _active_cache.get()
+        if active is not None and active.session.is_for(self._blocks.view):
+            kwargs.setdefault("past_key_values", active)
+        return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, length: int
+    ) -> None:
+        """Give `generate` a session instead of a cache of its own."""
+        given = model_kwargs.get("past_key_values")
+        if given is None and generation_config.use_cache is not False:
+            rows = batch_size * max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+            model_kwargs["past_key_values"] = self._blocks.open_cache(
+                rows * length, is_hop_per_block=bool(generation_config.output_hidden_states)
+            )
+            return
+        if given is not None and not isinstance(given, RemoteCache):
+            raise ValueError(
+                "this model's cache is in the swarm: leave out past_key_values, or use model.inference_session()"
+            )
+        super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+            generation_config, model_kwargs, generation_mode, batch_size, length
+        )
+
+
+def load_swarm_model(
+    source: ModelSource,
+    world: World,
+    view: SwarmView,
+    bridge: Bridge,
+    config: SessionConfig | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Load embeddings, norm and head of `source` and put the swarm in place of its blocks.
+
+    The result is an instance of the family's own class, such as LlamaForCausalLM, and of SwarmModel.
+    """
+    blocks = SwarmBlocks(world, view, bridge, config if config is not None else SessionConfig())
+    model = load_ends(source, blocks, device=device, dtype=dtype)
+    model.__class__ = _swarm_class(type(model))
+    model._blocks = blocks  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+@functools.cache
+def _swarm_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A subclass of the family's class that shows the family's own signature, which `generate` inspects."""
+
+    @functools.wraps(family.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return SwarmModel.forward(self, *args, **kwargs)
+
+    return type(f"Swarm{family.__name__}", (SwarmModel, family), {"__module__": __name__, "forward": forward})
+
+
+def _wants_gradients(hidden: torch.Tensor, prompts: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (hidden.requires_grad or (prompts is not None and prompts.requires_grad))
+
+
+def _collect(make: Any) -> None:
+    collected = _block_inputs.get()
+    if collected is not None:
+        collected += make()

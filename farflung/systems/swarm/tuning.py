@@ -1,0 +1,195 @@
+"""Forward and backward through the swarm without a cache, with fail-over (PETALS, section 2.2).
+
+The client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the spans
+in reverse, and a span whose server failed is recomputed by its replacement, which needs only the inputs kept here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from farflung.systems.swarm.messages import (
+    ACTOR,
+    Backward,
+    BackwardDone,
+    Forward,
+    ForwardDone,
+    Hop,
+    RequestRefused,
+)
+from farflung.systems.swarm.view import SwarmView
+from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, encode_tensor
+from farflung.world.address import Address
+from farflung.world.doors import World
+from farflung.world.errors import FarflungError, PeerMisbehaved, Refused, Unreachable
+from farflung.world.mailbox import Mailbox, call
+
+REQUEST_SECONDS_MAX = 300.0
+WAIT_SECONDS_MAX = 60.0
+BAN_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes with the hidden states through every span."""
+
+    position_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    prompts_LPH: torch.Tensor | None = None
+    """Deep prompts of all blocks."""
+    codec: str = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class SpanInput:
+    """What one span of the forward pass was given, kept for the backward pass."""
+
+    first: int
+    last: int
+    hidden: torch.Tensor
+
+
+class RemoteBlocks:
+    """Stateless passes through blocks [0, num_blocks) for one client."""
+
+    def __init__(self, world: World, view: SwarmView) -> None:
+        self._world = world
+        self._view = view
+
+    async def forward(
+        self, hidden: torch.Tensor, batch: Batch, *, is_hop_per_block: bool = False
+    ) -> tuple[torch.Tensor, list[SpanInput]]:
+        """Hidden states after the last block, and the inputs of every span (or of every block) on the way."""
+        inputs: list[SpanInput] = []
+        with self._open_mailbox() as mailbox:
+            hops = await self._find(mailbox, 0, self._view.num_blocks, is_hop_per_block)
+            while hops:
+                hop = hops.pop(0)
+                try:
+                    output = await self._forward(mailbox, hop, hidden, batch)
+                except FarflungError as error:
+                    hops = [*await self._replace(mailbox, hop, error, is_hop_per_block), *hops]
+                    continue
+                inputs.append(SpanInput(hop.first, hop.last, hidden))
+                hidden = output
+        return hidden, inputs
+
+    async def backward(
+        self, inputs: Sequence[SpanInput], gradient: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gradients by the input of the first block and by the deep prompts (None without prompts)."""
+        prompts_gradient = torch.zeros_like(batch.prompts_LPH) if batch.prompts_LPH is not None else None
+        with self._open_mailbox() as mailbox:
+            waiting = list(inputs)
+            hops: list[Hop] = []
+            while waiting or hops:
+                if not hops:
+                    span = waiting.pop()
+                    hops = await self._find(mailbox, span.first, span.last)
+                    hidden_of = await self._inputs_of(mailbox, hops, span.hidden, batch)
+                hop = hops.pop()
+                try:
+                    done = await self._backward(mailbox, hop, hidden_of[hop.first], gradient, batch)
+                except FarflungError as error:
+                    found = await self._replace(mailbox, hop, error)
+                    hidden_of |= await self._inputs_of(mailbox, found, hidden_of[hop.first], batch)
+                    hops += found
+                    continue
+                gradient = done[0]
+                if prompts_gradient is not None and done[1] is not None:
+                    prompts_gradient[hop.first : hop.last] += done[1]
+        return gradient, prompts_gradient
+
+    async def _inputs_of(
+        self, mailbox: Mailbox, hops: Sequence[Hop], hidden: torch.Tensor, batch: Batch
+    ) -> dict[int, torch.Tensor]:
+        """Inputs at the start of every hop; only a span that was split over several servers costs a forward."""
+        found = {hops[0].first: hidden}
+        for hop, following in zip(hops, hops[1:], strict=False):
+            hidden = await self._forward(mailbox, hop, hidden, batch)
+            found[following.first] = hidden
+        return found
+
+    async def _forward(self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        request = Forward(request=self._view.new_name(), model=self._view.model, **self._fields(hop, hidden, batch))
+        answer = await self._call(mailbox, hop, request)
+        if not isinstance(answer, ForwardDone):
+            raise PeerMisbehaved(hop.peer, f"it answered a forward with {type(answer).__name__}")
+        return _decode(hop, answer.hidden, hidden.shape)
+
+    async def _backward(
+        self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, gradient: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        wire_gradient = encode_tensor(gradient, batch.codec)
+        fields = self._fields(hop, hidden, batch)
+        request = Backward(request=self._view.new_name(), model=self._view.model, gradient=wire_gradient, **fields)
+        answer = await self._call(mailbox, hop, request)
+        if not isinstance(answer, BackwardDone):
+            raise PeerMisbehaved(hop.peer, f"it answered a backward with {type(answer).__name__}")
+        prompts = None
+        if answer.prompts_gradient is not None and batch.prompts_LPH is not None:
+            shape = (hop.last - hop.first, *batch.prompts_LPH.shape[1:])
+            prompts = _decode(hop, answer.prompts_gradient, shape)
+        return _decode(hop, answer.gradient, hidden.shape), prompts
+
+    def _fields(self, hop: Hop, hidden: torch.Tensor, batch: Batch) -> dict:
+        prompts = batch.prompts_LPH[hop.first : hop.last] if batch.prompts_LPH is not None else None
+        return {
+            "first": hop.first,
+            "last": hop.last,
+            "hidden": encode_tensor(hidden, batch.codec),
+            "position_ids": _encode_optional(batch.position_ids),
+            "attention_mask": _encode_optional(batch.attention_mask),
+            "prompts": _encode_optional(prompts),
+            "codec": batch.codec,
+        }
+
+    async def _call(self, mailbox: Mailbox, hop: Hop, request: Forward | Backward) -> object:
+        deadline = self._world.clock.now() + REQUEST_SECONDS_MAX
+        answer = await call(mailbox, Address(hop.peer, ACTOR), request, deadline)
+        while getattr(answer, "request", request.request) != request.request:  # of a request given up earlier
+            received = await mailbox.receive(deadline)
+            if received is None:
+                raise Unreachable(hop.peer, "no answer before the deadline")
+            answer = received[1]
+        if isinstance(answer, RequestRefused):
+            if answer.is_fault_of_client:
+                raise ValueError(f"the swarm cannot compute this: {answer.reason}")
+            raise Refused(hop.peer, answer.reason)
+        return answer
+
+    async def _replace(
+        self, mailbox: Mailbox, hop: Hop, error: FarflungError, is_hop_per_block: bool = False
+    ) -> list[Hop]:
+        self._view.ban(hop.peer, str(error), BAN_SECONDS)
+        self._world.note(mailbox.actor, f"leaves {hop.peer} for blocks {hop.first}:{hop.last}: {error}")
+        return await self._find(mailbox, hop.first, hop.last, is_hop_per_block)
+
+    async def _find(self, mailbox: Mailbox, first: int, last: int, is_hop_per_block: bool = False) -> list[Hop]:
+        hops = await self._view.find_hops(
+            mailbox,
+            first,
+            last,
+            num_tokens=0,
+            num_positions=0,
+            is_hop_per_block=is_hop_per_block,
+            wait_seconds_max=WAIT_SECONDS_MAX,
+        )
+        return list(hops)
+
+    def _open_mailbox(self) -> Mailbox:
+        return Mailbox(self._world, f"tuning-{self._view.new_name()}")
+
+
+def _encode_optional(tensor: torch.Tensor | None) -> WireTensor | None:
+    return encode_tensor(tensor) if tensor is not None else None
+
+
+def _decode(hop: Hop, wire: WireTensor, shape: Sequence[int]) -> torch.Tensor:
+    try:
+        if tuple(wire.shape) != tuple(shape):
+            raise MalformedTensor(f"a tensor of shape {wire.shape[:8]} instead of {tuple(shape)}")
+        return decode_tensor(wire)
+    except MalformedTensor as error:
+        raise PeerMisbehaved(hop.peer, str(error)) from None
