@@ -1,1 +1,1 @@
-"""Who is here, what they have and how far away they are."""
+"""Who is here, what they have and how far they are: signed records, the directory, reach estimates, limits."""

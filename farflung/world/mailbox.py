@@ -7,7 +7,6 @@ from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.errors import Unreachable
 
-
 MESSAGES_WAITING_MAX = 10_000
 """More than this can only come from a peer that floods; what is over is dropped."""
 
@@ -84,7 +83,7 @@ async def call(mailbox: Mailbox, destination: Address, message: object, deadline
     """Send one message and return the first answer from its destination that comes after it.
 
     The mailbox is for this question alone: what waited in it is dropped, what others send meanwhile is too. A question
-    asked again to the same peer can be answered by a late answer to the first; where that matters, messages carry numbers.
+    asked again can be answered by a late answer to the first; where that matters, messages carry numbers.
 
     Raises:
         Unreachable: the peer was lost, or nothing came before the deadline.

@@ -1,0 +1,59 @@
+"""Times and limits of the directory, and what a node says of itself."""
+
+from dataclasses import dataclass, field
+
+from farflung.wire.certificate import TicketRole
+from farflung.world.doors import Contact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberConfig:
+    """Times and limits of a member."""
+
+    lease_seconds: float = 30.0
+    """A node that is gone without goodbye is forgotten after this."""
+    renew_seconds: float = 10.0
+    """Between two renewals of the lease."""
+    publish_seconds_min: float = 0.5
+    """What is published faster than this goes out together."""
+    retry_seconds: float = 1.0
+    """Until an announcement without an answer is repeated; doubles each time, up to `renew_seconds`."""
+    num_records_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retry_seconds <= self.renew_seconds < self.lease_seconds:
+            raise ValueError("A member retries more often than it renews, and renews before its lease ends.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a node says of itself beside its topics."""
+
+    role: TicketRole
+    contact: Contact = field(default_factory=Contact)
+    site: str = ""
+    is_rendezvous: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RendezvousConfig:
+    """Times and limits of a rendezvous node."""
+
+    flush_seconds: float = 0.05
+    """Changes gather for this long before they are passed on together."""
+    compare_seconds: float = 5.0
+    """Between two comparisons with each other rendezvous node."""
+    subscription_seconds: float = 60.0
+    """A subscriber that is silent for longer is forgotten."""
+    num_records_max: int = 10_000
+    num_subscribers_max: int = 10_000
+    announces_per_second: float = 4.0
+    """Of one node, on average."""
+    announces_at_once: float = 20.0
+    """Of one node, in a burst."""
+    part_bytes_max: int = 32 * 1024
+    """Records of one message, so that the directory never delays what is urgent."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.flush_seconds < self.compare_seconds < self.subscription_seconds):
+            raise ValueError("A rendezvous node flushes more often than it compares, and both within a subscription.")
