@@ -152,7 +152,7 @@ class ShapedLink:
             arrives_at, data = flight.popleft()
             if (wait := arrives_at - loop.time() - AWAKE_SECONDS) > 0:
                 await asyncio.sleep(wait)
-            while loop.time() < arrives_at:
+            while loop.time() < arrives_at:  # noqa: ASYNC110 (no event tells of a moment)
                 await asyncio.sleep(0)
             await self._flowing.wait()
             if not data:

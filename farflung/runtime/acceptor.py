@@ -16,7 +16,7 @@ from farflung.runtime.lane import StreamBroken
 from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.link import Link, LinkOwner
 from farflung.runtime.peering import Peering
-from farflung.wire.certificate import ChainRefused, Member, check_chain
+from farflung.wire.certificate import ChainRefused, Member
 from farflung.wire.control import Hello
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
@@ -47,15 +47,14 @@ class Acceptor:
         credentials: Credentials,
         owner: AcceptorOwner,
         limits: NetworkLimits,
-        wall_seconds: Callable[[], float],
-        is_revoked: Callable[[int], bool],
+        check_chain: Callable[[list[x509.Certificate]], Member],
     ) -> None:
+        """`check_chain`: who the owner of some certificates is, if this swarm accepts them."""
         self._me = me
         self._credentials = credentials
         self._owner = owner
         self._limits = limits
-        self._wall_seconds = wall_seconds
-        self._is_revoked = is_revoked
+        self._check_chain = check_chain
         self._server: grpc.aio.Server | None = None
 
     async def listen(self, host: str, port: int) -> int:
@@ -129,23 +128,15 @@ class Acceptor:
             await lane.closed
 
     async def _add_link(self, stream: AcceptedStream, member: Member, peering: Peering, hello: Hello) -> None:
-        if peering.hello_out is not None and self._me.identity.peer < member.peer:
-            await asyncio.wait([peering.hello_out])
-            if peering.link is not None:
+        async with peering.answering(self._me.identity.peer) as may_answer:
+            if not may_answer:
                 await handshake.decline(stream, "our own call came first", is_linked=True)
                 return
-        if peering.accepting is not None:
-            await asyncio.wait([peering.accepting])
-        settled = peering.accepting = asyncio.get_running_loop().create_future()
-        try:
             name = secrets.token_bytes(LINK_NAME_BYTES)
             await handshake.welcome(stream, self._me, member, hello, name)
             await handshake.read_ready(stream, self._limits)
-            link = Link(peering.peer, name, stream, self._owner, self._limits, None, "called us")
+            link = Link(peering.peer, name, stream, self._owner, self._limits, way="called us")
             peering.adopt(link)
-        finally:
-            settled.set_result(None)
-            peering.accepting = None
         await link.urgent.closed
 
     def _member(self, context: Any) -> Member:
@@ -155,7 +146,7 @@ class Acceptor:
         pem = context["x509_pem_cert"][0] + context["x509_pem_cert_chain"][0]
         leaf, *rest = x509.load_pem_x509_certificates(pem)
         chain = [leaf, *(link for link in rest if link not in (leaf, self._credentials.authority))]
-        return check_chain(chain, self._credentials.authority, self._wall_seconds(), self._is_revoked)
+        return self._check_chain(chain)
 
 
 class _Handler(grpc.GenericRpcHandler):

@@ -34,9 +34,10 @@ class BulkOutbox:
         self._now = now
         self._count = count
         self._num_bytes_max = num_bytes_max
-        self._num_bytes = 0
+        self.num_bytes = 0
         self._next_number = 0
         self._waiting: deque[_Outgoing] = deque()
+        self._passing: deque[bytes] = deque()
         self._in_flight: dict[int, _Outgoing] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.bytes_per_second: float | None = None
@@ -47,20 +48,30 @@ class BulkOutbox:
         Raises:
             Overflow: the limit is passed; the message was not added.
         """
-        if self._num_bytes + len(frame) > self._num_bytes_max:
-            raise Overflow(f"{self._num_bytes} bytes of large messages already wait for it")
-        self._num_bytes += len(frame)
+        self._reserve(len(frame))
         self._waiting.append(_Outgoing(self._next_number, memoryview(frame), kind))
         self._next_number += 1
         self._wake()
 
+    def put_frame(self, frame: bytes) -> None:
+        """Add a frame that is a part already, of a message that only passes through here. Raises Overflow as `put`."""
+        self._reserve(len(frame))
+        self._passing.append(frame)
+        self._wake()
+
     async def take(self) -> bytes:
         """The next part, as soon as there is one."""
-        while not self._waiting:
+        while not self._waiting and not self._passing:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        message = self._waiting[0]
+        if self._passing:
+            frame = self._passing.popleft()
+            self.num_bytes -= len(frame)
+            return frame
+        return self._next_part(self._waiting[0])
+
+    def _next_part(self, message: _Outgoing) -> bytes:
         if message.offset == 0:
             message.started_at = self._now()
         data = message.frame[message.offset : message.offset + PART_BYTES_MAX]
@@ -69,7 +80,7 @@ class BulkOutbox:
         )
         message.offset += len(data)
         message.num_wire_bytes += len(part)
-        self._num_bytes -= len(data)
+        self.num_bytes -= len(data)
         if message.offset == len(message.frame):
             self._waiting.popleft()
             self._in_flight[message.number] = message
@@ -92,7 +103,12 @@ class BulkOutbox:
     @property
     def is_idle(self) -> bool:
         """Nothing waits and nothing is under way."""
-        return not self._waiting and not self._in_flight
+        return not self._waiting and not self._in_flight and not self._passing
+
+    def _reserve(self, num_bytes: int) -> None:
+        if self.num_bytes + num_bytes > self._num_bytes_max:
+            raise Overflow(f"{self.num_bytes} bytes of large messages already wait for it")
+        self.num_bytes += num_bytes
 
     def _wake(self) -> None:
         while self._waiters:

@@ -32,12 +32,11 @@ class Dialer:
         """
         endpoint, stream = await self._first(peering.peer, endpoints)
         try:
-            if peering.accepting is not None:
-                await asyncio.wait([peering.accepting])
-            if peering.link is None:
-                await self._shake_hands(peering, endpoint, stream)
-            else:
-                stream.close()
+            async with peering.calling() as may_call:
+                if may_call:
+                    await self._shake_hands(peering, endpoint, stream)
+                else:
+                    stream.close()
         except AlreadyLinked:
             stream.close()
             if not await peering.linked(self._limits.dial_seconds_max):
@@ -47,22 +46,18 @@ class Dialer:
             raise
 
     async def _shake_hands(self, peering: Peering, endpoint: str, stream: DialledStream) -> None:
-        peering.hello_out = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._limits.dial_seconds_max):
                 name = await greet(stream, self._me, peering.peer)
                 await stream.write(encode_control(Ready()))
-
-            async def dial_lane(name: bytes) -> Stream:
-                return await self._dial_lane(peering.peer, endpoint, name)
-
-            way = f"called at {endpoint}"
-            peering.adopt(Link(peering.peer, name, stream, self._owner, self._limits, dial_lane, way))
         except TimeoutError:
             raise StreamBroken(f"{endpoint} took the call but did not answer in time") from None
-        finally:
-            peering.hello_out.set_result(None)
-            peering.hello_out = None
+
+        async def dial_lane(name: bytes) -> Stream:
+            return await self._dial_lane(peering.peer, endpoint, name)
+
+        way = f"called at {endpoint}"
+        peering.adopt(Link(peering.peer, name, stream, self._owner, self._limits, dial_lane=dial_lane, way=way))
 
     async def _dial_lane(self, peer: PeerId, endpoint: str, name: bytes) -> Stream:
         stream = DialledStream(endpoint, peer, self._credentials)

@@ -25,6 +25,8 @@ from farflung.wire.control import (
     Part,
     Ping,
     Pong,
+    Relayed,
+    RelayFailed,
     decode_control,
     encode_control,
     is_control,
@@ -40,6 +42,10 @@ class LinkOwner(Protocol):
 
     def received(self, link: "Link", frame: bytes | memoryview, num_wire_bytes: int) -> None:
         """An envelope came."""
+        ...
+
+    def received_relay(self, link: "Link", frame: Relayed | RelayFailed) -> None:
+        """A frame came that is from, or for, another peer."""
         ...
 
     def misbehaved(self, link: "Link", reason: str) -> None:
@@ -65,16 +71,27 @@ class Link:
         stream: Stream,
         owner: LinkOwner,
         limits: NetworkLimits,
-        dial_lane: Callable[[bytes], Awaitable[Stream]] | None,
+        *,
         way: str,
+        dial_lane: Callable[[bytes], Awaitable[Stream]] | None = None,
+        num_lanes: int | None = None,
+        relay: PeerId | None = None,
+        overhead_bytes: int = 0,
     ) -> None:
-        """`dial_lane(name)` opens one more stream of this link; None on the side that was called. `way`: for people."""
+        """`dial_lane(name)` opens one more stream of this link; None on the side that was called. `way`: for people.
+
+        `num_lanes`: how many bulk lanes, if not as many as the limits say.
+        `relay`: who passes the frames on, if somebody does, and `overhead_bytes`: what that adds to each on the wire.
+        """
         self.peer = peer
+        self.relay = relay
         self.name = name
         self.way = way
         self._owner = owner
         self._limits = limits
         self._dial_lane = dial_lane
+        self._num_lanes = num_lanes or limits.num_bulk_lanes
+        self._overhead_bytes = overhead_bytes
         self._outbox = Outbox(limits.urgent_queue_bytes_max)
         loop = asyncio.get_running_loop()
         self._bulk_outbox = BulkOutbox(limits.bulk_queue_bytes_max, loop.time, self._count_sent)
@@ -117,9 +134,24 @@ class Link:
             return
         self._count_sent(type(frame).__name__, len(data))
 
+    def pass_on(self, frame: Relayed) -> None:
+        """Queue a frame between the peer of this link and another one.
+
+        Raises:
+            Overflow: too much waits; the link stays.
+        """
+        data = encode_control(frame)
+        if self._outbox.num_bytes + self._bulk_outbox.num_bytes + len(data) > self._limits.relay_queue_bytes_max:
+            raise Overflow("too much waits for it")
+        if frame.is_bulk:
+            self._bulk_outbox.put_frame(data)
+            self._want_lanes()
+        else:
+            self._outbox.put(data)
+
     def add_bulk_lane(self, stream: Stream) -> Lane | None:
         """The peer dialled one more lane of this link; None if there are enough already."""
-        if len(self._bulk_lanes) >= self._limits.num_bulk_lanes:
+        if len(self._bulk_lanes) >= self._num_lanes:
             return None
         lane = Lane(stream, self._bulk_outbox, self._take, self._bulk_ended)
         self._bulk_lanes.append(lane)
@@ -148,7 +180,7 @@ class Link:
             self._owner.ended(self, reason)
 
     def _count_sent(self, kind: str, num_bytes: int) -> None:
-        self._owner.counted(self.peer, kind, sent=True, num_bytes=num_bytes)
+        self._owner.counted(self.peer, kind, sent=True, num_bytes=num_bytes + self._overhead_bytes)
 
     def _urgent_ended(self, lane: Lane, reason: str) -> None:
         self._fail(reason)
@@ -161,7 +193,7 @@ class Link:
     def _take(self, frame: bytes) -> None:
         self._heartbeat.heard()
         if not is_control(frame):
-            self._owner.received(self, frame, len(frame))
+            self._owner.received(self, frame, len(frame) + self._overhead_bytes)
             return
         try:
             self._take_control(decode_control(frame), len(frame))
@@ -169,7 +201,8 @@ class Link:
             self._owner.misbehaved(self, str(error))
 
     def _take_control(self, frame: Control, num_bytes: int) -> None:
-        if not isinstance(frame, Part):
+        num_bytes += self._overhead_bytes
+        if not isinstance(frame, Part | Relayed):
             self._owner.counted(self.peer, type(frame).__name__, sent=False, num_bytes=num_bytes)
         match frame:
             case Ping(number=number):
@@ -180,6 +213,8 @@ class Link:
                 self._take_part(frame, num_bytes)
             case Arrived(message=message):
                 self._bulk_outbox.arrived(message)
+            case Relayed() | RelayFailed():
+                self._owner.received_relay(self, frame)
             case OpenLanes() if self._dial_lane is not None:
                 self._want_lanes()
             case Goodbye(reason=reason):
@@ -207,7 +242,7 @@ class Link:
             if self.add_bulk_lane(stream) is None:
                 stream.close()
 
-        attempts = (open_one() for _ in range(self._limits.num_bulk_lanes))
+        attempts = (open_one() for _ in range(self._num_lanes))
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         self._opening = None
         # Fewer lanes only carry less; without any, large messages would wait for ever.

@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections.abc import Callable
 
+from cryptography import x509
+
 from farflung.runtime.acceptor import Acceptor
 from farflung.runtime.dialer import Dialer
 from farflung.runtime.handshake import Self
@@ -12,8 +14,11 @@ from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.link import Link
 from farflung.runtime.log import logger
 from farflung.runtime.peering import Peering
+from farflung.runtime.relay import Relay
+from farflung.runtime.relayer import Relayer
 from farflung.wire import message as envelope
 from farflung.wire.certificate import Member, TicketRole, check_chain
+from farflung.wire.control import Relayed, RelayFailed
 from farflung.wire.identity import Identity
 from farflung.wire.message import MESSAGE_BYTES_MAX, MalformedMessage, Message, NoSuchActor
 from farflung.wire.ticket import Credentials, Ticket
@@ -51,8 +56,14 @@ class GrpcNetwork:
         self._is_closed = False
         self._random = random.Random(identity.peer)
         self._loop = asyncio.get_running_loop()
+
+        def check(chain: list[x509.Certificate]) -> Member:
+            return check_chain(chain, credentials.authority, wall_seconds(), is_revoked)
+
         self._dialer = Dialer(me, credentials, self, self._limits)
-        self._acceptor = Acceptor(me, credentials, self, self._limits, wall_seconds, is_revoked)
+        self._acceptor = Acceptor(me, credentials, self, self._limits, check)
+        self._relayer = Relayer(me, credentials, self, self._limits, check)
+        self._relay = Relay(self._limits, self._link, self._count_relayed)
 
     # The door.
 
@@ -96,10 +107,19 @@ class GrpcNetwork:
         """Take calls; the port. Raises ValueError as `Acceptor.listen`."""
         return await self._acceptor.listen(host, port)
 
+    def advertise(self, endpoints: tuple[str, ...]) -> None:
+        """Where others reach what `open` listens on; peers that accept no calls are asked to call there."""
+        self._relayer.endpoints = endpoints
+
     def keep(self, peer: PeerId, is_kept: bool = True) -> None:
         """Hold a link to `peer` open (relays, rendezvous), reopening it whenever it breaks."""
         if peer != self.peer:
             self.peering(peer).keep(is_kept)
+
+    async def linked(self, peer: PeerId, seconds: float) -> bool:
+        """Call `peer` if need be, and wait for a link to it; False when the time is over first."""
+        self.peering(peer).call()
+        return await self.peering(peer).linked(seconds)
 
     def role(self, peer: PeerId) -> TicketRole | None:
         """What the certificate of a peer that has called here permits; None for one that has not."""
@@ -114,6 +134,7 @@ class GrpcNetwork:
         self._is_closed = True
         for peering in self._peerings.values():
             peering.stop()
+        self._relayer.stop()
         open_links = [peering.link for peering in self._peerings.values() if peering.link is not None]
         await asyncio.gather(*(link.close("it left") for link in open_links))
         await self._acceptor.close()
@@ -135,10 +156,35 @@ class GrpcNetwork:
     async def dial(self, peering: Peering, contact: Contact) -> None:
         if self._loop.time() < peering.refused_until:
             raise StreamBroken("it broke the protocol a moment ago")
-        await self._dialer.dial(peering, contact.endpoints)
+        relays = tuple(relay for relay in contact.relays if relay not in (self.peer, peering.peer))
+        reasons: list[str] = []
+        if contact.endpoints:
+            try:
+                await self._dialer.dial(peering, contact.endpoints)
+            except StreamBroken as error:
+                reasons.append(str(error))
+        for relay in relays:
+            if peering.link is not None:
+                return
+            try:
+                await self._relayer.dial(peering, relay)
+            except StreamBroken as error:
+                reasons.append(f"through {relay}: {error}")
+        if peering.link is None:
+            raise StreamBroken("; ".join(reasons) or "it has no relay but this node, and has not called")
 
     def received(self, link: Link, frame: bytes | memoryview, num_wire_bytes: int) -> None:
         self._deliver(link.peer, frame, num_wire_bytes, link)
+
+    def received_relay(self, link: Link, frame: Relayed | RelayFailed) -> None:
+        if isinstance(frame, RelayFailed):
+            self._relayer.sessions.failed(link, frame)
+        elif frame.destination == self.peer:
+            self._relayer.receive(link, frame)
+        elif frame.source != link.peer:
+            self.misbehaved(link, "it sent a frame for another peer in the name of a third")
+        else:
+            self._relay.forward(frame)
 
     def misbehaved(self, link: Link, reason: str) -> None:
         self.note(f"{link.peer} broke the protocol: {reason}; its link is closed")
@@ -149,7 +195,13 @@ class GrpcNetwork:
     def ended(self, link: Link, reason: str) -> None:
         if not self._is_closed:
             self.note(f"lost {link.peer}: {reason}")
+            self.gone(link)
             self.peering(link.peer).ended(link, reason)
+
+    def gone(self, link: Link) -> None:
+        self._relayer.sessions.lost(link)
+        if link.relay is None:
+            self._relay.forget(link.peer)
 
     def counted(self, peer: PeerId, kind: str, *, sent: bool, num_bytes: int) -> None:
         self._traffic.count(peer, kind, sent=sent, num_bytes=num_bytes)
@@ -164,6 +216,9 @@ class GrpcNetwork:
                 receiver.lost(peer, reason)
             except Exception:
                 logger.exception("an actor failed when told that %s was lost", peer)
+
+    def _count_relayed(self, peer: PeerId, sent: bool, num_bytes: int) -> None:
+        self.counted(peer, Relayed.__name__, sent=sent, num_bytes=num_bytes)
 
     def _link(self, peer: PeerId) -> Link | None:
         peering = self._peerings.get(peer)

@@ -112,6 +112,7 @@ async def _open(
     if not is_dial_only:
         bound = await network.open(host, port)
         endpoints = tuple(advertise) or tuple(_join(name, bound) for name in _reachable_hosts(host))
+        network.advertise(endpoints)
     if new_swarm is not None:
         ticket = ticket.meeting_at([Meeting(identity.peer, endpoints)])
     for meeting in ticket.meetings:

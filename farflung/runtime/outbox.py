@@ -12,8 +12,8 @@ class Outbox:
     """A queue of frames that one lane empties."""
 
     def __init__(self, num_bytes_max: int) -> None:
+        self.num_bytes = 0
         self._frames: deque[bytes] = deque()
-        self._num_bytes = 0
         self._num_bytes_max = num_bytes_max
         self._waiter: asyncio.Future[None] | None = None
         self._written: asyncio.Future[None] | None = None
@@ -24,10 +24,10 @@ class Outbox:
         Raises:
             Overflow: the limit is passed; the frame was not added.
         """
-        if self._num_bytes + len(frame) > self._num_bytes_max:
-            raise Overflow(f"{self._num_bytes} bytes already wait for it")
+        if self.num_bytes + len(frame) > self._num_bytes_max:
+            raise Overflow(f"{self.num_bytes} bytes already wait for it")
         self._frames.append(frame)
-        self._num_bytes += len(frame)
+        self.num_bytes += len(frame)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -39,7 +39,7 @@ class Outbox:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         frame = self._frames.popleft()
-        self._num_bytes -= len(frame)
+        self.num_bytes -= len(frame)
         return frame
 
     async def written(self) -> None:

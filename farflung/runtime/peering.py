@@ -6,10 +6,11 @@ is settled. So at most one of two crossing calls gets to Ready, and no link that
 """
 
 import asyncio
+import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 from farflung.runtime.lane import StreamBroken
 from farflung.runtime.limits import NetworkLimits
@@ -23,6 +24,10 @@ class PeeringOwner(Protocol):
 
     async def dial(self, peering: "Peering", contact: Contact) -> None:
         """Call the peer by any way there is; ends with `peering.link` set. Raises StreamBroken."""
+        ...
+
+    def gone(self, link: Link) -> None:
+        """A link is closed: what went through it to further peers is over."""
         ...
 
     def tell_lost(self, peer: PeerId, reason: str) -> None:
@@ -40,8 +45,8 @@ class Peering:
         self.is_kept = False
         self.refused_until = 0.0
         self.num_streams = 0
-        self.hello_out: asyncio.Future[None] | None = None
-        self.accepting: asyncio.Future[None] | None = None
+        self._hello_out: asyncio.Future[None] | None = None
+        self._accepting: asyncio.Future[None] | None = None
         self._contact: Contact | None = None
         self._owner = owner
         self._limits = limits
@@ -63,8 +68,8 @@ class Peering:
     def keep(self, is_kept: bool) -> None:
         """Hold a link open, and reopen it, even while there is nothing to send."""
         self.is_kept = is_kept
-        if is_kept and self.link is None:
-            self._call()
+        if is_kept:
+            self.call()
 
     def send(self, frame: bytes, kind: str) -> None:
         """Send over the link, or queue and call."""
@@ -76,13 +81,14 @@ class Peering:
             return
         self._waiting.append((frame, kind))
         self._num_bytes_waiting += len(frame)
-        self._call()
+        self.call()
 
     def adopt(self, link: Link) -> None:
         """Take an open link, whoever called, and send what waits."""
         old, self.link = self.link, link
         if old is not None:
             old.drop()
+            self._owner.gone(old)
             self._owner.tell_lost(self.peer, "it connected anew")
         self._num_failures, self._not_before = 0, 0.0
         if self._calling is not None and self._calling is not asyncio.current_task():
@@ -99,11 +105,56 @@ class Peering:
             self.link = None
             self._owner.tell_lost(self.peer, reason)
             if self.is_kept:
-                self._call()
+                self.call()
+
+    @contextlib.asynccontextmanager
+    async def calling(self) -> AsyncIterator[bool]:
+        """Around our Hello and its answer; False, and no Hello may be sent, if a link has come about meanwhile."""
+        while (settling := self._accepting or self._hello_out) is not None:
+            await asyncio.wait([settling])
+        if self.link is not None:
+            yield False
+            return
+        self._hello_out = settled = asyncio.get_running_loop().create_future()
+        try:
+            yield True
+        finally:
+            settled.set_result(None)
+            self._hello_out = None
+
+    @contextlib.asynccontextmanager
+    async def answering(self, me: PeerId) -> AsyncIterator[bool]:
+        """Around our Welcome and the Ready after it; False, and no Welcome may be sent, if our own call came first."""
+        if self._hello_out is not None and me < self.peer:
+            await asyncio.wait([self._hello_out])
+            if self.link is not None:
+                yield False
+                return
+        while self._accepting is not None:
+            await asyncio.wait([self._accepting])
+        self._accepting = settled = asyncio.get_running_loop().create_future()
+        try:
+            yield True
+        finally:
+            settled.set_result(None)
+            self._accepting = None
 
     async def linked(self, seconds: float) -> bool:
         """Wait for a link, whoever calls; False when the time is over first."""
         return await self._until(lambda: self.link is not None, seconds)
+
+    async def linked_unless(self, refusal: Coroutine[Any, Any, object]) -> None:
+        """Wait for a link, or for `refusal` to end, with an answer or an error of its own; the error is raised."""
+        task = asyncio.create_task(refusal)
+        task.add_done_callback(lambda _: self._changed.set())
+        try:
+            while self.link is None and not task.done():
+                self._changed.clear()
+                await self._changed.wait()
+            if task.done():
+                await task
+        finally:
+            task.cancel()
 
     def fail(self, reason: str) -> None:
         """Give up what waits for the peer."""
@@ -123,8 +174,9 @@ class Peering:
         """Nothing is kept, waiting or under way: the peer may be forgotten but for its contact."""
         return self.link is None and not self._waiting and not self.is_kept and self._calling is None
 
-    def _call(self) -> None:
-        if self._calling is None or self._calling.done():
+    def call(self) -> None:
+        """Begin to call the peer unless a link is open or a call under way."""
+        if self.link is None and (self._calling is None or self._calling.done()):
             self._calling = asyncio.get_running_loop().create_task(self._call_until_linked())
 
     async def _call_until_linked(self) -> None:

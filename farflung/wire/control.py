@@ -101,8 +101,24 @@ class Goodbye(Control, frozen=True, kw_only=True):
     reason: str
 
 
+class Relayed(Control, frozen=True, kw_only=True):
+    """A frame (`wire.sealed`) that a relay passes on, to a peer that holds a stream of its own to it."""
+
+    source: PeerId
+    destination: PeerId
+    is_bulk: bool
+    data: memoryview
+
+
+class RelayFailed(Control, frozen=True, kw_only=True):
+    """The relay could not pass a frame on."""
+
+    destination: PeerId
+    reason: str
+
+
 _encoder = msgspec.msgpack.Encoder()
-_Any = Hello | Welcome | Decline | Ready | Ping | Pong | OpenLanes | Part | Arrived | Goodbye
+_Any = Hello | Welcome | Decline | Ready | Ping | Pong | OpenLanes | Part | Arrived | Goodbye | Relayed | RelayFailed
 _decoder = msgspec.msgpack.Decoder(_Any)
 
 
