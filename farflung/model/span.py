@@ -35,13 +35,13 @@ class Span:
         self.hidden_size = source.hidden_size
         self._config = source.config
         self._prelude = prelude
-        self._layers = layers
+        self.layers = layers
         self._plan: DecodePlan | None = None
 
     @property
     def bytes(self) -> int:
         """Memory of the weights."""
-        return sum(weight.nbytes for layer in self._layers for weight in layer.parameters())
+        return sum(weight.nbytes for layer in self.layers for weight in layer.parameters())
 
     @torch.inference_mode()
     def probe(self) -> None:
@@ -133,7 +133,7 @@ class Span:
             if prompts_LPH is not None:
                 hidden = _add_prompt(hidden, prompts_LPH[number - first], past)
             call = calls[number]
-            output: Any = self._layers[number - self.first](hidden, *call.args, **call.kwargs)
+            output: Any = self.layers[number - self.first](hidden, *call.args, **call.kwargs)
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
