@@ -147,7 +147,7 @@ class Faults:
             f"{rate:.1%} of messages are lost",
             during,
             lambda stage: stage.lose(rate),
-            lambda stage: stage.lose(0.0),
+            lambda stage: stage.lose(-rate),
         )
 
     def duplicate(self, rate: float, *, during: During) -> Faults:
@@ -156,7 +156,7 @@ class Faults:
             f"{rate:.1%} of messages arrive twice",
             during,
             lambda stage: stage.duplicate(rate),
-            lambda stage: stage.duplicate(0.0),
+            lambda stage: stage.duplicate(-rate),
         )
 
     def on_message(self, when: When, action: Callable[[], None]) -> Faults:

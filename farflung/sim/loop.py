@@ -80,23 +80,30 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     # Running
 
-    def run_forever(self) -> None:
+    def check_can_run(self) -> None:
+        """Raises SimulationError when the loop cannot be run from here."""
         if self._is_closed:
             raise SimulationError("the simulation was closed: make a new one")
         if self._is_running or asyncio._get_running_loop() is not None:
             raise SimulationError("the simulation cannot be run from within a running event loop: await instead")
+
+    def run_forever(self, *, is_ending: bool = False) -> None:
+        """Run until `stop`; with `is_ending` only what is ready, without any time passing."""
+        self.check_can_run()
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(finalizer=self._close_generator)
         asyncio._set_running_loop(self)
         self._is_running = True
         try:
-            while not self._is_stopping:
+            while not self._is_stopping and not (is_ending and not self._ready):
                 self._run_next()
         finally:
             self._is_running = self._is_stopping = False
             asyncio._set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
-        self._raise_failure()
+        failure = self.take_failure()
+        if failure is not None:
+            raise failure
 
     def _run_next(self) -> None:
         if not self._ready:
@@ -123,18 +130,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._callbacks_this_moment = 0
         self._ready.append(handle)
 
-    def run_until_complete(self, future: Any) -> Any:
-        task = asyncio.ensure_future(future, loop=self)
-        task.add_done_callback(self._stop_after)
-        try:
-            self.run_forever()
-        finally:
-            task.remove_done_callback(self._stop_after)
-        return task.result()
-
-    def _stop_after(self, _: object) -> None:
-        self.stop()
-
     def stop(self) -> None:
         self._is_stopping = True
 
@@ -143,6 +138,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def is_closed(self) -> bool:
         return self._is_closed
+
+    def end(self) -> BaseException | None:
+        """Cancel all tasks, let them see it, and close; returns an error that nobody has caught."""
+        for task in list(self.tasks):
+            task.cancel()
+        failure = None
+        while self._ready:
+            try:
+                self.run_forever(is_ending=True)
+            except Exception as error:  # noqa: BLE001 - whatever tasks raise while they end is handed to the caller
+                failure = failure or error
+        self.close()
+        return failure
 
     def close(self) -> None:
         self._is_closed = True
@@ -187,10 +195,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         self.call_exception_handler(context)
 
-    def _raise_failure(self) -> None:
+    def take_failure(self) -> BaseException | None:
+        """The first error that nobody caught, once."""
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        return failure
 
     def get_debug(self) -> bool:
         return False

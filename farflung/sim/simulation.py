@@ -9,12 +9,13 @@
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
 from farflung.sim.compute import Speed
-from farflung.sim.errors import DeadlinePassed, NothingCanHappen, ProcessDied
+from farflung.sim.errors import DeadlinePassed, NothingCanHappen, ProcessDied, SimulationError
 from farflung.sim.fabric import Fabric
 from farflung.sim.faults import Faults
 from farflung.sim.loop import Outside, VirtualLoop
@@ -62,24 +63,23 @@ class Simulation:
     def __enter__(self) -> "Simulation":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        failure = self._end()
+        if failure is not None and kind is None:
+            raise failure
 
     def close(self) -> None:
-        """Kill every process and let what they had running see it."""
-        for node in self._nodes.values():
-            self._loop.kill(node.station.process)
-        for task in list(self._loop.tasks):
-            task.cancel()
+        """Kill every process and let what they had running see it; raises an error that nobody has caught."""
+        failure = self._end()
+        if failure is not None:
+            raise failure
 
-        async def settle() -> None:
-            for _ in range(100):
-                if len(self._loop.tasks) == 1:
-                    return
-                await asyncio.sleep(0)
-
-        self._loop.run_until_complete(settle())
-        self._loop.close()
+    def _end(self) -> BaseException | None:
+        if self._loop.is_closed():
+            return None
+        for machine in self._nodes.values():
+            self._loop.kill(machine.station.process)
+        return self._loop.end()
 
     # Nodes
 
@@ -154,33 +154,31 @@ class Simulation:
         """Run everything until `coroutine` ends, and return its result. It lives and dies with `node`, if given.
 
         Raises:
-            DeadlinePassed: virtual time passed `deadline` (default: a day from now); the sentence says who waits.
+            DeadlinePassed: virtual time passed `deadline` (default: a day from now); it says who waits.
             NothingCanHappen: nobody has anything left to do, and it has not ended.
             ProcessDied: the node crashed.
         """
+        try:
+            self._loop.check_can_run()
+        except SimulationError:
+            coroutine.close()
+            raise
         context = None if node is None else self._nodes[node].station.process.context.copy()
         task = self._loop.create_task(coroutine, name=f"driver on {node or 'no node'}", context=context)
         deadline = self.now() + RUN_SECONDS_MAX if deadline is None else deadline
-        is_late = False
-
-        def give_up() -> None:
-            nonlocal is_late
-            is_late = True
-            self._loop.stop()
-
-        timer = self._outside.call_at(deadline, give_up)
+        timer = None if math.isinf(deadline) else self._outside.call_at(deadline, self._loop.stop)
         task.add_done_callback(self._ended)
         try:
             self._loop.run_forever()
+            if not task.done():
+                raise DeadlinePassed(f"not done by {deadline} s of virtual time\n{who_waits(self._loop)}")
         except NothingCanHappen as error:
             raise NothingCanHappen(f"{error}\n{who_waits(self._loop)}") from None
         finally:
-            timer.cancel()
-        if not task.done():
-            assert is_late, "the loop stopped for no reason"
-            waiting = who_waits(self._loop)
+            task.remove_done_callback(self._ended)
             task.cancel()
-            raise DeadlinePassed(f"not done by {deadline} s of virtual time\n{waiting}")
+            if timer is not None:
+                timer.cancel()
         if task.cancelled() and node is not None:
             raise ProcessDied(f"{node} crashed at {self.now()} s while its driver ran")
         return task.result()
@@ -217,13 +215,17 @@ class Simulation:
             self._boot(node)
 
     def freeze(self, node: str) -> None:
-        """Stop the node's process without ending it."""
+        """Stop the node's process without ending it; nothing if it is down."""
+        if not self.is_alive(node):
+            return
         self._fault(f"{node} freezes")
         self._loop.freeze(self._nodes[node].station.process)
         self._fabric.listen_anew()
 
     def thaw(self, node: str) -> None:
-        """Let a frozen process go on."""
+        """Let a frozen process go on; nothing if it is not frozen."""
+        if not self._nodes[node].station.process.is_frozen:
+            return
         self._fault(f"{node} thaws")
         self._loop.thaw(self._nodes[node].station.process)
         self._fabric.listen_anew()
@@ -244,14 +246,14 @@ class Simulation:
         self._nodes[node].speed.slowness *= factor
 
     def lose(self, rate: float) -> None:
-        """Set the share of messages lost beside what the links lose."""
-        self._fault(f"loss {rate:g}")
-        self._fabric.chance.loss = rate
+        """Add to the share of messages lost beside what the links lose; take away with a negative rate."""
+        self._fault(f"loss {rate:+g}")
+        self._fabric.chance.loss = round(self._fabric.chance.loss + rate, 12)
 
     def duplicate(self, rate: float) -> None:
-        """Set the share of messages that arrive twice beside what the links do."""
-        self._fault(f"duplication {rate:g}")
-        self._fabric.chance.duplication = rate
+        """Add to the share of messages that arrive twice beside what the links do; take away with a negative rate."""
+        self._fault(f"duplication {rate:+g}")
+        self._fabric.chance.duplication = round(self._fabric.chance.duplication + rate, 12)
 
     def _fault(self, sentence: str) -> None:
         self.trace.add(self._loop.time(), "fault", "", sentence)
