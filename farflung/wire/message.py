@@ -5,7 +5,7 @@ Tensors travel inside messages as `wire.tensor.WireTensor`. Nothing from a peer 
 """
 
 import functools
-from typing import Any, Union
+from typing import Any, Union, dataclass_transform
 
 import msgspec
 
@@ -43,8 +43,12 @@ def _concrete(base: "type[Message]") -> "list[type[Message]]":
     return found
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="kind"):
-    """Base of all messages. The tag on the wire is the class name, so names are unique over the whole program."""
+    """Base of all messages. The tag on the wire is the class name, so names are unique over the whole program.
+
+    Subclasses say `kw_only=True` themselves: msgspec does not inherit that option.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

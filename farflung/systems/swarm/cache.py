@@ -1,4 +1,4 @@
-"""The attention cache that transformers sees on the client: a handle on a session, whose keys and values are elsewhere."""
+"""The attention cache that transformers sees on the client: a handle on a session whose contents are elsewhere."""
 
 import weakref
 from collections.abc import Callable, Coroutine

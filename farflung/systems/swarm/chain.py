@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from farflung.systems.swarm.messages import Hop
 from farflung.world.address import PeerId
@@ -70,6 +71,10 @@ class Chain:
             if not (link.can_push and is_push_wanted):
                 segments.append([])
         return [segment for segment in segments if segment]
+
+    def pairs(self) -> list[tuple[Link, Link]]:
+        """Each link with the one it hands on to."""
+        return list(pairwise(self.links))
 
     def boundaries(self) -> list[int]:
         """Blocks at which a link starts."""

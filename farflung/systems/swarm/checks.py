@@ -97,7 +97,9 @@ def _check_companions(request: Step | Forward | Backward, limits: Limits) -> str
     """Position ids, masks and prompts must fit the hidden states they come with."""
     for name, tensor in (("position ids", request.position_ids), ("attention mask", request.attention_mask)):
         if tensor is not None and (tensor.shape != request.hidden.shape[:2] or tensor.dtype != "int64"):
-            return f"the {name} must be int64 of shape {request.hidden.shape[:2]}, not {tensor.dtype} {tensor.shape[:8]}"
+            return (
+                f"the {name} must be int64 of shape {request.hidden.shape[:2]}, not {tensor.dtype} {tensor.shape[:8]}"
+            )
     prompts = request.prompts
     if prompts is not None and not (
         len(prompts.shape) == 3

@@ -1,4 +1,4 @@
-"""A transformers model whose blocks are in the swarm: `generate`, beams, assistants, hidden states and gradients work on it.
+"""A transformers model whose blocks are in the swarm: `generate`, beams, assistants, gradients all work on it.
 
 Embeddings, final norm and head are here; in place of the decoder layers stands a callable that runs a session (with a
 cache) or a stateless pass (without), so every feature of GenerationMixin is transformers' own code.
@@ -8,7 +8,7 @@ import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -67,7 +67,7 @@ class SwarmBlocks:
             _collect(past_key_values.session.hidden_states)
             return output
         if past_key_values is not None and past_key_values.get_seq_length():
-            raise ValueError("gradients through the swarm need a forward of the whole sequence: pass no past_key_values")
+            raise ValueError("gradients need a forward of the whole sequence: pass no past_key_values")
         batch = Batch(position_ids_BT, attention_mask_BS, self.prompts_LPH, self.config.codec)
         if _wants_gradients(hidden_BTH, self.prompts_LPH):
             return _Pass.apply(hidden_BTH, self.prompts_LPH, self, batch)
@@ -97,7 +97,9 @@ class _Pass(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         blocks = ctx.blocks
         hidden, prompts = blocks.bridge.run(blocks.remote.backward(ctx.inputs, gradient, ctx.batch))
         return hidden, prompts, None, None
@@ -112,7 +114,7 @@ class SwarmModel:
     def inference_session(self, *, num_tokens_max: int) -> Generator[RemoteCache]:
         """Keep one cache over several `generate` calls of this block.
 
-        Each call is given the whole text so far, as with any cache in transformers; what is cached is not computed again.
+        Each call is given the whole text so far, as with any cache in transformers; only what is new is computed.
         """
         cache = self._blocks.open_cache(num_tokens_max)
         token = _active_cache.set(cache)
@@ -189,7 +191,7 @@ def load_swarm_model(
     blocks = SwarmBlocks(world, view, bridge, config if config is not None else SessionConfig())
     model = load_ends(source, blocks, device=device, dtype=dtype)
     model.__class__ = _swarm_class(type(model))
-    model._blocks = blocks  # pyright: ignore[reportAttributeAccessIssue]
+    cast(Any, model)._blocks = blocks
     return model
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from farflung.systems.swarm.messages import Edit, Reorder, Truncate
+from farflung.systems.swarm.messages import Edit, Truncate
 
 COMPACT_EVERY_NUM_STEPS = 64
 """How many steps with edits may pile up before the log drops what they made unreachable."""
@@ -175,7 +175,7 @@ def _undo(edits: Sequence[Edit], limit: int, rows: torch.Tensor | None) -> tuple
     for edit in reversed(edits):
         if isinstance(edit, Truncate):
             limit = min(limit, edit.length)
-        elif isinstance(edit, Reorder):
+        else:
             source = torch.tensor(edit.rows)
             rows = source if rows is None else source[rows]
     return limit, rows

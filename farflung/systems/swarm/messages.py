@@ -1,8 +1,8 @@
 """What clients and block servers of a swarm say to each other.
 
-A *session* is one attention cache spread over a chain of servers. Its history is a log of steps, numbered from 1 and the
-same for every span of the chain: edits of the cache (reorder, truncate), then new positions. `base` is the step a server
-must have applied already, `upto` the step it has applied afterwards; base 0 means "start afresh". Servers answer
+A *session* is one attention cache spread over a chain of servers. Its history is a log of steps, numbered from 1 and
+the same for every span of the chain: edits of the cache (reorder, truncate), then new positions. `base` is the step a
+server must have applied already, `upto` the step it has applied afterwards; base 0 means "start afresh". Servers answer
 duplicates from what they computed before, so a client may always ask again.
 
     client --Step--> server 1 --Step--> server 2 --Output--> client        the critical path

@@ -1,7 +1,7 @@
 """The block server (PETALS, section 3.1) as a role: steps of sessions in, hidden states out.
 
-Invariants: a step is applied once, in order, however often it arrives; a session's tokens are promised once and freed when
-its client closes it, vanishes or idles; a request that cannot be right is refused in a sentence and harms nobody else.
+Invariants: a step is applied once, in order, however often it arrives; a session's tokens are promised once and freed
+when its client closes it, vanishes or idles; a request that cannot be right is refused in a sentence and harms nobody.
 """
 
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ import torch
 
 from farflung.model.span import Span
 from farflung.systems.swarm import stateless
-from farflung.systems.swarm.checks import Limits, check_request, check_step, follow
+from farflung.systems.swarm.checks import check_request, check_step, follow
+from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
     Backward,
-    Behind,
     CloseSession,
     Forward,
     Output,
     PushFailed,
     RequestRefused,
-    SessionRefused,
     Step,
     Working,
 )
 from farflung.systems.swarm.queue import FairQueue
+from farflung.systems.swarm.replies import behind, onward, refuse
 from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable, apply_step, make_output
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Failed
@@ -38,37 +38,6 @@ from farflung.world.role import Role
 FRAME_BYTES_MAX = 1 << 30
 SWEEP_SECONDS = 5.0
 RATE_SMOOTHING = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """What a block server promises."""
-
-    model: str
-    """Fingerprint of the weights."""
-    model_name: str
-    """Name people use."""
-    limits: Limits
-    cache_tokens_max: int
-    """Tokens of attention cache over all its blocks."""
-    blocks_per_second: float
-    """Measured: blocks one token passes per second when decoding."""
-    forward_tokens_per_second: float
-    """Measured: tokens per second through one block in a long forward."""
-    version: str
-    """Software version, announced."""
-    started_at: float
-    """Wall-clock seconds."""
-    num_jobs_max: int = 1024
-    """Steps that may wait for the device."""
-    idle_seconds_max: float = 1800.0
-    """A session that is not used for so long is freed."""
-    orphan_seconds_max: float = 10.0
-    """A session whose client cannot be reached for so long is freed."""
-
-    def __post_init__(self) -> None:
-        if self.cache_tokens_max < 1:
-            raise ValueError("A server needs a cache of at least one token: free some memory or serve fewer blocks.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,33 +164,33 @@ class Server(Role):
     def _receive_step(self, step: Step, now: float) -> Sequence[Effect]:
         problem = check_step(step, self.config.limits)
         if problem is not None:
-            return [self._refuse(step, problem, is_fault_of_client=True)]
+            return [refuse(step, problem, is_fault_of_client=True)]
         key = (step.session, step.route[0].first, step.route[0].last)
         session = self._sessions.get(key)
         if step.base == 0 and (session is None or _is_fresh_start(session, step)):
             opened = self._open(step, key, now)
             return self._accept(opened, step, now) if isinstance(opened, ServerSession) else [opened]
         if session is None:
-            return [self._behind(step, key, session)]
+            return [behind(step, session.enqueued if session is not None else 0)]
         if step.upto <= session.enqueued:
             return self._answer_again(session, step)
         if step.base != session.enqueued:
-            return [self._behind(step, key, session)]
+            return [behind(step, session.enqueued if session is not None else 0)]
         return self._accept(session, step, now)
 
     def _open(self, step: Step, key: SessionKey, now: float) -> ServerSession | Effect:
         """A session that starts afresh, or the refusal to send."""
         first, last = key[1:]
         if step.model != self.config.model:
-            return self._refuse(step, f"this server holds {self.config.model_name} with other weights")
+            return refuse(step, f"this server holds {self.config.model_name} with other weights")
         if self.state is not ServerState.ONLINE:
-            return self._refuse(step, f"this server is {self.state.value} and takes no new sessions")
+            return refuse(step, f"this server is {self.state.value} and takes no new sessions")
         if not (self._span.first <= first < last <= self._span.last):
-            return self._refuse(step, f"this server holds blocks {self.blocks}, not {first}:{last}")
+            return refuse(step, f"this server holds blocks {self.blocks}, not {first}:{last}")
         self._sessions.close(key)
         if not self._sessions.fits(step.num_tokens_max, last - first):
             left = self._sessions.num_tokens_left
-            return self._refuse(step, f"the cache is full: {left} tokens left, {step.num_tokens_max} asked", retry=2.0)
+            return refuse(step, f"the cache is full: {left} tokens left, {step.num_tokens_max} asked", retry=2.0)
         session = ServerSession(
             key=key,
             client=Address(*step.client),
@@ -235,14 +204,14 @@ class Server(Role):
 
     def _accept(self, session: ServerSession, step: Step, now: float) -> Sequence[Effect]:
         if self._queue.is_full:
-            return [self._refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
+            return [refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
         shape = follow(step, session.length, session.batch_size, self.config.limits)
         if isinstance(shape, str):
             self._sessions.close(session.key)
-            return [self._refuse(step, shape, is_fault_of_client=True)]
+            return [refuse(step, shape, is_fault_of_client=True)]
         if not self._sessions.grow(session, step.num_tokens_max):
             self._sessions.close(session.key)
-            return [self._refuse(step, f"the cache cannot grow to {step.num_tokens_max} tokens", retry=2.0)]
+            return [refuse(step, f"the cache cannot grow to {step.num_tokens_max} tokens", retry=2.0)]
         session.length, session.batch_size = shape
         session.enqueued, session.used_at, session.client = step.upto, now, Address(*step.client)
         session.newest_base = step.base
@@ -258,25 +227,7 @@ class Server(Role):
             return [*self._push(step, output, client), Send(client, output)]
         if step.upto > session.applied:
             return [Send(client, Working(session=name, first=first, last=last, upto=step.upto))]
-        return [self._behind(step, session.key, session)]
-
-    def _behind(self, step: Step, key: SessionKey, session: ServerSession | None) -> Effect:
-        applied = session.enqueued if session is not None else 0
-        message = Behind(session=key[0], first=key[1], last=key[2], upto=step.upto, applied=applied)
-        return Send(Address(*step.client), message)
-
-    def _refuse(self, step: Step, reason: str, *, retry: float = 0.0, is_fault_of_client: bool = False) -> Effect:
-        first, last = (step.route[0].first, step.route[0].last) if step.route else (0, 0)
-        refusal = SessionRefused(
-            session=step.session,
-            first=first,
-            last=last,
-            upto=step.upto,
-            reason=reason,
-            retry_after_seconds=retry,
-            is_fault_of_client=is_fault_of_client,
-        )
-        return Send(Address(*step.client), refusal)
+        return [behind(step, session.enqueued)]
 
     def _receive_request(self, source: Address, request: Forward | Backward, now: float) -> Sequence[Effect]:
         problem = check_request(request, self.config.limits)
@@ -314,9 +265,7 @@ class Server(Role):
         else:
             num_blocks, shape = job.request.last - job.request.first, job.request.hidden.shape
         num_tokens = shape[0] * shape[1]
-        return num_blocks * max(
-            1.0 / self.config.blocks_per_second, num_tokens / self.config.forward_tokens_per_second
-        )
+        return num_blocks * max(1.0 / self.config.blocks_per_second, num_tokens / self.config.forward_tokens_per_second)
 
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
         assert isinstance(job, _StepJob | _RequestJob) and job is self._running
@@ -337,7 +286,7 @@ class Server(Role):
             return []
         if isinstance(result, Failed):
             self._sessions.close(session.key)
-            refusal = self._refuse(step, f"the computation failed: {result.error}")
+            refusal = refuse(step, f"the computation failed: {result.error}")
             return [refusal, Note(f"closed a session of {session.client}: {result.error}")]
         assert isinstance(result, torch.Tensor)
         seconds = (now - self._started_job_at, self._started_job_at - job.accepted_at)
@@ -352,22 +301,7 @@ class Server(Role):
             return []
         next_hop = step.route[1]
         self._pushes.setdefault(next_hop.peer, {})[step.session] = client
-        onward = Step(
-            session=step.session,
-            model=step.model,
-            route=step.route[1:],
-            client=step.client,
-            base=step.base,
-            upto=step.upto,
-            edits=step.edits,
-            hidden=output.hidden,
-            position_ids=step.position_ids,
-            attention_mask=step.attention_mask,
-            prompts=step.prompts,
-            num_tokens_max=step.num_tokens_max,
-            codec=step.codec,
-        )
-        return [Send(Address(next_hop.peer, ACTOR), onward)]
+        return [Send(Address(next_hop.peer, ACTOR), onward(step, output))]
 
 
 def _is_fresh_start(session: ServerSession, step: Step) -> bool:

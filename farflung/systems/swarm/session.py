@@ -1,86 +1,37 @@
 """One inference session over a chain of servers that may die at any moment (PETALS, Algorithm 1).
 
-The client keeps the history of every boundary between spans. A step normally goes to the first server and is pushed from
-server to server. When anything goes wrong the client walks the chain itself: whoever has the step answers again, whoever
-is behind or new gets the compacted history of its span, whoever does not answer is replaced.
+The client keeps the history of every boundary between spans. A step normally goes to the first server and is pushed
+from server to server. When anything goes wrong the client walks the chain itself: whoever has the step answers again,
+whoever is behind or new gets the compacted history of its span, whoever does not answer is replaced.
 
 Invariant: what `step` returns is what an undisturbed chain would have returned.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
+from farflung.systems.swarm.answers import Answers, StepTimes
 from farflung.systems.swarm.chain import Chain, Link
-from farflung.systems.swarm.history import History
+from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
-    Behind,
     CloseSession,
     Edit,
     Hop,
-    Output,
-    PushFailed,
     Reorder,
-    SessionRefused,
     Step,
     Truncate,
-    Working,
 )
 from farflung.systems.swarm.view import SwarmView
-from farflung.wire.message import NoSuchActor
-from farflung.wire.tensor import MalformedTensor, decode_tensor, encode_tensor
+from farflung.wire.tensor import encode_tensor
 from farflung.world.address import Address
 from farflung.world.doors import World
-from farflung.world.errors import Refused
-from farflung.world.mailbox import Mailbox, PeerLost
+from farflung.world.mailbox import Mailbox
 
-MISBEHAVIOUR_BAN_SECONDS = 600.0
 SLOWEST_LINK_BYTES_PER_SECOND = 250_000.0
 """A link of 2 Mbit/s still counts as alive while it carries hidden states."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionConfig:
-    """How patient a session is."""
-
-    ask_again_seconds: float = 5.0
-    """Without an answer for so long, ask the server again."""
-    num_asks_max: int = 3
-    """A server that leaves so many questions unanswered is replaced."""
-    step_seconds_max: float = 300.0
-    """A server that keeps saying it works on one step for so long is replaced."""
-    wait_seconds_max: float = 60.0
-    """How long to wait for blocks that no reachable server holds."""
-    ban_seconds: float = 15.0
-    """How long a server that failed is avoided."""
-    codec: str = "raw"
-    """Codec of hidden states on the wire; only raw is exact."""
-    is_push_wanted: bool = True
-    """Let servers hand hidden states on directly."""
-    is_hop_per_block: bool = False
-    """One hop per block, so that the hidden states after every block come back."""
-
-
-@dataclass(slots=True)
-class StepTimes:
-    """Where the seconds of the newest step went."""
-
-    seconds: float = 0.0
-    compute_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    num_replaced: int = 0
-
-
-@dataclass(slots=True)
-class _Pending:
-    """The step under way."""
-
-    number: int
-    final: torch.Tensor | None = None
-    times: StepTimes = field(default_factory=StepTimes)
 
 
 class Session:
@@ -102,13 +53,11 @@ class Session:
         self._prompts_LPH = prompts_LPH
         self.name = view.new_name()
         self._mailbox = Mailbox(world, f"session-{self.name}")
-        self._history = History()
-        self._chain = Chain()
+        self._answers = Answers(view.num_blocks, view.hidden_size)
         self._edits: list[Edit] = []
         self._length = 0
         self._has_positions = False
         self._has_padding = False
-        self._pending = _Pending(0)
         self.num_replaced = 0
         self.times = StepTimes()
 
@@ -120,7 +69,7 @@ class Session:
     @property
     def chain(self) -> Chain:
         """Where it runs at present."""
-        return self._chain
+        return self._answers.chain
 
     def is_for(self, view: SwarmView) -> bool:
         """Whether this session runs on the servers of `view`."""
@@ -153,28 +102,31 @@ class Session:
         """
         started_at = self._world.clock.now()
         number = self._log(hidden_BTH, position_ids_BT, attention_mask_BT)
-        self._pending = _Pending(number)
-        if not self._chain.links:
-            self._chain = Chain(await self._find_hops(0, self._view.num_blocks))
-            self._attach(self._chain.links)
-        if all(link.applied == number - 1 for link in self._chain.links):
+        self._answers.expect(number)
+        if not self._answers.chain.links:
+            self._answers.chain = Chain(await self._find_hops(0, self._view.num_blocks))
+            self._attach(self._answers.chain.links)
+        if all(link.applied == number - 1 for link in self._answers.chain.links):
             await self._run_pushed(number)
-        while self._pending.final is None:
+        while self._answers.final is None:
             await self._walk(number)
-        self._history.compact_if_worthwhile()
-        self.times = self._pending.times
+        self._answers.history.compact_if_worthwhile()
+        self.times = self._answers.times
         self.times.seconds = self._world.clock.now() - started_at
-        return self._pending.final
+        return self._answers.final
 
     def hidden_states(self) -> list[torch.Tensor]:
         """Inputs of every link at the newest step, first to last: with one hop per block, of every block."""
-        return [self._history.newest(link.first, self._history.num_steps) for link in self._chain.links]
+        return [
+            self._answers.history.newest(link.first, self._answers.history.num_steps)
+            for link in self._answers.chain.links
+        ]
 
     def close(self) -> None:
         """Free the caches of all servers. May be called twice."""
-        for link in self._chain.links:
+        for link in self._answers.chain.links:
             self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
-        self._chain = Chain()
+        self._answers.chain = Chain()
         self._mailbox.close()
 
     def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> int:
@@ -187,28 +139,29 @@ class Session:
             mask = torch.ones(batch_size, num_new, dtype=torch.int64)
         else:
             self._has_padding = True
-        number = self._history.append(self._edits, position_ids, mask)
+        number = self._answers.history.append(self._edits, position_ids, mask)
         self._edits = []
-        self._length = self._history.length
-        self._history.record(0, number, hidden, is_whole=False)
+        self._length = self._answers.history.length
+        self._answers.history.record(0, number, hidden, is_whole=False)
         return number
 
     async def _run_pushed(self, number: int) -> None:
         """The fast path: one message per segment; on the first sign of trouble leave the rest to `_walk`."""
-        for segment in self._chain.segments(is_push_wanted=self._config.is_push_wanted):
+        links = self._answers.chain.links
+        for segment in self._answers.chain.segments(is_push_wanted=self._config.is_push_wanted):
             self._send_step(segment[0], number, base=number - 1, route=segment)
-            deadline = self._ask_again_at(segment, self._history.step(number).num_positions)
-            if not await self._wait_for_output(segment[-1], number, deadline, watched=self._chain.links):
+            deadline = self._ask_again_at(segment, self._answers.history.step(number).num_positions)
+            if not await self._wait_for_output(segment[-1], deadline, watched=links, pushing=segment[:-1]):
                 return
 
     async def _walk(self, number: int) -> None:
         """Bring every link, in order, to step `number`, until one had to be replaced."""
-        for link in list(self._chain.links):
-            if self._has_output(link, number):
+        for link in list(self._answers.chain.links):
+            if self._answers.has_output(link):
                 continue
             if not await self._ask(link, number):
                 await self._replace(link)
-            if not self._has_output(link, number):
+            if not self._answers.has_output(link):
                 return
 
     async def _ask(self, link: Link, number: int, *, is_whole: bool = False) -> bool:
@@ -223,7 +176,7 @@ class Session:
             self._send_step(link, number, base=0 if is_replay else number - 1, route=[link])
             link.is_behind, link.is_working = False, False
             deadline = self._ask_again_at([link], self._length)
-            if await self._wait_for_output(link, number, deadline, watched=[link], is_whole=is_whole):
+            if await self._wait_for_output(link, deadline, watched=[link], is_whole=is_whole):
                 return True
             link.is_behind = link.is_behind or is_replay
             num_asks = 0 if link.is_working else num_asks + 1
@@ -236,10 +189,10 @@ class Session:
         Copies may have been lost with a link; then the server before replays and sends all its outputs again.
         False if that server had to be replaced.
         """
-        if self._history.is_complete(link.first, number):
+        if self._answers.history.is_complete(link.first, number):
             return True
-        before = self._chain.before(link)
-        if await self._ask(before, number, is_whole=True) and self._history.is_complete(link.first, number):
+        before = self._answers.chain.before(link)
+        if await self._ask(before, number, is_whole=True) and self._answers.history.is_complete(link.first, number):
             return True
         if before.trouble is not None:
             await self._replace(before)
@@ -252,8 +205,8 @@ class Session:
         self._world.note(self._mailbox.actor, f"leaves {link.peer} for blocks {link.first}:{link.last}: {reason}")
         self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
         hops = await self._find_hops(link.first, link.last)
-        self._attach(self._chain.replace(link, hops))
-        self._pending.times.num_replaced += 1
+        self._attach(self._answers.chain.replace(link, hops))
+        self._answers.times.num_replaced += 1
         self.num_replaced += 1
 
     async def _find_hops(self, first: int, last: int) -> Sequence[Hop]:
@@ -269,7 +222,7 @@ class Session:
 
     def _ask_again_at(self, route: Sequence[Link], num_positions: int) -> float:
         """When silence means that something was lost: what the route may need for so many positions, and patience."""
-        logged = self._history.step(self._pending.number)
+        logged = self._answers.history.step(self._answers.number)
         num_bytes = logged.batch_size * num_positions * self._view.hidden_size * 4
         transfer_seconds = (len(route) + 1) * num_bytes / SLOWEST_LINK_BYTES_PER_SECOND
         return self._world.clock.now() + self._config.ask_again_seconds + transfer_seconds
@@ -280,7 +233,7 @@ class Session:
             self._mailbox.send(Address(link.peer, ACTOR), Attach(session=self.name))
 
     def _send_step(self, link: Link, number: int, *, base: int, route: Sequence[Link]) -> None:
-        history, logged = self._history, self._history.step(number)
+        history, logged = self._answers.history, self._answers.history.step(number)
         is_replay = base == 0
         hidden = history.replay(link.first, number) if is_replay else history.newest(link.first, number)
         positions = masks = None
@@ -307,88 +260,23 @@ class Session:
         self._mailbox.send(Address(link.peer, ACTOR), step)
 
     async def _wait_for_output(
-        self, link: Link, number: int, deadline: float, *, watched: Sequence[Link], is_whole: bool = False
+        self,
+        link: Link,
+        deadline: float,
+        *,
+        watched: Sequence[Link],
+        pushing: Sequence[Link] = (),
+        is_whole: bool = False,
     ) -> bool:
-        """Take messages until `link` has given step `number`, something goes wrong with a `watched` link, or the
-        deadline passes."""
-        is_done = self._whole_output_check(link, number) if is_whole else lambda: self._has_output(link, number)
-        while not is_done():
+        """Take messages until `link` has given the step under way, something goes wrong with a `watched` link, one of
+        those `pushing` cannot hand on, or the deadline passes."""
+        is_done = self._answers.has_whole_output if is_whole else self._answers.has_output
+        while not is_done(link):
             received = await self._mailbox.receive(deadline)
-            if received is None or self._take(*received, number):
-                return is_done()
-            if any(other.trouble is not None or other.is_behind for other in watched):
+            if received is None:
                 return False
+            self._answers.take(*received)
+            is_broken = any(other.trouble is not None or other.is_behind for other in watched)
+            if is_broken or not all(other.can_push for other in pushing):
+                return is_done(link)
         return True
-
-    def _whole_output_check(self, link: Link, number: int) -> Callable[[], bool]:
-        if link.last == self._view.num_blocks:
-            return lambda: self._has_output(link, number)
-        return lambda: self._history.is_complete(link.last, number)
-
-    def _has_output(self, link: Link, number: int) -> bool:
-        if link.last == self._view.num_blocks:
-            return self._pending.final is not None
-        return self._history.has(link.last, number)
-
-    def _take(self, source: Address, message: object, number: int) -> bool:
-        """Note what a message says; True if waiting on is pointless."""
-        match message:
-            case Output(first=first, last=last):
-                self._take_output(self._chain.find(source.peer, first, last), message, number)
-            case Behind(first=first, last=last, upto=upto) if upto == number:
-                if (link := self._chain.find(source.peer, first, last)) is not None:
-                    link.is_behind = True
-            case Working(first=first, last=last, upto=upto) if upto == number:
-                if (link := self._chain.find(source.peer, first, last)) is not None:
-                    link.is_working = True
-            case SessionRefused(first=first, last=last, upto=upto) if upto == number:
-                self._take_refusal(self._chain.find(source.peer, first, last), message)
-            case PeerLost(peer, reason):
-                self._mark(self._chain.on(peer), reason)
-            case NoSuchActor():
-                self._mark(self._chain.on(source.peer), "it serves no blocks any more")
-            case PushFailed(next_peer=next_peer):
-                self._take_push_failure(source, next_peer)
-                return True
-            case _:
-                pass
-        return False
-
-    def _mark(self, links: Sequence[Link], trouble: str, ban_seconds: float = 0.0) -> None:
-        for link in links:
-            link.trouble, link.ban_seconds = trouble, ban_seconds
-
-    def _take_refusal(self, link: Link | None, refusal: SessionRefused) -> None:
-        if link is None:
-            return
-        if refusal.is_fault_of_client:
-            raise Refused(link.peer, refusal.reason)
-        self._mark([link], refusal.reason, refusal.retry_after_seconds)
-
-    def _take_push_failure(self, source: Address, next_peer: str) -> None:
-        for link, following in zip(self._chain.links, self._chain.links[1:], strict=False):
-            if link.peer == source.peer and following.peer == next_peer:
-                link.can_push = False
-
-    def _take_output(self, link: Link | None, output: Output, number: int) -> None:
-        """Keep an output: the newest of the last block is the result, those in between are history."""
-        if link is None or not 1 <= output.upto <= number:
-            return
-        logged = self._history.step(output.upto)
-        num_positions = logged.start + logged.num_positions if output.base == 0 else logged.num_positions
-        expected = (logged.batch_size, num_positions, self._view.hidden_size)
-        try:
-            if tuple(output.hidden.shape) != expected:
-                raise MalformedTensor(f"an output of shape {output.hidden.shape[:8]} instead of {expected}")
-            hidden = decode_tensor(output.hidden)
-        except MalformedTensor as error:
-            self._mark([link], f"it misbehaved: {error}", MISBEHAVIOUR_BAN_SECONDS)
-            return
-        link.applied = max(link.applied, output.upto)
-        if link.last != self._view.num_blocks:
-            self._history.record(link.last, output.upto, hidden, is_whole=output.base == 0)
-        elif output.upto == number:
-            self._pending.final = hidden[:, -logged.num_positions :]
-        if output.upto == number:
-            self._pending.times.compute_seconds += output.compute_seconds
-            self._pending.times.queue_seconds += output.queue_seconds

@@ -1,11 +1,14 @@
 """Forward and backward through the swarm without a cache, with fail-over (PETALS, section 2.2).
 
-The client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the spans
-in reverse, and a span whose server failed is recomputed by its replacement, which needs only the inputs kept here.
+The client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the
+spans in reverse, and a span whose server failed is recomputed by its replacement, which needs only the inputs kept
+here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -83,6 +86,7 @@ class RemoteBlocks:
         with self._open_mailbox() as mailbox:
             waiting = list(inputs)
             hops: list[Hop] = []
+            hidden_of: dict[int, torch.Tensor] = {}
             while waiting or hops:
                 if not hops:
                     span = waiting.pop()
@@ -106,7 +110,7 @@ class RemoteBlocks:
     ) -> dict[int, torch.Tensor]:
         """Inputs at the start of every hop; only a span that was split over several servers costs a forward."""
         found = {hops[0].first: hidden}
-        for hop, following in zip(hops, hops[1:], strict=False):
+        for hop, following in pairwise(hops):
             hidden = await self._forward(mailbox, hop, hidden, batch)
             found[following.first] = hidden
         return found
@@ -133,7 +137,7 @@ class RemoteBlocks:
             prompts = _decode(hop, answer.prompts_gradient, shape)
         return _decode(hop, answer.gradient, hidden.shape), prompts
 
-    def _fields(self, hop: Hop, hidden: torch.Tensor, batch: Batch) -> dict:
+    def _fields(self, hop: Hop, hidden: torch.Tensor, batch: Batch) -> dict[str, Any]:
         prompts = batch.prompts_LPH[hop.first : hop.last] if batch.prompts_LPH is not None else None
         return {
             "first": hop.first,

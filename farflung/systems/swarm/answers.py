@@ -1,0 +1,123 @@
+"""What a session makes of the messages that reach it: outputs become history, troubles mark links (pure)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from farflung.systems.swarm.chain import Chain, Link
+from farflung.systems.swarm.history import History
+from farflung.systems.swarm.messages import Behind, Output, PushFailed, SessionRefused, Working
+from farflung.wire.message import NoSuchActor
+from farflung.wire.tensor import MalformedTensor, decode_tensor
+from farflung.world.address import Address, PeerId
+from farflung.world.errors import Refused
+from farflung.world.mailbox import PeerLost
+
+MISBEHAVIOUR_BAN_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Where the seconds of a step went."""
+
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    """Sum over servers."""
+    queue_seconds: float = 0.0
+    """Sum over servers."""
+    num_replaced: int = 0
+    """Servers replaced during the step."""
+
+
+class Answers:
+    """The receiving half of a session: its chain, its history, and the step under way."""
+
+    def __init__(self, num_blocks: int, hidden_size: int) -> None:
+        self.num_blocks = num_blocks
+        self.hidden_size = hidden_size
+        self.chain = Chain()
+        self.history = History()
+        self.number = 0
+        self.final: torch.Tensor | None = None
+        self.times = StepTimes()
+
+    def expect(self, number: int) -> None:
+        """From now on step `number` is under way."""
+        self.number, self.final, self.times = number, None, StepTimes()
+
+    def has_output(self, link: Link) -> bool:
+        """Whether what `link` makes of the step under way is here."""
+        if link.last == self.num_blocks:
+            return self.final is not None
+        return self.history.has(link.last, self.number)
+
+    def has_whole_output(self, link: Link) -> bool:
+        """Whether all that the next link would need to start afresh is here."""
+        if link.last == self.num_blocks:
+            return self.final is not None
+        return self.history.is_complete(link.last, self.number)
+
+    def take(self, source: Address, message: object) -> None:
+        """Note what a message says.
+
+        Raises:
+            Refused: the request itself is wrong, so that no server would take it.
+        """
+        match message:
+            case Output(first=first, last=last):
+                self._take_output(self.chain.find(source.peer, first, last), message)
+            case Behind(first=first, last=last, upto=upto) | Working(first=first, last=last, upto=upto):
+                link = self.chain.find(source.peer, first, last)
+                if link is not None and upto == self.number:
+                    link.is_behind, link.is_working = isinstance(message, Behind), isinstance(message, Working)
+            case SessionRefused(first=first, last=last, upto=upto) if upto == self.number:
+                self._take_refusal(self.chain.find(source.peer, first, last), message)
+            case PeerLost(peer, reason):
+                _mark(self.chain.on(peer), reason)
+            case NoSuchActor():
+                _mark(self.chain.on(source.peer), "it serves no blocks any more")
+            case PushFailed(next_peer=next_peer):
+                self._take_push_failure(source.peer, next_peer)
+            case _:
+                pass
+
+    def _take_refusal(self, link: Link | None, refusal: SessionRefused) -> None:
+        if link is None:
+            return
+        if refusal.is_fault_of_client:
+            raise Refused(link.peer, refusal.reason)
+        _mark([link], refusal.reason, refusal.retry_after_seconds)
+
+    def _take_push_failure(self, peer: PeerId, next_peer: PeerId) -> None:
+        for link, following in self.chain.pairs():
+            if link.peer == peer and following.peer == next_peer:
+                link.can_push = False
+
+    def _take_output(self, link: Link | None, output: Output) -> None:
+        """Keep an output: the newest of the last block is the result, those in between are history."""
+        if link is None or not 1 <= output.upto <= self.number:
+            return
+        logged = self.history.step(output.upto)
+        num_positions = logged.start + logged.num_positions if output.base == 0 else logged.num_positions
+        expected = (logged.batch_size, num_positions, self.hidden_size)
+        try:
+            if tuple(output.hidden.shape) != expected:
+                raise MalformedTensor(f"an output of shape {output.hidden.shape[:8]} instead of {expected}")
+            hidden = decode_tensor(output.hidden)
+        except MalformedTensor as error:
+            _mark([link], f"it misbehaved: {error}", MISBEHAVIOUR_BAN_SECONDS)
+            return
+        link.applied = max(link.applied, output.upto)
+        if link.last != self.num_blocks:
+            self.history.record(link.last, output.upto, hidden, is_whole=output.base == 0)
+        elif output.upto == self.number:
+            self.final = hidden[:, -logged.num_positions :]
+        if output.upto == self.number:
+            self.times.compute_seconds += output.compute_seconds
+            self.times.queue_seconds += output.queue_seconds
+
+
+def _mark(links: Sequence[Link], trouble: str, ban_seconds: float = 0.0) -> None:
+    for link in links:
+        link.trouble, link.ban_seconds = trouble, ban_seconds

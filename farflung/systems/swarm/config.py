@@ -1,0 +1,58 @@
+"""What one can set on a block server and on a client's sessions."""
+
+from dataclasses import dataclass
+
+from farflung.systems.swarm.checks import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What a block server promises."""
+
+    model: str
+    """Fingerprint of the weights."""
+    model_name: str
+    """Name people use."""
+    limits: Limits
+    cache_tokens_max: int
+    """Tokens of attention cache over all its blocks."""
+    blocks_per_second: float
+    """Measured: blocks one token passes per second when decoding."""
+    forward_tokens_per_second: float
+    """Measured: tokens per second through one block in a long forward."""
+    version: str
+    """Software version, announced."""
+    started_at: float
+    """Wall-clock seconds."""
+    num_jobs_max: int = 1024
+    """Steps that may wait for the device."""
+    idle_seconds_max: float = 1800.0
+    """A session that is not used for so long is freed."""
+    orphan_seconds_max: float = 10.0
+    """A session whose client cannot be reached for so long is freed."""
+
+    def __post_init__(self) -> None:
+        if self.cache_tokens_max < 1:
+            raise ValueError("A server needs a cache of at least one token: free some memory or serve fewer blocks.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """How patient a session is, and how it sends."""
+
+    ask_again_seconds: float = 5.0
+    """Without an answer for so long (and the time the bytes may need), ask the server again."""
+    num_asks_max: int = 3
+    """A server that leaves so many questions unanswered is replaced."""
+    step_seconds_max: float = 300.0
+    """A server that keeps saying it works on one step for so long is replaced."""
+    wait_seconds_max: float = 60.0
+    """How long to wait for blocks that no reachable server holds."""
+    ban_seconds: float = 15.0
+    """How long a server that failed is avoided."""
+    codec: str = "raw"
+    """Codec of hidden states on the wire; only raw is exact."""
+    is_push_wanted: bool = True
+    """Let servers hand hidden states on directly."""
+    is_hop_per_block: bool = False
+    """One hop per block, so that the hidden states after every block come back."""
