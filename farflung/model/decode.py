@@ -19,6 +19,8 @@ from farflung.model.cut import Call, Prelude
 
 STRETCH_TOKENS = 256
 """Positions whose table is made at once."""
+CHECKED_ROW = 1
+"""The row of a stretch that is checked: at position 0 no rotary embedding turns, whatever its frequencies."""
 
 
 class _CacheSlot:
@@ -69,6 +71,14 @@ class Form:
         return Call(args, {name: _fill(value, row, cache) for name, value in self.kwargs.items()})
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The forms of calling in a stretch of positions, and which of them each layer of the model takes."""
+
+    forms: list[Form]
+    form_of_layer: list[int]
+
+
 def _fill(value: Any, row: int, cache: SpanCache) -> Any:
     if value is CACHE_SLOT:
         return cache
@@ -94,36 +104,37 @@ class DecodePlan:
         self._config = config
         self._hidden = hidden_BTH
         self._far = max((window for window in windows_of(config) if window is not None), default=0) + STRETCH_TOKENS
-        self._groups: list[int] | None = None
-        self._stretches: dict[int, list[Form] | None] = {}
+        self._stretches: dict[int, Stretch | None] = {}
 
     def calls(self, position: int, cache: SpanCache) -> list[Call] | None:
         """How each layer of the model is called for the token at `position`, or None if the prelude has to be asked."""
         number, row = divmod(position, STRETCH_TOKENS)
         if number not in self._stretches:
             self._stretches[number] = self._learn(number * STRETCH_TOKENS)
-        forms = self._stretches[number]
-        if forms is None:
+        stretch = self._stretches[number]
+        if stretch is None:
             return None
-        assert self._groups is not None, "stretches are learned together with groups"
-        calls = [form.call(row, cache) for form in forms]
-        return [calls[group] for group in self._groups]
+        calls = [form.call(row, cache) for form in stretch.forms]
+        return [calls[number] for number in stretch.form_of_layer]
 
-    def _learn(self, start: int) -> list[Form] | None:
-        near, near_cache = self._single(start)
+    def knows(self, position: int) -> bool:
+        """Whether the token at `position` is decoded without asking the prelude, as far as has been learned."""
+        return self._stretches.get(position // STRETCH_TOKENS) is not None
+
+    def _learn(self, start: int) -> Stretch | None:
+        near, near_cache = self._single(start + CHECKED_ROW)
         far, far_cache = self._single(start + self._far)
         stretch = self._prelude.calls(
             self._hidden.expand(1, STRETCH_TOKENS, -1),
             None,
             torch.arange(start, start + STRETCH_TOKENS, device=self._hidden.device).unsqueeze(0),
         )
-        self._groups, leaders = _grouped(near, far)
+        form_of_layer, leaders = _grouped(near, far)
         try:
-            return [
-                _form(near[leader], near_cache, far[leader], far_cache, stretch[leader], start) for leader in leaders
-            ]
+            forms = [_form(near[leader], near_cache, far[leader], far_cache, stretch[leader]) for leader in leaders]
         except _NoPlan:
             return None
+        return Stretch(forms, form_of_layer)
 
     def _single(self, position: int) -> tuple[list[Call], SpanCache]:
         cache = SpanCache(self._config, 0, self._config.num_hidden_layers)
@@ -132,7 +143,7 @@ class DecodePlan:
 
 
 def _grouped(near: list[Call], far: list[Call]) -> tuple[list[int], list[int]]:
-    """Number layers that are called with the very same objects alike: each layer's group, and each group's first layer.
+    """Number alike the layers that are called with the same objects: each layer's number, each number's first layer.
 
     Far positions count as well: sliding and full attention are called alike until the window is full.
     """
@@ -152,7 +163,7 @@ def _identity(value: Any) -> Any:
     return tuple(map(id, value)) if isinstance(value, tuple) else id(value)
 
 
-def _form(near: Call, near_cache: SpanCache, far: Call, far_cache: SpanCache, stretch: Call, start: int) -> Form:
+def _form(near: Call, near_cache: SpanCache, far: Call, far_cache: SpanCache, stretch: Call) -> Form:
     if len(near.args) != len(far.args) or near.kwargs.keys() != far.kwargs.keys():
         raise _NoPlan
     if len(near.args) != len(stretch.args) or near.kwargs.keys() != stretch.kwargs.keys():
@@ -194,7 +205,9 @@ def _mask(near: Tensor | None, far: Tensor | None, num_keys_far: int) -> OpenMas
 
 
 def _table(single: Tensor, stretch: Tensor) -> Table:
-    """The stretch as a table, if its first row is what the prelude gives for a single token there."""
-    if stretch.ndim < 2 or stretch.shape[:2] != (1, STRETCH_TOKENS) or not torch.equal(stretch.narrow(1, 0, 1), single):
+    """The stretch as a table, if its checked row is what the prelude gives for a single token there."""
+    if stretch.ndim < 2 or stretch.shape[:2] != (1, STRETCH_TOKENS):
+        raise _NoPlan
+    if not torch.equal(stretch.narrow(1, CHECKED_ROW, 1), single):
         raise _NoPlan
     return Table(stretch)

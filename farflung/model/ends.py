@@ -65,7 +65,8 @@ def load_ends(
 ) -> PreTrainedModel:
     """Load embeddings, final norm and head, reading no block's tensors, and put `blocks` in the layers' place.
 
-    `new_cache` makes the cache that `generate` uses when it is given none; it reaches `blocks` untouched. Raises
+    `new_cache` makes the cache that `generate` uses when it is given none; it reaches `blocks` untouched, and its
+    `__len__` must not be 0 (some families test it for truth). Raises
     ValueError for a family that cannot be cut and for tensors that do not fit.
     """
     skeleton = build_skeleton(source, dtype)
@@ -103,6 +104,7 @@ def _learn_form(model: PreTrainedModel, base: PreTrainedModel, bridge: _Bridge) 
                 return
     raise ValueError(
         f"the family {model.config.model_type!r} does not let its layers be replaced, "
+        f""
         f"so it cannot be cut: choose another family"
     )
 

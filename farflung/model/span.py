@@ -36,7 +36,7 @@ class Span:
         self._config = source.config
         self._prelude = prelude
         self.layers = layers
-        self._plan: DecodePlan | None = None
+        self.plan: DecodePlan | None = None
 
     @property
     def bytes(self) -> int:
@@ -48,7 +48,7 @@ class Span:
         """Check that the family can be cut exactly (ValueError where not) and learn how it calls its layers."""
         self._prelude.probe(self.new_cache(), self.hidden_size, self.device, self.dtype)
         stand_in = torch.zeros(1, 1, self.hidden_size, device=self.device, dtype=self.dtype)
-        self._plan = DecodePlan(self._prelude, self._config, stand_in)
+        self.plan = DecodePlan(self._prelude, self._config, stand_in)
 
     def new_cache(self, first: int | None = None, last: int | None = None) -> SpanCache:
         """An empty cache for blocks [first, last) of the span, all of them by default."""
@@ -78,8 +78,8 @@ class Span:
         past = 0 if cache is None else cache.length
         calls = None
         if hidden.shape[1] == 1 and cache is not None and position_ids_BT is None and attention_mask_BS is None:
-            assert self._plan is not None, "a span is probed when it is loaded"
-            calls = self._plan.calls(past, cache)
+            assert self.plan is not None, "a span is probed when it is loaded"
+            calls = self.plan.calls(past, cache)
         if calls is None:
             calls = self._prelude.calls(hidden, cache, position_ids_BT, attention_mask_BS)
         hidden = self._run(hidden, calls, first, last, past, prompts_LPH)

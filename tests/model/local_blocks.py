@@ -20,6 +20,10 @@ class LocalCache(Cache):
         super().__init__(layers=[])
         self.caches: list[SpanCache] = [span.new_cache() for span in spans]
 
+    def __len__(self) -> int:
+        """Never 0, for some families ask whether there is a cache by its truth."""
+        return sum(len(cache) for cache in self.caches)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.caches[0].length
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 @dataclass
 class Record:
-    """A greedy run of the whole model: its tokens, and what entered the first and left the last layer at every forward."""
+    """A greedy run of the whole model: its tokens, and what entered and left its layers at every forward."""
 
     tokens: Tensor
     entered: list[Tensor]

@@ -70,9 +70,7 @@ def test_a_part_of_a_span_equals_a_span_of_that_part(
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_forward_without_cache_equals_forward_with_it(
-    family: str, chain_of: Callable[[str, int], LocalBlocks]
-) -> None:
+def test_forward_without_cache_equals_forward_with_it(family: str, chain_of: Callable[[str, int], LocalBlocks]) -> None:
     span = chain_of(family, 1).spans[0]
     hidden = torch.randn(1, 30, span.hidden_size)
     torch.testing.assert_close(span.forward(hidden, None), span.forward(hidden, span.new_cache()))
@@ -81,7 +79,10 @@ def test_forward_without_cache_equals_forward_with_it(
 @pytest.mark.parametrize("family", ["llama", "qwen3-moe", "gemma2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_held_and_returned(
-    family: str, dtype: torch.dtype, source_of: Callable[[str], ModelSource], chain_of: Callable[[str, int], LocalBlocks]
+    family: str,
+    dtype: torch.dtype,
+    source_of: Callable[[str], ModelSource],
+    chain_of: Callable[[str, int], LocalBlocks],
 ) -> None:
     span = load_span(source_of(family), 1, 3, dtype=dtype)
     full = chain_of(family, 1).spans[0]
