@@ -1,6 +1,7 @@
 """gRPC as this project uses it: one bidirectional stream of bytes per connection, mutual TLS, both sides alike."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -32,10 +33,16 @@ OPTIONS: list[tuple[str, Any]] = [
 class DialledStream:
     """The stream of a channel that this node opened; a channel carries one stream, so that it is one TCP connection."""
 
-    def __init__(self, endpoint: str, peer: PeerId, credentials: grpc.ChannelCredentials) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        peer: PeerId,
+        credentials: grpc.ChannelCredentials,
+        options: Sequence[tuple[str, Any]] = OPTIONS,
+    ) -> None:
         own = [("grpc.ssl_target_name_override", host_name(peer)), ("grpc.use_local_subchannel_pool", 1)]
         self._endpoint = endpoint
-        self._channel = grpc.aio.secure_channel(endpoint, credentials, options=OPTIONS + own)
+        self._channel = grpc.aio.secure_channel(endpoint, credentials, options=[*options, *own])
         self._call = self._channel.stream_stream(METHOD)()
         self._closing: asyncio.Task[None] | None = None
 

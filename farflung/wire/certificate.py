@@ -193,6 +193,12 @@ def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
     return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
 
 
+def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as TLS libraries read it."""
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
+
+
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, now: float) -> None:
     try:
         certificate.verify_directly_issued_by(issuer)

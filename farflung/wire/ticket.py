@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from farflung.wire import certificate
@@ -84,12 +83,12 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def role(self) -> TicketRole:
         """What its bearer may do."""
-        return certificate.role_of(self._chain()[0])
+        return certificate.role_of(self.chain()[0])
 
     @property
     def expires_at(self) -> float:
         """Wall-clock seconds."""
-        return certificate.expiry(self._chain()[0])
+        return certificate.expiry(self.chain()[0])
 
     @property
     def swarm_id(self) -> bytes:
@@ -99,7 +98,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def serial(self) -> int:
         """Number of this ticket's permission, by which it can be revoked."""
-        return self._chain()[0].serial_number
+        return self.chain()[0].serial_number
 
     def authority_certificate(self) -> x509.Certificate:
         """The swarm's certificate."""
@@ -120,7 +119,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         length = CHAIN_LENGTH_MAX - 1 - len(self.permissions) if role is TicketRole.ADMIN else 0
         if role is TicketRole.ADMIN and length < 1:
             raise ValueError("this admin ticket is too many invitations away from the founder to invite further admins")
-        parent, parent_key = self._chain()[0], _private(self.private_key)
+        parent, parent_key = self.own_permission()
         key = certificate.new_key()
         permission = certificate.make_permission(parent, parent_key, key, role, length, now, expires_at)
         return Ticket(
@@ -137,21 +136,23 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def issue(self, identity: Identity, now: float) -> "Credentials":
         """What `identity` needs to speak TLS in the swarm: a fresh TLS key and its certificates."""
-        chain = self._chain()
         key = certificate.new_key()
-        issuer_key = _private(self.private_key)
-        leaf = certificate.make_leaf(chain[0], issuer_key, key, identity, now, self.expires_at)
-        pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        return Credentials(key.private_bytes(*pem), (leaf, *chain), self.authority_certificate())
+        leaf = certificate.make_leaf(*self.own_permission(), key, identity, now, self.expires_at)
+        return Credentials(certificate.key_to_pem(key), (leaf, *self.chain()), self.authority_certificate())
 
-    def _chain(self) -> list[x509.Certificate]:
+    def own_permission(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """The certificate that this ticket's bearer may sign with, and its key."""
+        return self.chain()[0], _private(self.private_key)
+
+    def chain(self) -> list[x509.Certificate]:
+        """This ticket's permission and those above it, without the authority."""
         return [_loaded(der) for der in reversed(self.permissions)]
 
     def _check(self, now: float) -> None:
         if not self.permissions:
             raise ValueError("this ticket holds no permission; ask for a new one")
         try:
-            chain = self._chain()
+            chain = self.chain()
             if now >= self.expires_at:
                 raise ValueError(
                     f"this ticket expired {_day(self.expires_at)}; ask an admin of the swarm for a new one"
