@@ -66,8 +66,8 @@ def load_ends(
     """Load embeddings, final norm and head, reading no block's tensors, and put `blocks` in the layers' place.
 
     `new_cache` makes the cache that `generate` uses when it is given none; it reaches `blocks` untouched, and its
-    `__len__` must not be 0 (some families test it for truth). Raises
-    ValueError for a family that cannot be cut and for tensors that do not fit.
+    `__len__` must not be 0, for some families test a cache for truth. Raises ValueError for a family that cannot be cut
+    and for tensors that do not fit.
     """
     skeleton = build_skeleton(source, dtype)
     model, base = skeleton.model, skeleton.base
