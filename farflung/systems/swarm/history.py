@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from farflung.systems.swarm.messages import Edit, Truncate
+from farflung.systems.swarm.messages import Edit, Reorder, Truncate
 
 COMPACT_EVERY_NUM_STEPS = 64
 """How many steps with edits may pile up before the log drops what they made unreachable."""
@@ -160,7 +160,8 @@ class History:
         for number in range(upto, boundary.snapshot_step, -1):
             step = self.step(number)
             pieces.append(_pick(boundary.steps[number], rows, limit - step.start))
-            limit, rows = _undo(step.edits, min(limit, step.start), rows)
+            limit = min(limit, step.start)  # where a step starts says what its truncations left
+            rows = _rows_before(step.edits, rows)
         if boundary.snapshot is not None:
             pieces.append(_pick(boundary.snapshot, rows, limit))
         return torch.cat(pieces[::-1], dim=1)
@@ -171,11 +172,10 @@ def _pick(tensor: torch.Tensor, rows: torch.Tensor | None, num_positions: int) -
     return kept if rows is None else kept.index_select(0, rows)
 
 
-def _undo(edits: Sequence[Edit], limit: int, rows: torch.Tensor | None) -> tuple[int, torch.Tensor | None]:
+def _rows_before(edits: Sequence[Edit], rows: torch.Tensor | None) -> torch.Tensor | None:
+    """The rows, before the edits, that `rows` were after them."""
     for edit in reversed(edits):
-        if isinstance(edit, Truncate):
-            limit = min(limit, edit.length)
-        else:
+        if isinstance(edit, Reorder):
             source = torch.tensor(edit.rows)
             rows = source if rows is None else source[rows]
-    return limit, rows
+    return rows
