@@ -16,7 +16,15 @@ from typing import NewType
 
 import numpy as np
 
-from farflung.systems.swarm.balance import MISSING_ENERGY, Balance, best_level, energy, integer_levels, soft_lowest
+from farflung.systems.swarm.balance import (
+    MISSING_ENERGY,
+    Balance,
+    Integers,
+    best_level,
+    energy,
+    integer_levels,
+    soft_lowest,
+)
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.world.address import PeerId
 
@@ -59,6 +67,8 @@ class Holder:
     is_moving: bool = False
     """Whether it has left `blocks` and loads `moving_to`; before that, a claim may still be withdrawn."""
     is_movable: bool = True
+    is_serving: bool = True
+    """Whether `blocks` are loaded and in use."""
 
     @property
     def place(self) -> BlockRange:
@@ -106,6 +116,7 @@ def holders(servers: Mapping[PeerId, ServerInfo], num_blocks: int) -> tuple[Hold
             moving_to=info.moving_to,
             is_moving=info.state is ServerState.DRAINING,
             is_movable=info.state is ServerState.ONLINE and not info.is_pinned,
+            is_serving=info.state is ServerState.ONLINE,
         )
         for peer, info in sorted(servers.items())
         if max(info.blocks.last, info.moving_to.last if info.moving_to else 0) <= num_blocks
@@ -128,6 +139,24 @@ def merit(swarm: Sequence[Holder], num_blocks: int) -> float:
     return min(summed) * num_blocks / sum(summed) if swarm else 0.0
 
 
+def is_better(swarm: Sequence[Holder], other: Sequence[Holder], num_blocks: int) -> bool:
+    """Whether the same servers are better placed in `swarm` than in `other`, by whatever little."""
+    energies = [int(energy(_balance(places, num_blocks, 0.0).levels())) for places in (swarm, other)]
+    return energies[0] < energies[1]
+
+
+def num_holders(swarm: Sequence[Holder], num_blocks: int) -> Integers:
+    """How many servers hold each block, counting moves that have begun as done; shape B."""
+    return sum((mask(one.place, num_blocks) for one in swarm), np.zeros(num_blocks, dtype=np.int64))
+
+
+def mask(blocks: BlockRange, num_blocks: int) -> Integers:
+    """1 for each block of the range, else 0; shape B."""
+    mask_B = np.zeros(num_blocks, dtype=np.int64)
+    mask_B[blocks.first : blocks.last] = 1
+    return mask_B
+
+
 def choose_blocks(
     swarm: Sequence[Holder], num_blocks: int, capacity_blocks: int, throughput: float
 ) -> tuple[BlockRange, Reason]:
@@ -145,7 +174,7 @@ def choose_blocks(
     levels_B = balance.windows(servers_G, balance.firsts_S[:-1]).sum(axis=0)
     starts = num_blocks - size + 1
     costs_B = balance.costs(levels_B[None], np.array([len(settled)]))[0, :starts]
-    holders_B = sum((_mask(holder.place, num_blocks) for holder in settled), np.zeros(num_blocks, dtype=np.int64))
+    holders_B = num_holders(settled, num_blocks)
     singles_B = np.concatenate(([0], np.cumsum(holders_B == 1)))
     relieved_B = singles_B[size:] - singles_B[:-size]
     tolerance = int(energy(levels_B) + costs_B.min()) >> 6
@@ -154,7 +183,7 @@ def choose_blocks(
     return blocks, _joining_reason(blocks, holders_B, throughputs(settled, num_blocks))
 
 
-def _joining_reason(blocks: BlockRange, holders_B: np.ndarray, summed: Sequence[float]) -> Reason:
+def _joining_reason(blocks: BlockRange, holders_B: Integers, summed: Sequence[float]) -> Reason:
     num_missing = int((holders_B[blocks.first : blocks.last] == 0).sum())
     if num_missing == blocks.num_blocks:
         return Reason(f"no server held blocks {blocks}")
@@ -208,16 +237,16 @@ def _in_safe_order(
 
     While some block has no server, no chain works, and every order is as good.
     """
-    holders_B = sum((_mask(one.place, num_blocks) for one in swarm), np.zeros(num_blocks, dtype=np.int64))
+    holders_B = num_holders(swarm, num_blocks)
     if (holders_B == 0).any():
         return tuple(moves), ()
     done: list[Move] = []
     waiting = list(moves)
     while True:
-        safe = next((move for move in waiting if (holders_B > _mask(move.source, num_blocks)).all()), None)
+        safe = next((move for move in waiting if (holders_B > mask(move.source, num_blocks)).all()), None)
         if safe is None:
             return tuple(done), tuple(waiting)
-        holders_B += _mask(safe.target, num_blocks) - _mask(safe.source, num_blocks)
+        holders_B += mask(safe.target, num_blocks) - mask(safe.source, num_blocks)
         waiting.remove(safe)
         done.append(safe)
 
@@ -238,9 +267,3 @@ def _balance(swarm: Sequence[Holder], num_blocks: int, loading_price: float) -> 
     speeds = [holder.throughput for holder in swarm]
     speeds_S = integer_levels(speeds, best_level(sizes, speeds, num_blocks))
     return Balance(num_blocks, sizes, speeds_S, [holder.place.first for holder in swarm], loading_price)
-
-
-def _mask(blocks: BlockRange, num_blocks: int) -> np.ndarray:
-    mask_B = np.zeros(num_blocks, dtype=np.int64)
-    mask_B[blocks.first : blocks.last] = 1
-    return mask_B
