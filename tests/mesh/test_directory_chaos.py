@@ -33,7 +33,7 @@ def chaotic(seed: int) -> Swarm:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 50))])
 def test_views_of_the_living_converge_and_the_dead_vanish_with_their_lease(seed: int) -> None:
     config = MemberConfig()
     with chaotic(seed) as swarm:

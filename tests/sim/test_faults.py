@@ -8,9 +8,11 @@ from farflung.sim import Faults, Link, Simulation, Topology, nth
 from farflung.sim.errors import ProcessDied
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, World
+from farflung.world.effects import Effect, WakeAt
 from farflung.world.errors import Unreachable
 from farflung.world.host import Host
 from farflung.world.mailbox import Mailbox, PeerLost, call
+from farflung.world.role import Role
 from tests.sim.messages import Echo, EchoServer, Probe
 
 LATENCY = 0.05
@@ -100,6 +102,40 @@ def test_timers_of_a_frozen_process_wait_and_those_of_a_dead_one_never_fire() ->
         assert [time for name, time in log if name == "dead"] == [1.0, 2.0]
 
 
+def test_wakes_of_a_dead_role_never_come() -> None:
+    class Ticking(Role):
+        def __init__(self) -> None:
+            self.wakes: list[float] = []
+
+        def start(self, now: float) -> list[Effect]:
+            return [WakeAt(now + 1.0)]
+
+        def wake(self, now: float) -> list[Effect]:
+            self.wakes.append(now)
+            return [WakeAt(now + 1.0)]
+
+    roles: list[Ticking] = []
+
+    def boot(world: World) -> object:
+        roles.append(Ticking())
+        return Host(roles[-1], world, "ticking")
+
+    with Simulation(faults=Faults().crash("node", at=2.5).restart("node", at=5.25)) as simulation:
+        simulation.node("node", boot=boot)
+        simulation.advance(7.0)
+        assert [role.wakes for role in roles] == [[1.0, 2.0], [6.25]]
+
+
+def test_what_waited_for_a_frozen_process_is_lost_once_it_was_given_up() -> None:
+    with build(Faults().freeze("server", during=(5.0, 30.0))) as simulation:
+        ask_from(simulation, 1)
+        simulation.advance(6.0 - simulation.now())
+        with pytest.raises(Unreachable, match="silent"):
+            ask_from(simulation, 2)
+        simulation.advance(40.0)
+        assert len(list(simulation.trace.of("deliver", "server"))) == 1
+
+
 def test_a_partition_loses_what_is_under_way_breaks_links_and_heals() -> None:
     with build(Faults().partition("eu", "us", during=(5.0, 20.0))) as simulation:
         ask_from(simulation, 1)
@@ -112,6 +148,7 @@ def test_a_partition_loses_what_is_under_way_breaks_links_and_heals() -> None:
         simulation.advance(20.0 - simulation.now())
         assert ask_from(simulation, 4) == Echo(number=8)
         assert losses(simulation, "server")[0] == (12.0, "client: silent for 7 s")
+        assert len(list(simulation.trace.of("deliver", "server"))) == 2
 
 
 def test_a_death_during_a_short_partition_is_heard_after_it_heals() -> None:
