@@ -6,10 +6,11 @@ from pathlib import Path
 
 
 def benchmarks() -> list[str]:
-    """Names of the modules of this folder that are programs of their own, sorted."""
+    """Names of the modules of this folder that measure something, sorted; other programs here take no such arguments."""
     here = Path(__file__)
     candidates = sorted(here.parent.glob("*.py"))
-    return [path.stem for path in candidates if path != here and '__name__ == "__main__"' in path.read_text()]
+    marks = ("bench_arguments(", '__name__ == "__main__"')
+    return [path.stem for path in candidates if path != here and all(mark in path.read_text() for mark in marks)]
 
 
 def main(arguments: list[str]) -> int:

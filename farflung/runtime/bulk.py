@@ -1,10 +1,11 @@
 """Large messages in parts: cut as lanes take them, put together in any order, acknowledged, and timed."""
 
 import asyncio
-import mmap
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy
 
 from farflung.runtime.outbox import Overflow
 from farflung.wire.control import PART_BYTES_MAX, MalformedFrame, Part, encode_control
@@ -119,8 +120,8 @@ class BulkOutbox:
 
 @dataclass(slots=True)
 class _Incoming:
-    buffer: mmap.mmap
-    """Anonymous memory that the kernel hands out as it is written: a lie about the size costs nothing."""
+    buffer: memoryview
+    """Memory that was not written yet, which the kernel hands out as it is: a lie about the size costs nothing."""
     missing: set[int]
     """Offsets of the parts still to come."""
     num_wire_bytes: int = 0
@@ -154,7 +155,7 @@ class BulkInbox:
             return None
         del self._incomplete[part.message]
         self._num_bytes -= part.num_bytes_total
-        return memoryview(incoming.buffer), incoming.num_wire_bytes
+        return incoming.buffer, incoming.num_wire_bytes
 
     @property
     def is_idle(self) -> bool:
@@ -170,6 +171,6 @@ class BulkInbox:
             raise MalformedFrame("too many large messages at once")
         self._next_number = max(self._next_number, part.message + 1)
         self._num_bytes += size
-        incoming = _Incoming(mmap.mmap(-1, size), set(range(0, size, PART_BYTES_MAX)))
+        incoming = _Incoming(numpy.empty(size, numpy.uint8).data, set(range(0, size, PART_BYTES_MAX)))
         self._incomplete[part.message] = incoming
         return incoming

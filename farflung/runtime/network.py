@@ -116,6 +116,13 @@ class GrpcNetwork:
         if peer != self.peer:
             self.peering(peer).keep(is_kept)
 
+    async def drop(self, peer: PeerId) -> None:
+        """End the link to `peer`, if one is open, as this side's wish."""
+        link = self._link(peer)
+        if link is not None:
+            await link.close("it hung up")
+            self.ended(link, "hung up here")
+
     async def linked(self, peer: PeerId, seconds: float) -> bool:
         """Call `peer` if need be, and wait for a link to it; False when the time is over first."""
         self.peering(peer).call()
@@ -208,10 +215,12 @@ class GrpcNetwork:
 
     def tell_lost(self, peer: PeerId, reason: str) -> None:
         """Soon, not now: the one who sent is still in the middle of something."""
-        self._loop.call_soon(self._tell_lost, peer, reason)
+        self._loop.call_soon(self._tell_lost, peer, reason, list(self._actors.items()))
 
-    def _tell_lost(self, peer: PeerId, reason: str) -> None:
-        for receiver in list(self._actors.values()):
+    def _tell_lost(self, peer: PeerId, reason: str, actors: list[tuple[str, Receiver]]) -> None:
+        for actor, receiver in actors:
+            if self._actors.get(actor) is not receiver:
+                continue
             try:
                 receiver.lost(peer, reason)
             except Exception:

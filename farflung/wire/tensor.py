@@ -85,7 +85,7 @@ def decode_tensor(wire: WireTensor, *, num_bytes_max: int = 1 << 30) -> torch.Te
 
 
 def _bytes_of(flat: torch.Tensor) -> memoryview:
-    return memoryview(flat.reshape(-1).view(torch.uint8).numpy()).cast("B") if flat.numel() else memoryview(b"")
+    return flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _from_bytes(data: memoryview, dtype: torch.dtype) -> torch.Tensor:

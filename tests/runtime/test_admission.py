@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -148,7 +149,7 @@ async def test_a_ticket_holder_that_names_its_certificate_after_another_is_found
         await context.read()
 
     class Handler(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> object:
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
             return grpc.stream_stream_rpc_method_handler(pretend)
 
     server.add_generic_rpc_handlers((Handler(),))
