@@ -7,6 +7,7 @@ is answered by a reset; silence (frozen, cut off, power gone) breaks both ends a
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,9 +21,11 @@ from farflung.sim.topology import Link, Way
 SILENCE_SECONDS_MAX = 7.0
 """A peer that has not been heard of for this long is lost, as the heartbeats of real machines decide."""
 
-URGENT_BYTES_MAX = 64 * 1024
-"""Larger messages travel on the bulk lane; those up to this size are with the kernel as soon as they are sent, so that
-they still go out when their process dies."""
+URGENT_BYTES_MAX = 1 << 20
+"""Larger messages travel on the bulk lane."""
+
+KERNEL_BYTES_MAX = 256 * 1024
+"""So much of the urgent lane is with the kernel as soon as it is sent, and still goes out when its process dies."""
 
 RATE_BYTES_MIN = 64 * 1024
 """Smaller messages say nothing about a link's bandwidth."""
@@ -124,12 +127,18 @@ class Connection:
 
     def bytes_per_second(self, side: int) -> float | None:
         """Bandwidth seen by large messages from that end, if there were any on a way of finite bandwidth."""
-        return self._lanes[side][1].bytes_per_second
+        urgent, bulk = self._lanes[side]
+        return urgent.bytes_per_second if bulk.bytes_per_second is None else bulk.bytes_per_second
 
-    def drop_unsent(self, side: int, *, is_bulk_only: bool) -> None:
+    def drop_unsent(self, side: int, *, has_power: bool) -> None:
         """The process at that end died: what its kernel had not taken is gone; without power, all that had not left."""
-        for lane in self._lanes[side][int(is_bulk_only) :]:
-            self._clear(lane)
+        urgent, bulk = self._lanes[side]
+        self._clear(bulk)
+        num_kept = 0
+        if has_power:
+            sizes = itertools.accumulate(frame.num_bytes for frame in urgent.waiting)
+            num_kept = sum(1 for num_bytes in sizes if num_bytes <= KERNEL_BYTES_MAX)
+        self._clear(urgent, num_kept=num_kept)
 
     def drop_all(self) -> None:
         """The way is cut: whatever is on it is lost."""
@@ -138,13 +147,13 @@ class Connection:
             for lane in lanes:
                 self._clear(lane)
 
-    def _clear(self, lane: Lane) -> None:
-        if lane.transfer is not None:
-            self._bandwidth.stop(lane.transfer)
+    def _clear(self, lane: Lane, *, num_kept: int = 0) -> None:
         # While a transfer is under way its frame is still the first of the queue.
-        dropped, lane.waiting = lane.waiting, deque()
-        lane.is_sending, lane.transfer = False, None
-        for frame in dropped:
+        if lane.transfer is not None and not num_kept:
+            self._bandwidth.stop(lane.transfer)
+            lane.is_sending, lane.transfer = False, None
+        dropped = [lane.waiting.pop() for _ in range(len(lane.waiting) - num_kept)]
+        for frame in reversed(dropped):
             frame.vanished()
 
     def _next(self, lane: Lane) -> None:

@@ -60,8 +60,9 @@ class Fabric:
         connection = Connection(self.outside, self._bandwidth, self.chance, (source, destination), ways, relay)
         source.connections[peer] = connection
         connection.is_open[1] = destination.process.is_alive
-        if destination.process.is_alive:
+        if destination.process.is_alive and destination.network is not None:
             destination.connections[source.peer] = connection
+            destination.network.reached(source.peer)
         self._listen_for_silence(connection)
         return connection
 
@@ -171,7 +172,7 @@ class Fabric:
         for connection in list(station.connections.values()):
             side = connection.side(station)
             connection.is_open[side] = False
-            connection.drop_unsent(side, is_bulk_only=not is_silent)
+            connection.drop_unsent(side, has_power=not is_silent)
             if not is_silent:
                 self.reset(connection, side, "its process died")
         station.connections.clear()

@@ -6,9 +6,12 @@ from farflung.sim.connection import Connection, Frame
 from farflung.sim.fabric import Fabric
 from farflung.sim.process import Process
 from farflung.sim.station import MessageEvent, Station
-from farflung.wire.message import Message, decode, encode, kind
+from farflung.wire.message import Message, NoSuchActor, decode, encode, kind
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, Receiver
+
+CONTACT_SECONDS_MAX = 2.0
+"""How long messages wait for a peer that nobody has introduced, or that only it can call."""
 
 
 class SimulatedNetwork:
@@ -20,7 +23,8 @@ class SimulatedNetwork:
         self._process = process
         self._receivers: dict[str, Receiver] = {}
         self._contacts: dict[PeerId, Contact] = {}
-        self._unreachable: dict[PeerId, None] = {}
+        self._waiting: dict[PeerId, list[tuple[bytes, str]]] = {}
+        """Messages to peers that there is no way to yet."""
 
     @property
     def peer(self) -> PeerId:
@@ -35,6 +39,12 @@ class SimulatedNetwork:
 
     def introduce(self, peer: PeerId, contact: Contact) -> None:
         self._contacts[peer] = contact
+        self.reached(peer)
+
+    def reached(self, peer: PeerId) -> None:
+        """There may be a way to `peer` now: send what waits for it, in order."""
+        for frame, kind_sent in self._waiting.pop(peer, []):
+            self._carry(peer, frame, kind_sent)
 
     def round_trip_seconds(self, peer: PeerId) -> float | None:
         connection = self._connection(peer)
@@ -65,9 +75,7 @@ class SimulatedNetwork:
     def _carry(self, peer: PeerId, frame: bytes, kind: str) -> None:
         connection = self._fabric.connect(self._station, peer, self._contacts.get(peer))
         if connection is None:
-            if peer not in self._unreachable:
-                self._unreachable[peer] = None
-                self._fabric.outside.call_in(self._process, self.lost, peer, "there is no way to reach it")
+            self._wait_for_a_way(peer, frame, kind)
             return
         side = connection.side(self._station)
         other = connection.ends[1 - side]
@@ -83,6 +91,19 @@ class SimulatedNetwork:
                 len(frame), lambda: self._arrive(connection, side, frame, kind, what), lambda: self._note("loss", what)
             ),
         )
+
+    def _wait_for_a_way(self, peer: PeerId, frame: bytes, kind: str) -> None:
+        waiting = self._waiting.setdefault(peer, [])
+        waiting.append((frame, kind))
+        if len(waiting) > 1:
+            return
+
+        def give_up() -> None:
+            if self._waiting.get(peer) is waiting:
+                del self._waiting[peer]
+                self._fabric.outside.call_in(self._process, self.lost, peer, "there is no way to reach it")
+
+        self._fabric.outside.call_later(CONTACT_SECONDS_MAX, give_up)
 
     def _arrive(self, connection: Connection, side: int, frame: bytes, kind: str, what: str) -> None:
         """At the other machine; its process gets the frame when it is not frozen."""
@@ -119,17 +140,19 @@ class SimulatedNetwork:
         self._note("nobody" if receiver is None else "deliver", what)
         if receiver is not None:
             receiver.deliver(Address(source.peer, source_actor), message)
+        elif not isinstance(message, NoSuchActor):
+            self.send(target_actor, Address(source.peer, source_actor), NoSuchActor(actor=target_actor))
         self._fabric.watch(event._replace(phase="delivered"))
 
     def lost(self, peer: PeerId, reason: str) -> None:
         """Tell every actor, in order of listening, that the way to `peer` broke."""
-        self._unreachable.pop(peer, None)
         if not self._process.is_alive:
             return
         station = self._fabric.stations.get(peer)
         self._note("lost", f"{station.name if station else peer}: {reason}")
-        for receiver in list(self._receivers.values()):
-            receiver.lost(peer, reason)
+        for actor, receiver in list(self._receivers.items()):
+            if self._receivers.get(actor) is receiver:
+                receiver.lost(peer, reason)
 
     def _note(self, what: str, detail: str) -> None:
         self._fabric.trace.add(self._fabric.outside.time(), what, self._station.name, detail)

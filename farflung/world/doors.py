@@ -65,7 +65,7 @@ class Network(Protocol):
         ...
 
     def unlisten(self, actor: str) -> None:
-        """Stop delivering to `actor`; later messages for it are dropped."""
+        """Stop delivering to `actor`; later messages for it are answered with `wire.message.NoSuchActor`."""
         ...
 
     def send(self, actor: str, destination: Address, message: object) -> None:

@@ -242,7 +242,7 @@ def test_large_messages_of_a_process_that_dies_are_lost() -> None:
         simulation.node("a", site="eu")
         simulation.node("x", site="us")
         with Mailbox(simulation.world("a"), "out") as out:
-            out.send(Address(PeerId("x"), "in"), Probe(number=1, padding=bytes(1_000_000)))
+            out.send(Address(PeerId("x"), "in"), Probe(number=1, padding=bytes(2_000_000)))
             out.send(Address(PeerId("x"), "in"), Probe(number=2))
 
             async def receive() -> list[object]:
@@ -292,6 +292,7 @@ def test_a_node_that_dialled_out_is_called_back() -> None:
     with behind_nat(has_relay=False) as simulation:
         with pytest.raises(Unreachable, match="no way"):
             ask_from(simulation, 1, node="middle")
+        assert simulation.now() == 2.0
         middle = Address(PeerId("middle"), "echo")
         simulation.run(ask(simulation.world("server"), 1, target=middle), node="server")
         assert ask_from(simulation, 2, node="middle") == Echo(number=4)
@@ -303,7 +304,7 @@ def test_with_introductions_only_the_introduced_are_reached() -> None:
         world = simulation.node("client")
         with pytest.raises(Unreachable, match="no way"):
             ask_from(simulation, 1)
-        world.network.introduce(PeerId("server"), Contact(endpoints=("server:1",)))
+        simulation.at(3.0, lambda: world.network.introduce(PeerId("server"), Contact(endpoints=("server:1",))))
         assert ask_from(simulation, 2) == Echo(number=4)
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from farflung.sim import Faults, Link, Simulation, Topology
 from farflung.sim.bandwidth import fair_rates
-from farflung.sim.connection import URGENT_BYTES_MAX
 from farflung.sim.topology import Pipe
 from farflung.wire.message import encode
 from farflung.world.address import Address, PeerId
@@ -105,18 +104,16 @@ def test_a_narrow_uplink_leaves_the_rest_of_the_link_to_others() -> None:
 
 
 def test_messages_of_one_lane_follow_each_other_and_urgent_ones_overtake_bulk() -> None:
+    """Two of 2 MB on the bulk lane and, from 0.5 s on, one of 0.5 MB that shares the link with the first of them."""
     with two_sites(Link(bytes_per_second=MEGABYTE)) as simulation:
         sends = [
-            (0.0, "a", "x", probe(MEGABYTE, 1)),
-            (0.0, "a", "x", probe(MEGABYTE, 2)),
-            (0.5, "a", "x", probe(URGENT_BYTES_MAX, 3)),
+            (0.0, "a", "x", probe(2 * MEGABYTE, 1)),
+            (0.0, "a", "x", probe(2 * MEGABYTE, 2)),
+            (0.5, "a", "x", probe(MEGABYTE // 2, 3)),
         ]
         log = arrivals(simulation, sends)
-    urgent = 0.5 + 2 * URGENT_BYTES_MAX / MEGABYTE
-    total = (2 * MEGABYTE + URGENT_BYTES_MAX) / MEGABYTE
-    first = 1.0 + URGENT_BYTES_MAX / MEGABYTE
     assert [number for _, number, _ in log] == [3, 1, 2]
-    assert [time for _, _, time in log] == pytest.approx([urgent, first, total], abs=1e-6)
+    assert [time for _, _, time in log] == pytest.approx([1.5, 2.5, 4.5], abs=1e-6)
 
 
 def test_jitter_and_loss_keep_the_order_of_what_arrives() -> None:
