@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def benchmarks() -> list[str]:
-    """Names of the modules of this folder that measure something, sorted; other programs here take no such arguments."""
+    """Names of the modules of this folder that measure something, sorted; its other programs take other arguments."""
     here = Path(__file__)
     candidates = sorted(here.parent.glob("*.py"))
     marks = ("bench_arguments(", '__name__ == "__main__"')

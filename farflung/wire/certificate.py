@@ -30,8 +30,8 @@ _BINDING_OID = x509.ObjectIdentifier("2.25.2118723598764294821873645239145982364
 
 CLOCK_SKEW_SECONDS = 3600.0
 """Certificates are valid this long before they are made, because clocks of machines far apart differ."""
-CHAIN_LENGTH_MAX = 6
-"""Certificates of a chain without the authority's; also bounds how often admins may invite admins."""
+NUM_PERMISSIONS_MAX = 6
+"""Permissions between the authority and a leaf; bounds how many generations deep admins may invite admins."""
 
 
 class TicketRole(enum.StrEnum):
@@ -78,7 +78,7 @@ def host_name(peer: PeerId) -> str:
 def make_authority(name: str, key: ec.EllipticCurvePrivateKey, now: float, expires_at: float) -> x509.Certificate:
     """The self-signed certificate of a swarm called `name`."""
     draft = _draft(name, name, key.public_key(), now, expires_at)
-    return _with_authority(draft, key.public_key(), CHAIN_LENGTH_MAX).sign(key, hashes.SHA256())
+    return _with_authority(draft, key.public_key(), NUM_PERMISSIONS_MAX).sign(key, hashes.SHA256())
 
 
 def make_permission(
@@ -129,7 +129,7 @@ def check_chain(
     Raises:
         ChainRefused: anything is wrong with it.
     """
-    if not 2 <= len(chain) <= CHAIN_LENGTH_MAX + 1:
+    if not 2 <= len(chain) <= NUM_PERMISSIONS_MAX + 1:
         raise ChainRefused(f"a chain of {len(chain)} certificates cannot lead to the swarm's authority")
     permissions = list(reversed(chain[1:]))
     role = check_permissions(permissions, authority, now, is_revoked)
@@ -154,7 +154,7 @@ def check_permissions(
     Raises:
         ChainRefused: one is wider or longer than its parent, expired, revoked, or not its parent's.
     """
-    issuer, role, path_length = authority, TicketRole.ADMIN, CHAIN_LENGTH_MAX + 1
+    issuer, role, path_length = authority, TicketRole.ADMIN, NUM_PERMISSIONS_MAX + 1
     for permission in permissions:
         _check_issued(permission, issuer, now)
         if is_revoked(permission.serial_number):

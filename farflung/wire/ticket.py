@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from farflung.wire import certificate
-from farflung.wire.certificate import CHAIN_LENGTH_MAX, ChainRefused, TicketRole
+from farflung.wire.certificate import NUM_PERMISSIONS_MAX, ChainRefused, TicketRole
 from farflung.wire.identity import Identity
 from farflung.world.address import PeerId
 
@@ -116,7 +116,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"a ticket cannot outlive the one it is made from, which ends {_day(self.expires_at)}")
         if expires_at <= now:
             raise ValueError("a ticket must expire in the future")
-        length = CHAIN_LENGTH_MAX - 1 - len(self.permissions) if role is TicketRole.ADMIN else 0
+        length = NUM_PERMISSIONS_MAX - 1 - len(self.permissions) if role is TicketRole.ADMIN else 0
         if role is TicketRole.ADMIN and length < 1:
             raise ValueError("this admin ticket is too many invitations away from the founder to invite further admins")
         parent, parent_key = self.own_permission()
@@ -207,7 +207,7 @@ class SwarmAuthority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def ticket(self, meetings: Sequence[Meeting], expires_at: float, now: float) -> Ticket:
         """The first admin ticket."""
         root, root_key, key = _loaded(self.certificate), _private(self.private_key), certificate.new_key()
-        length = CHAIN_LENGTH_MAX - 1
+        length = NUM_PERMISSIONS_MAX - 1
         permission = certificate.make_permission(root, root_key, key, TicketRole.ADMIN, length, now, expires_at)
         return Ticket(
             swarm=self.swarm,
