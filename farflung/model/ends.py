@@ -9,6 +9,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 import torch
@@ -40,6 +41,10 @@ class BlocksCallable(Protocol):
         ...
 
 
+_arguments: ContextVar[dict[str, Any]] = ContextVar("what the forward of a model with remote blocks was given")
+"""A variable of the running thread: one model may be used from many threads at once."""
+
+
 class _Bridge(nn.Module):
     """Stands where the decoder layers stood."""
 
@@ -47,11 +52,10 @@ class _Bridge(nn.Module):
         super().__init__()
         self.blocks = blocks
         self.returns_tuple = False
-        self.arguments: dict[str, Any] = {}
 
     def forward(self, hidden_BTH: Tensor, *_args: Any, **_kwargs: Any) -> Any:
         """Hand hidden states to the blocks, with what the model's forward was given."""
-        hidden = self.blocks(hidden_BTH, **self.arguments)
+        hidden = self.blocks(hidden_BTH, **_arguments.get({}))
         return (hidden,) if self.returns_tuple else hidden
 
 
@@ -79,7 +83,6 @@ def load_ends(
     _read_generation_config(model, source)
     model.__class__ = _distributed_class(type(model))
     distributed = cast(Any, model)
-    distributed._bridge = (bridge,)  # in a tuple, so that it is not registered a second time
     distributed._new_cache = new_cache
     return model
 
@@ -141,8 +144,13 @@ def _distributed_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
             kwargs = {**signature.bind_partial(self, *args).arguments, **kwargs}
             kwargs.pop("self")
         return_dict = kwargs.pop("return_dict", self.config.return_dict)
-        cache = _bridge_arguments(self, kwargs)
-        output = family.forward(self, **kwargs)
+        arguments = _bridge_arguments(self, kwargs)
+        cache = arguments["past_key_values"]
+        token = _arguments.set(arguments)
+        try:
+            output = family.forward(self, **kwargs)
+        finally:
+            _arguments.reset(token)  # else the cache would live until the thread's next forward
         if cache is not None:
             output.past_key_values = cache
         return output if return_dict else output.to_tuple()
@@ -151,8 +159,8 @@ def _distributed_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(f"Distributed{family.__name__}", (_Distributed, family), namespace)
 
 
-def _bridge_arguments(model: Any, kwargs: dict[str, Any]) -> Cache | None:
-    """Move what belongs to the blocks from a forward's arguments to the bridge; returns the cache that is in use."""
+def _bridge_arguments(model: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take what belongs to the blocks out of a forward's arguments."""
     if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
         raise ValueError(
             "the blocks of this model are elsewhere, so their hidden states and attentions are not here: "
@@ -173,14 +181,13 @@ def _bridge_arguments(model: Any, kwargs: dict[str, Any]) -> Cache | None:
     if position_ids is None or bool((position_ids == plain).all()):
         position_ids = None
         kwargs["position_ids"] = plain
-    model._bridge[0].arguments = {
+    kwargs["use_cache"] = False
+    return {
         "position_ids_BT": position_ids,
         "attention_mask_BS": _padding_mask(kwargs.pop("attention_mask", None)),
         "past_key_values": cache,
         "use_cache": use_cache,
     }
-    kwargs["use_cache"] = False
-    return cache
 
 
 def _padding_mask(mask: Any) -> Tensor | None:

@@ -79,6 +79,29 @@ def test_gradients_and_deep_prompts_are_those_of_one_machine(family: SmallModel)
         torch.testing.assert_close(cached, prompted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_generation_leaves_no_session_behind(small: SmallModel) -> None:
+    prompt = tokens(small, 1, 9)
+    with SimulatedSwarm(small, servers(small.num_blocks, 2)) as swarm:
+        swarm.model.generate(prompt, do_sample=False, **GENERATION)
+        swarm.simulation.advance(1.0)
+        assert [role.num_sessions for role in swarm.roles.values()] == [0, 0]
+        with swarm.model.inference_session(num_tokens_max=200) as cache:
+            text = swarm.model.generate(prompt, do_sample=False, max_new_tokens=8, pad_token_id=0)
+            assert cache.get_seq_length() == text.shape[1] - 1
+            text = swarm.model.generate(text, do_sample=False, max_new_tokens=8, pad_token_id=0)
+            assert [role.num_sessions for role in swarm.roles.values()] == [1, 1]
+        assert torch.equal(text, small.whole.generate(prompt, do_sample=False, max_new_tokens=16, pad_token_id=0))
+        swarm.simulation.advance(1.0)
+        assert [role.num_sessions for role in swarm.roles.values()] == [0, 0]
+
+
+def test_an_assistant_drafts_for_the_swarm(small: SmallModel) -> None:
+    prompt = tokens(small, 1, 9)
+    with SimulatedSwarm(small, servers(small.num_blocks, 2)) as swarm:
+        drafted = swarm.model.generate(prompt, do_sample=False, assistant_model=small.whole, max_new_tokens=24)
+        assert torch.equal(drafted, small.whole.generate(prompt, do_sample=False, max_new_tokens=24))
+
+
 def gradient(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
     inputs = embeddings.clone().requires_grad_()
     model(inputs_embeds=inputs).logits.float().logsumexp(-1).sum().backward()
