@@ -62,8 +62,11 @@ SCALED: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("num_prompt", [9, 30])
 @pytest.mark.parametrize("scaling", SCALED)
-def test_rotary_scaling_that_changes_with_length_equals_the_whole_model(scaling: str, tmp_path: Path) -> None:
+def test_rotary_scaling_that_changes_with_length_equals_the_whole_model(
+    scaling: str, num_prompt: int, tmp_path: Path
+) -> None:
     family, options = SCALED[scaling]
     context = {"max_position_embeddings": 24} if scaling == "dynamic" else {}
     torch.manual_seed(0)
@@ -77,7 +80,7 @@ def test_rotary_scaling_that_changes_with_length_equals_the_whole_model(scaling:
     span = blocks.spans[0]
     span.forward(torch.randn(1, 60, span.hidden_size), span.new_cache())  # must not reach into the next session
     ends = load_ends(source, blocks, new_cache=blocks.new_cache)
-    prompt = random_prompt(1, 9)
+    prompt = random_prompt(1, num_prompt)
     assert generate(ends, prompt, max_new_tokens=40).equal(generate(whole, prompt, max_new_tokens=40))
     assert span.plan is not None
-    assert span.plan.knows(20) == (scaling == "linear"), "what changes with length is not looked up by position"
+    assert span.plan.knows(40) == (scaling == "linear"), "what changes with length is not looked up by position"
