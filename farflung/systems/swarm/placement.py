@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NewType
 
 import numpy as np
@@ -36,10 +37,12 @@ Reason = NewType("Reason", str)
 class PlacementConfig:
     """When balancing is worth its price."""
 
-    gain_min: float = 0.02
+    gain_min: float = 0.015
     """A plan must raise the (softly taken) lowest throughput by this fraction, or give a missing block a server."""
-    loading_price: float = 0.06
+    loading_price: float = 0.045
     """The gain, as a fraction, that would justify loading all blocks of the swarm anew; fewer blocks, less gain."""
+    quiet_seconds: float = 60.0
+    """How long nobody must have come or gone before servers move for balance alone; a missing block does not wait."""
     settle_seconds: float = 5.0
     """How long a claim must stand before its move may begin: longer than an announcement takes to reach all."""
     silence_seconds: float = 60.0
@@ -50,6 +53,8 @@ class PlacementConfig:
     def __post_init__(self) -> None:
         if not (self.gain_min > 0 and self.loading_price >= 0):
             raise ValueError("gain_min must be positive and loading_price must not be negative.")
+        if self.quiet_seconds < 0:
+            raise ValueError("quiet_seconds must not be negative.")
         if not 0 <= self.settle_seconds < self.silence_seconds:
             raise ValueError("silence_seconds must be larger than settle_seconds, which must not be negative.")
 
@@ -201,10 +206,15 @@ def plan_moves(
     A plan exists only if it gains at least `config.gain_min`; so one that is carried out leaves nothing to be moved
     back, and a swarm that nobody joins or leaves comes to rest.
     """
-    ordered = sorted(swarm, key=lambda holder: holder.peer)
-    if not ordered:
+    if not swarm:
         return Plan((), Reason("no server is here"))
-    held = set(unmovable)
+    ordered = tuple(sorted(swarm, key=lambda holder: holder.peer))
+    return _plan_moves(ordered, num_blocks, config, frozenset(unmovable))
+
+
+@lru_cache(maxsize=4)
+def _plan_moves(ordered: tuple[Holder, ...], num_blocks: int, config: PlacementConfig, held: frozenset[PeerId]) -> Plan:
+    """The same question is asked again every few seconds while nothing changes, and costs up to a second."""
     while True:
         balance = _balance(ordered, num_blocks, config.loading_price)
         before = int(energy(balance.levels()))
@@ -221,7 +231,7 @@ def plan_moves(
         moves, stuck = _in_safe_order(wanted, ordered, num_blocks)
         if not stuck:
             return Plan(moves, _plan_reason(moves, ordered, num_blocks))
-        held.update(move.peer for move in stuck)
+        held |= {move.peer for move in stuck}
 
 
 def _is_worth_it(before: int, after: int, num_blocks: int, gain_min: float) -> bool:

@@ -58,14 +58,16 @@ def decide(
     num_blocks: int,
     *,
     is_settled: bool,
+    is_quiet: bool,
     config: PlacementConfig,
     unmovable: Collection[PeerId] = (),
     stuck: Collection[PeerId] = (),
 ) -> Decision:
     """Should `peer` move now? Pure: the same announcements give the same answer everywhere.
 
-    `is_settled` says whether its own claim has stood for `config.settle_seconds`; `unmovable` are servers that ignored
-    a plan, `stuck` those that have been on the move for too long to wait for.
+    `is_settled` says whether its own claim has stood for `config.settle_seconds`, `is_quiet` that nobody came or
+    went for `config.quiet_seconds`; `unmovable` are servers that ignored a plan, `stuck` those that have been on the
+    move for too long to wait for.
     """
     claims = {one.peer: one.moving_to for one in swarm if one.moving_to is not None and not one.is_moving}
     travellers = [one.peer for one in swarm if one.is_moving and one.peer not in stuck]
@@ -74,6 +76,8 @@ def decide(
         if peer in claims and is_better(claimed, swarm, num_blocks):
             return _go_in_turn(peer, claims, swarm, num_blocks, Reason("the plan it agreed to is under way"))
         return Decision(Action.STAY, Reason(f"{travellers[0][:12]} is on the move"))
+    if not is_quiet and num_holders(swarm, num_blocks).all():
+        return Decision(Action.STAY, Reason("servers came or went lately"))
     plan = plan_moves(swarm, num_blocks, config, unmovable)
     target = plan.target(peer)
     if target is None:
@@ -123,6 +127,7 @@ class Rebalancer:
         self._claim: tuple[BlockRange, float] | None = None
         self._silent_until: dict[PeerId, float] = {}
         self._travels: dict[PeerId, tuple[BlockRange, float]] = {}
+        self._peers: tuple[tuple[PeerId, ...], float] | None = None
 
     def check(self, servers: Mapping[PeerId, ServerInfo], now: float) -> Decision:
         """What to do now, given the announcements of all servers of the model (this one's included).
@@ -142,6 +147,7 @@ class Rebalancer:
             swarm,
             self._num_blocks,
             is_settled=claimed_seconds >= self._config.settle_seconds,
+            is_quiet=self._quiet_seconds(swarm, now) >= self._config.quiet_seconds,
             config=self._config,
             unmovable=self._silent_until,
             stuck=stuck,
@@ -161,6 +167,13 @@ class Rebalancer:
         if self._claim is None or self._claim[0] != own.moving_to:
             self._claim = (own.moving_to, now)
         return now - self._claim[1]
+
+    def _quiet_seconds(self, swarm: Sequence[Holder], now: float) -> float:
+        """How long the servers have been the same."""
+        peers = tuple(one.peer for one in swarm)
+        if self._peers is None or self._peers[0] != peers:
+            self._peers = (peers, now)
+        return now - self._peers[1]
 
     def _note_travels(self, swarm: Sequence[Holder], now: float) -> None:
         places = {one.peer: one.place for one in swarm if one.is_moving}
