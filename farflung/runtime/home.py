@@ -7,14 +7,14 @@ journals/NAME.db    append-only logs
 lock                held while a node lives here
 """
 
+import hashlib
 import os
-import urllib.parse
 from pathlib import Path
 
 import platformdirs
 
 from farflung.runtime.journal import SqliteJournal
-from farflung.runtime.store import FileStore, write_durably
+from farflung.runtime.store import FileStore, file_name, write_durably
 from farflung.wire.identity import KEY_BYTES, Identity
 from farflung.wire.ticket import SwarmAuthority
 
@@ -67,7 +67,7 @@ class Home:
         """The authority of the swarm called `swarm`, founded at the first call; `now`: wall-clock seconds."""
         folder = self.folder / "authorities"
         folder.mkdir(exist_ok=True, mode=0o700)
-        path = folder / urllib.parse.quote(swarm, safe="").replace(".", "%2E")
+        path = folder / hashlib.sha256(swarm.encode()).hexdigest()[:32]
         if not path.exists():
             write_durably(path, SwarmAuthority.found(swarm, now).to_bytes())
         return SwarmAuthority.from_bytes(path.read_bytes())
@@ -75,8 +75,7 @@ class Home:
     def journal(self, name: str) -> SqliteJournal:
         """The journal called `name`; one object per name."""
         if name not in self._journals:
-            file_name = urllib.parse.quote(name, safe="").replace(".", "%2E") + ".db"
-            self._journals[name] = SqliteJournal(self.folder / "journals" / file_name)
+            self._journals[name] = SqliteJournal(self.folder / "journals" / f"{file_name(name)}.db")
         return self._journals[name]
 
     def close(self) -> None:

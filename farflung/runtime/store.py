@@ -4,6 +4,8 @@ import os
 import urllib.parse
 from pathlib import Path
 
+FILE_NAME_LENGTH_MAX = 200
+
 
 class FileStore:
     """Implements `world.doors.Store` in a folder of its own."""
@@ -23,16 +25,21 @@ class FileStore:
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def keys(self, prefix: str = "") -> list[str]:
         names = (urllib.parse.unquote(path.name) for path in self._folder.iterdir() if not path.name.startswith("."))
         return sorted(name for name in names if name.startswith(prefix))
 
     def _path(self, key: str) -> Path:
-        assert key, "a key has at least one character"
-        # A name that begins with a point is a file being written.
-        return self._folder / urllib.parse.quote(key, safe="").replace(".", "%2E")
+        return self._folder / file_name(key)
+
+
+def file_name(key: str) -> str:
+    """A name for `key` in any file system; it never begins with a point, as that of a file being written does."""
+    name = urllib.parse.quote(key, safe="").replace(".", "%2E")
+    assert 0 < len(name) <= FILE_NAME_LENGTH_MAX, f"a key of {len(key)} characters cannot name a file"
+    return name
 
 
 def write_durably(path: Path, value: bytes, mode: int = 0o600) -> None:
@@ -43,10 +50,11 @@ def write_durably(path: Path, value: bytes, mode: int = 0o600) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder survive a crash."""
     if os.name == "nt":
         return  # Windows has no handle of a folder to sync; its rename is journalled.
     handle = os.open(folder, os.O_RDONLY)

@@ -40,11 +40,14 @@ class LoopThread:
         if reason is not None:
             coroutine.close()
             raise RuntimeError(reason)
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_followed(coroutine, ended), self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()
+            if future.cancel():
+                # What the coroutine does on its way out is over when the caller goes on.
+                ended.wait(CLOSE_SECONDS_MAX)
             raise
 
     def close(self) -> None:
@@ -75,3 +78,10 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
+
+
+async def _followed(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await coroutine
+    finally:
+        ended.set()
