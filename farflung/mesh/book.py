@@ -1,9 +1,10 @@
 """The newest record of every node, as one holder has them: taken in when they are news, dropped when leases end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from farflung.mesh.records import BadRecord, Record, read, verify
+from farflung.wire.certificate import TicketRole
 from farflung.wire.identity import Signed
 from farflung.world.address import PeerId
 
@@ -18,11 +19,21 @@ class Held:
     """On the holder's monotonic clock."""
 
 
+Granted = Callable[[PeerId], TicketRole | None]
+"""What the certificate of a peer that was seen here permits; None for one that was not."""
+
+
+def unknown(peer: PeerId) -> TicketRole | None:
+    """For holders that see no certificates."""
+    return None
+
+
 class RecordBook:
     """At most one record per node, verified. A sequence once seen is never taken again, even after its lease."""
 
-    def __init__(self, *, wall_offset_seconds: float, num_records_max: int) -> None:
+    def __init__(self, *, wall_offset_seconds: float, num_records_max: int, granted: Granted = unknown) -> None:
         """`wall_offset_seconds`: wall clock minus monotonic clock of this process."""
+        self._granted = granted
         self._wall_offset_seconds = wall_offset_seconds
         self._num_records_max = num_records_max
         self._held: dict[PeerId, Held] = {}
@@ -56,7 +67,8 @@ class RecordBook:
         (None: it comes from its subject, now).
 
         Raises:
-            BadRecord: forged, malformed, from another time, about somebody else, or one more than fits.
+            BadRecord: forged, malformed, from another time, about somebody else, claiming a role that its subject's
+                ticket does not grant, or one more than fits.
         """
         record = read(signed)
         if subject not in (None, record.peer):
@@ -64,6 +76,7 @@ class RecordBook:
         if record.sequence <= self._sequences.get(record.peer, -1):
             return None
         verify(signed, record, now + self._wall_offset_seconds)
+        self._check_role(record)
         if record.peer not in self._held and len(self._held) >= self._num_records_max:
             raise BadRecord(f"there are already {self._num_records_max} records, which is the limit")
         lease = record.lease_seconds if seconds_left is None else min(record.lease_seconds, seconds_left)
@@ -73,6 +86,14 @@ class RecordBook:
         self._held[record.peer] = held
         self._remember(record)
         return held
+
+    def _check_role(self, record: Record) -> None:
+        """A ticket says what its holder may be; the record must not say more."""
+        granted = self._granted(record.peer)
+        if granted is not None and not granted.may_grant(record.role):
+            raise BadRecord(f"{record.peer} calls itself {record.role} with a {granted} ticket")
+        if record.role is TicketRole.CLIENT and record.is_rendezvous:
+            raise BadRecord(f"{record.peer} keeps a directory with a client ticket")
 
     def _remember(self, record: Record) -> None:
         self._sequences.pop(record.peer, None)

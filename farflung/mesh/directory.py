@@ -10,7 +10,7 @@ It keeps nothing on disk: after a restart the nodes' renewals and the other rend
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from farflung.mesh.book import Held, RecordBook
+from farflung.mesh.book import Granted, Held, RecordBook, unknown
 from farflung.mesh.config import RendezvousConfig
 from farflung.mesh.limits import TokenBucket
 from farflung.mesh.messages import (
@@ -52,13 +52,16 @@ class Rendezvous(Role):
         *,
         wall_offset_seconds: float,
         config: RendezvousConfig | None = None,
+        granted: Granted = unknown,
     ) -> None:
-        """`wall_offset_seconds`: wall clock minus monotonic clock of this process."""
+        """`wall_offset_seconds`: wall clock minus monotonic clock of this process. `granted`: what tickets permit."""
         self._peer = peer
         self._config = config or RendezvousConfig()
         self._seeds = {other: peers[other] for other in sorted(peers) if other != peer}
         self._wall_offset_seconds = wall_offset_seconds
-        self.book = RecordBook(wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max)
+        self.book = RecordBook(
+            wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max, granted=granted
+        )
         self._subscribers: dict[Address, _Subscriber] = {}
         self._buckets: dict[PeerId, TokenBucket] = {}
         self._fresh: dict[PeerId, None] = {}

@@ -6,7 +6,7 @@ Each rendezvous node is a source of its own, and their news are merged by sequen
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from farflung.mesh.book import Held, RecordBook
+from farflung.mesh.book import Granted, Held, RecordBook, unknown
 from farflung.mesh.config import MemberConfig, Profile
 from farflung.mesh.messages import RENDEZVOUS_ACTOR, Announce, Announced, Changes, Subscribe, Subscribed
 from farflung.mesh.records import BadRecord, Record, says_the_same
@@ -34,8 +34,9 @@ class Member(Role):
         *,
         wall_offset_seconds: float,
         config: MemberConfig | None = None,
+        granted: Granted = unknown,
     ) -> None:
-        """`wall_offset_seconds`: wall clock minus monotonic clock of this process."""
+        """`wall_offset_seconds`: wall clock minus monotonic clock of this process. `granted`: what tickets permit."""
         self._identity = identity
         self._own = own
         self._seeds = {peer: rendezvous[peer] for peer in sorted(rendezvous)}
@@ -50,7 +51,9 @@ class Member(Role):
         self._renew_at = 0.0
         self._publish_at: float | None = None
         self._announced_at = 0.0
-        self._book = RecordBook(wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max)
+        self._book = RecordBook(
+            wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max, granted=granted
+        )
         self._view: dict[PeerId, Record] = {}
         self._sources: dict[PeerId, Source] = {}
         self._watchers: list[Watcher] = []

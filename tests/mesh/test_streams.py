@@ -155,3 +155,19 @@ def test_impossible_settings_are_refused() -> None:
         MemberConfig(renew_seconds=30.0)
     with pytest.raises(ValueError, match="within a subscription"):
         RendezvousConfig(compare_seconds=100.0)
+
+
+@pytest.mark.parametrize("granted", [None, TicketRole.SERVER, TicketRole.CLIENT])
+def test_nobody_claims_a_wider_role_than_its_ticket_grants(granted: TicketRole | None) -> None:
+    role = Rendezvous(MEET, {}, wall_offset_seconds=WALL, granted=lambda peer: granted)
+    role.start(0.0)
+    server = member()
+    announced = messages(server.start(0.0), Announce)[0]
+    peer = identity("node").peer
+    effects = role.receive(Address(peer, "directory"), announced, 0.1)
+    if granted is TicketRole.CLIENT:
+        (refusal,) = messages(effects, Refusal)
+        assert isinstance(refusal, Refusal) and "server with a client ticket" in refusal.reason
+        assert role.book.get(peer) is None
+    else:
+        assert role.book.get(peer) is not None
