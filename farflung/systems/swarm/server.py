@@ -5,7 +5,6 @@ when its client closes it, vanishes or idles; a request that cannot be right is 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +13,7 @@ from farflung.systems.swarm import stateless
 from farflung.systems.swarm.checks import check_request, check_step, follow
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
+from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
@@ -40,21 +40,6 @@ SWEEP_SECONDS = 5.0
 RATE_SMOOTHING = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class _StepJob:
-    session: ServerSession
-    step: Step
-    accepted_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class _RequestJob:
-    source: Address
-    request: Forward | Backward
-    span: Span
-    accepted_at: float
-
-
 class Server(Role):
     """Serves one span to many sessions (and, while it moves, finishes the sessions of the span it leaves)."""
 
@@ -65,8 +50,8 @@ class Server(Role):
         self.state = ServerState.ONLINE
         self.moving_to: BlockRange | None = None
         self._sessions = SessionTable(config.cache_tokens_max, span.last - span.first)
-        self._queue: FairQueue[_StepJob | _RequestJob] = FairQueue(config.num_jobs_max)
-        self._running: _StepJob | _RequestJob | None = None
+        self._queue: FairQueue[StepJob | RequestJob] = FairQueue(config.num_jobs_max)
+        self._running: StepJob | RequestJob | None = None
         self._started_job_at = 0.0
         self._job_seconds: float | None = None
         self._orphans: dict[PeerId, float] = {}
@@ -215,7 +200,7 @@ class Server(Role):
         session.length, session.batch_size = shape
         session.enqueued, session.used_at, session.client = step.upto, now, Address(*step.client)
         session.newest_base = step.base
-        self._queue.push(session.client.peer, _StepJob(session, step, now))
+        self._queue.push(session.client.peer, StepJob(session, step, now))
         return self._run_next(now)
 
     def _answer_again(self, session: ServerSession, step: Step) -> Sequence[Effect]:
@@ -241,7 +226,7 @@ class Server(Role):
         if self._queue.is_full:
             reason = f"{len(self._queue)} jobs are waiting here already"
             return [Send(source, RequestRefused(request=request.request, reason=reason, retry_after_seconds=1.0))]
-        self._queue.push(source.peer, _RequestJob(source, request, self._span, now))
+        self._queue.push(source.peer, RequestJob(source, request, self._span, now))
         return self._run_next(now)
 
     def _run_next(self, now: float) -> Sequence[Effect]:
@@ -249,38 +234,29 @@ class Server(Role):
         if self._running is not None:
             return ()
         while (job := self._queue.pop()) is not None:
-            if isinstance(job, _StepJob) and job.session.is_closed:
+            if isinstance(job, StepJob) and job.session.is_closed:
                 continue
             self._running, self._started_job_at = job, now
-            if isinstance(job, _StepJob):
-                return [Run(job, apply_step, (job.session, job.step, FRAME_BYTES_MAX), self._cost_seconds(job))]
+            if isinstance(job, StepJob):
+                return [Run(job, apply_step, (job.session, job.step, FRAME_BYTES_MAX), cost_seconds(job, self.config))]
             function = stateless.forward if isinstance(job.request, Forward) else stateless.backward
-            return [Run(job, function, (job.span, job.request, FRAME_BYTES_MAX), self._cost_seconds(job))]
+            return [Run(job, function, (job.span, job.request, FRAME_BYTES_MAX), cost_seconds(job, self.config))]
         return ()
 
-    def _cost_seconds(self, job: _StepJob | _RequestJob) -> float:
-        """Expected device time, for the simulator: the larger of the decode rate and the long-forward rate."""
-        if isinstance(job, _StepJob):
-            num_blocks, shape = job.session.key[2] - job.session.key[1], job.step.hidden.shape
-        else:
-            num_blocks, shape = job.request.last - job.request.first, job.request.hidden.shape
-        num_tokens = shape[0] * shape[1]
-        return num_blocks * max(1.0 / self.config.blocks_per_second, num_tokens / self.config.forward_tokens_per_second)
-
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
-        assert isinstance(job, _StepJob | _RequestJob) and job is self._running
+        assert isinstance(job, StepJob | RequestJob) and job is self._running
         self._running = None
         seconds = now - self._started_job_at
         previous = self._job_seconds if self._job_seconds is not None else seconds
         self._job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
         effects = (
             self._step_finished(job, result, now)
-            if isinstance(job, _StepJob)
+            if isinstance(job, StepJob)
             else stateless.answer(job.source, job.request, result)
         )
         return [*effects, *self._run_next(now)]
 
-    def _step_finished(self, job: _StepJob, result: object, now: float) -> list[Effect]:
+    def _step_finished(self, job: StepJob, result: object, now: float) -> list[Effect]:
         session, step = job.session, job.step
         if session.is_closed:
             return []
