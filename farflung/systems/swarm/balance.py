@@ -23,12 +23,12 @@ Integers = NDArray[np.int64]
 
 LEVELS = 2048
 """Integer level that stands for the best lowest level a swarm could reach."""
-SHARPNESS = 30
+SHARPNESS = 27
 """Factor in the exponent of the energy, per LEVELS."""
-MISSING_ENERGY = 1 << 53
-"""What a block without a server adds to the energy; 2**9 such blocks still fit into 64 bits."""
-BLOCKS_MAX = 512
-"""Blocks of the largest model that the energies of all blocks can be summed for."""
+BLOCKS_MAX = 256
+"""Blocks of the largest model."""
+MISSING_ENERGY = 1 << 54
+"""What a block without a server adds to the energy: more than all blocks together can add otherwise."""
 GROUP_SIZE_MAX = 3
 """Servers that are moved together at most."""
 ORDERED_GROUPS_MAX = 10_000
@@ -38,7 +38,8 @@ NET_GAIN_SHIFT = 10
 
 
 def _energy_table() -> Integers:
-    energies = [1 << 48]
+    # The sum over BLOCKS_MAX blocks stays below MISSING_ENERGY, and that of missing ones below 2**63.
+    energies = [1 << 46]
     while energies[-1] > 0:
         energies.append(energies[-1] * (LEVELS - SHARPNESS) // LEVELS)
     energies[0] += MISSING_ENERGY

@@ -182,7 +182,7 @@ def choose_blocks(
     holders_B = num_holders(settled, num_blocks)
     singles_B = np.concatenate(([0], np.cumsum(holders_B == 1)))
     relieved_B = singles_B[size:] - singles_B[:-size]
-    tolerance = int(energy(levels_B) + costs_B.min()) >> 6
+    tolerance = int(energy(levels_B) + costs_B.min()) % MISSING_ENERGY >> 6
     first = max(np.flatnonzero(costs_B <= costs_B.min() + tolerance), key=lambda start: (relieved_B[start], -start))
     blocks = BlockRange(int(first), int(first) + size)
     return blocks, _joining_reason(blocks, holders_B, throughputs(settled, num_blocks))
