@@ -67,6 +67,7 @@ class SimulatedSwarm:
     server_class: type[Server] = Server
 
     def __post_init__(self) -> None:
+        self.is_over = False
         self.simulation = Simulation(seed=self.seed, faults=self.faults, topology=self.topology)
         self.roles: dict[str, Server] = {}
         for name, (first, last) in self.servers.items():
@@ -81,6 +82,7 @@ class SimulatedSwarm:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.is_over = True
         self.simulation.__exit__(*exception)
 
     def announced(self) -> dict[PeerId, ServerInfo]:
@@ -108,6 +110,9 @@ class SimulatedSwarm:
         return self.simulation.run(coroutine, node=CLIENT)
 
     def call_soon(self, function: Callable[[], object]) -> None:
+        if self.is_over:
+            return  # a cache that outlives its swarm
+
         async def call() -> None:
             function()
 

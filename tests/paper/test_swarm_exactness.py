@@ -112,3 +112,26 @@ def gradient(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
 def seeded(model: Any, prompt: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
     torch.manual_seed(11)
     return model.generate(prompt, **options, **GENERATION)
+
+
+def test_micro_batches_change_nothing(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows travel apart and at the same time; the gradient is that of the whole batch."""
+    batch = tokens(small, 5, 9)
+    mask = torch.ones_like(batch)
+    mask[2, :4] = 0
+    embeddings = small.whole.get_input_embeddings()(batch).detach()
+
+    def run(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = embeddings.clone().requires_grad_()
+        logits = model(inputs_embeds=inputs, attention_mask=mask).logits
+        logits.logsumexp(-1).sum().backward()
+        assert inputs.grad is not None
+        return logits.detach(), inputs.grad
+
+    monkeypatch.setattr("farflung.systems.swarm.tuning.MICRO_BATCH_TOKENS_MAX", 20)
+    with SimulatedSwarm(small, servers(small.num_blocks, 2)) as swarm:
+        ours, whole = run(swarm.model), run(small.whole)
+        sent = sum("Forward" in event.detail for event in swarm.simulation.trace.of("send", "client"))
+    assert sent == 2 * 3, "three micro-batches through two servers"
+    for one, other in zip(ours, whole, strict=True):
+        torch.testing.assert_close(one[mask == 1], other[mask == 1], rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from farflung.model.ends import load_ends
 from farflung.model.source import ModelSource
 from farflung.systems.swarm.cache import Bridge, RemoteCache
 from farflung.systems.swarm.session import Session, SessionConfig
-from farflung.systems.swarm.tuning import Batch, RemoteBlocks, SpanInput
+from farflung.systems.swarm.tuning import Batch, Passage, RemoteBlocks
 from farflung.systems.swarm.view import SwarmView
 from farflung.world.doors import World
 
@@ -43,12 +44,7 @@ class SwarmBlocks:
         return self.bridge.run(self._open_cache(num_tokens_max, is_hop_per_block))
 
     async def _open_cache(self, num_tokens_max: int, is_hop_per_block: bool) -> RemoteCache:
-        config = self.config
-        if is_hop_per_block:
-            config = SessionConfig(
-                **{name: getattr(config, name) for name in config.__slots__ if name != "is_hop_per_block"},
-                is_hop_per_block=True,
-            )
+        config = replace(self.config, is_hop_per_block=is_hop_per_block or self.config.is_hop_per_block)
         prompts = self.prompts_LPH.detach() if self.prompts_LPH is not None else None
         session = Session(self.world, self.view, config, num_tokens_max=num_tokens_max, prompts_LPH=prompts)
         return RemoteCache(session, self.bridge)
@@ -71,11 +67,11 @@ class SwarmBlocks:
         batch = Batch(position_ids_BT, attention_mask_BS, self.prompts_LPH, self.config.codec)
         if _wants_gradients(hidden_BTH, self.prompts_LPH):
             return _Pass.apply(hidden_BTH, self.prompts_LPH, self, batch)
-        output, inputs = self.forward(hidden_BTH, batch)
-        _collect(lambda: [span.hidden for span in inputs])
+        output, passages = self.forward(hidden_BTH, batch)
+        _collect(lambda: _inputs_of_blocks(passages))
         return output
 
-    def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[SpanInput]]:
+    def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[Passage]]:
         """A pass without cache."""
         is_hop_per_block = _block_inputs.get() is not None
         return self.bridge.run(self.remote.forward(hidden, batch, is_hop_per_block=is_hop_per_block))
@@ -89,11 +85,9 @@ class _Pass(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, prompts: torch.Tensor | None, blocks: SwarmBlocks, batch: Batch
     ) -> torch.Tensor:
         ctx.blocks = blocks
-        ctx.batch = Batch(
-            batch.position_ids, batch.attention_mask, prompts.detach() if prompts is not None else None, batch.codec
-        )
-        output, ctx.inputs = blocks.forward(hidden.detach(), ctx.batch)
-        _collect(lambda: [span.hidden for span in ctx.inputs])
+        detached = replace(batch, prompts_LPH=prompts.detach() if prompts is not None else None)
+        output, ctx.passages = blocks.forward(hidden.detach(), detached)
+        _collect(lambda: _inputs_of_blocks(ctx.passages))
         return output
 
     @staticmethod
@@ -101,7 +95,7 @@ class _Pass(torch.autograd.Function):
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         blocks = ctx.blocks
-        hidden, prompts = blocks.bridge.run(blocks.remote.backward(ctx.inputs, gradient, ctx.batch))
+        hidden, prompts = blocks.bridge.run(blocks.remote.backward(ctx.passages, gradient))
         return hidden, prompts, None, None
 
 
@@ -208,6 +202,12 @@ def _swarm_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 def _wants_gradients(hidden: torch.Tensor, prompts: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and (hidden.requires_grad or (prompts is not None and prompts.requires_grad))
+
+
+def _inputs_of_blocks(passages: list[Passage]) -> list[torch.Tensor]:
+    """Inputs of every block, micro-batches put together; all of them went one hop per block."""
+    of_passages = [[span.hidden for span in passage.inputs] for passage in passages]
+    return [torch.cat(rows) for rows in zip(*of_passages, strict=True)]
 
 
 def _collect(make: Any) -> None:

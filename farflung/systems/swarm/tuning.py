@@ -1,6 +1,7 @@
 """Forward and backward through the swarm without a cache, with fail-over (PETALS, section 2.2).
 
-The client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the
+A batch is cut into micro-batches of whole rows that travel at the same time, so that several servers work at once. The
+client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the
 spans in reverse, and a span whose server failed is recomputed by its replacement, which needs only the inputs kept
 here.
 """
@@ -27,10 +28,12 @@ from farflung.world.address import Address
 from farflung.world.doors import World
 from farflung.world.errors import FarflungError, PeerMisbehaved, Refused, Unreachable
 from farflung.world.mailbox import Mailbox, call
+from farflung.world.nursery import open_nursery
 
 REQUEST_SECONDS_MAX = 300.0
 WAIT_SECONDS_MAX = 60.0
 BAN_SECONDS = 15.0
+MICRO_BATCH_TOKENS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,14 @@ class SpanInput:
     hidden: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One micro-batch on its way through the blocks: what its backward pass needs."""
+
+    batch: Batch
+    inputs: tuple[SpanInput, ...]
+
+
 class RemoteBlocks:
     """Stateless passes through blocks [0, num_blocks) for one client."""
 
@@ -62,8 +73,33 @@ class RemoteBlocks:
 
     async def forward(
         self, hidden: torch.Tensor, batch: Batch, *, is_hop_per_block: bool = False
-    ) -> tuple[torch.Tensor, list[SpanInput]]:
-        """Hidden states after the last block, and the inputs of every span (or of every block) on the way."""
+    ) -> tuple[torch.Tensor, list[Passage]]:
+        """Hidden states after the last block, and what every micro-batch met on the way: spans, or single blocks."""
+        async with open_nursery() as nursery:
+            tasks = [
+                nursery.start(self._forward_rows(rows, part, is_hop_per_block), name=f"forward of micro-batch {number}")
+                for number, (rows, part) in enumerate(_micro_batches(hidden, batch))
+            ]
+        results: list[tuple[torch.Tensor, Passage]] = [task.result() for task in tasks]
+        return torch.cat([output for output, _ in results]), [passage for _, passage in results]
+
+    async def backward(
+        self, passages: Sequence[Passage], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gradients by the input of the first block and by the deep prompts (None without prompts)."""
+        rows = [passage.inputs[0].hidden.shape[0] for passage in passages]
+        async with open_nursery() as nursery:
+            tasks = [
+                nursery.start(self._backward_rows(passage, part), name=f"backward of micro-batch {number}")
+                for number, (passage, part) in enumerate(zip(passages, gradient.split(rows), strict=True))
+            ]
+        results: list[tuple[torch.Tensor, torch.Tensor | None]] = [task.result() for task in tasks]
+        of_prompts = [prompts for _, prompts in results if prompts is not None]
+        return torch.cat([hidden for hidden, _ in results]), sum(of_prompts[1:], of_prompts[0]) if of_prompts else None
+
+    async def _forward_rows(
+        self, hidden: torch.Tensor, batch: Batch, is_hop_per_block: bool
+    ) -> tuple[torch.Tensor, Passage]:
         inputs: list[SpanInput] = []
         with self._open_mailbox() as mailbox:
             hops = await self._find(mailbox, 0, self._view.num_blocks, is_hop_per_block)
@@ -76,15 +112,15 @@ class RemoteBlocks:
                     continue
                 inputs.append(SpanInput(hop.first, hop.last, hidden))
                 hidden = output
-        return hidden, inputs
+        return hidden, Passage(batch, tuple(inputs))
 
-    async def backward(
-        self, inputs: Sequence[SpanInput], gradient: torch.Tensor, batch: Batch
+    async def _backward_rows(
+        self, passage: Passage, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Gradients by the input of the first block and by the deep prompts (None without prompts)."""
+        batch = passage.batch
         prompts_gradient = torch.zeros_like(batch.prompts_LPH) if batch.prompts_LPH is not None else None
         with self._open_mailbox() as mailbox:
-            waiting = list(inputs)
+            waiting = list(passage.inputs)
             hops: list[Hop] = []
             hidden_of: dict[int, torch.Tensor] = {}
             while waiting or hops:
@@ -184,6 +220,19 @@ class RemoteBlocks:
 
     def _open_mailbox(self) -> Mailbox:
         return Mailbox(self._world, f"tuning-{self._view.new_name()}")
+
+
+def _micro_batches(hidden: torch.Tensor, batch: Batch) -> list[tuple[torch.Tensor, Batch]]:
+    """Whole rows of at most `MICRO_BATCH_TOKENS_MAX` tokens together (one row at least), with what goes with them."""
+    num_rows = max(1, MICRO_BATCH_TOKENS_MAX // hidden.shape[1])
+    parts: list[tuple[torch.Tensor, Batch]] = []
+    for first in range(0, hidden.shape[0], num_rows):
+        rows = slice(first, first + num_rows)
+        ids, mask = batch.position_ids, batch.attention_mask
+        ids = ids.expand(hidden.shape[:2])[rows] if ids is not None else None
+        mask = mask[rows] if mask is not None else None
+        parts.append((hidden[rows], Batch(ids, mask, batch.prompts_LPH, batch.codec)))
+    return parts
 
 
 def _encode_optional(tensor: torch.Tensor | None) -> WireTensor | None:
