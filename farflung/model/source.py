@@ -15,10 +15,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from farflung.model.fingerprint import fingerprint_of_folder
 
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 TOKENS_UNLIMITED = 2**31 - 1
@@ -47,7 +48,7 @@ class ModelSource:
         if not is_folder and _looks_like_path(model):
             raise ValueError(f"there is no folder {model!r}: give the path of a Hugging Face model folder or a Hub id")
         config = _read_config(model, is_folder=is_folder)
-        commit = None if is_folder else getattr(config, "_commit_hash", None)
+        commit = None if is_folder else _commit_of(model)
         causal_class = _causal_class(model, config)
         _refuse_uncuttable(model, config)
         weight_map = _read_weight_map(model, commit)
@@ -98,7 +99,12 @@ class ModelSource:
         return {self._file(file): wanted for file, wanted in names_by_file.items()}
 
     def _file(self, file: str) -> Path:
-        path = cached_file(self.location, file, revision=self.commit)
+        try:
+            path = cached_file(self.location, file, revision=self.commit)
+        except OSError as error:
+            raise ValueError(
+                f"{file} of {self.name} cannot be had ({_first_line(error)}): connect, or save the model again"
+            ) from error
         assert path is not None, "cached_file raises when a file is missing"
         return Path(path)
 
@@ -111,7 +117,7 @@ def _read_config(model: str, *, is_folder: bool) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = _first_line(error)
         if is_folder:
             message = (
                 f"{model!r} has no configuration that transformers can read ({reason}): give a folder with config.json"
@@ -119,6 +125,17 @@ def _read_config(model: str, *, is_folder: bool) -> PreTrainedConfig:
         else:
             message = f"{model!r} is neither a folder here nor a model that the Hub gives us ({reason}): check the name"
         raise ValueError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _commit_of(model: str) -> str:
+    """The Hub commit that was downloaded: all other files are taken from the same one."""
+    commit = extract_commit_hash(str(_optional_file(model, CONFIG_FILE, None)), None)
+    assert commit is not None, "the Hub's cache names each folder by its commit"
+    return commit
 
 
 def _causal_class(model: str, config: PreTrainedConfig) -> type[PreTrainedModel]:

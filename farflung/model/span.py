@@ -76,6 +76,8 @@ class Span:
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, cache, first, last)
         past = 0 if cache is None else cache.length
+        position_ids_BT, attention_mask_BS = self._accept_places(hidden, past, position_ids_BT, attention_mask_BS)
+        self._check_prompts(prompts_LPH, last - first)
         calls = None
         if hidden.shape[1] == 1 and cache is not None and position_ids_BT is None and attention_mask_BS is None:
             assert self.plan is not None, "a span is probed when it is loaded"
@@ -100,6 +102,8 @@ class Span:
         """Like `forward` without a cache, keeping what the gradients of hidden states and prompts need."""
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, None, first, last)
+        position_ids_BT, attention_mask_BS = self._accept_places(hidden, 0, position_ids_BT, attention_mask_BS)
+        self._check_prompts(prompts_LPH, last - first)
         calls = self._prelude.calls(hidden.detach(), None, position_ids_BT, attention_mask_BS)
         return self._run(hidden, calls, first, last, 0, prompts_LPH)
 
@@ -125,6 +129,36 @@ class Span:
                 )
             cache.expect(hidden.shape[0])
         return hidden.to(self.device, self.dtype)
+
+    def _accept_places(
+        self, hidden: Tensor, past: int, position_ids: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Positions and mask on the span's device, once they are seen to be for these hidden states."""
+        num_rows, num_new, _ = hidden.shape
+        if position_ids is not None:
+            if position_ids.shape not in ((1, num_new), (num_rows, num_new)) or position_ids.dtype != torch.int64:
+                raise ValueError(
+                    f"positions have shape {tuple(position_ids.shape)} and type {position_ids.dtype}: "
+                    f"send 64-bit integers [{num_rows}, {num_new}]"
+                )
+            position_ids = position_ids.to(self.device)
+        if mask is not None:
+            if mask.shape != (num_rows, past + num_new):
+                raise ValueError(
+                    f"the attention mask has shape {tuple(mask.shape)}: "
+                    f"send [{num_rows}, {past + num_new}], over past and new tokens"
+                )
+            mask = mask.to(self.device)
+        return position_ids, mask
+
+    def _check_prompts(self, prompts_LPH: Tensor | None, num_blocks: int) -> None:
+        if prompts_LPH is not None and (
+            prompts_LPH.ndim != 3 or prompts_LPH.shape[0] != num_blocks or prompts_LPH.shape[2] != self.hidden_size
+        ):
+            raise ValueError(
+                f"deep prompts have shape {tuple(prompts_LPH.shape)}: "
+                f"send [{num_blocks}, positions, {self.hidden_size}], a row for each block asked for"
+            )
 
     def _run(
         self, hidden: Tensor, calls: list[Call], first: int, last: int, past: int, prompts_LPH: Tensor | None

@@ -103,6 +103,14 @@ def test_shapes_that_do_not_fit_are_refused(chain_of: Callable[[str, int], Local
         first.forward(torch.zeros(1, 3, 32), cache, first=1, last=3)
     with pytest.raises(ValueError, match="the cache is of blocks 0:2"):
         second.forward(torch.zeros(1, 3, 32), cache)
+    with pytest.raises(ValueError, match=r"positions have shape \(1, 2\)"):
+        first.forward(torch.zeros(1, 3, 32), cache, position_ids_BT=torch.zeros(1, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"type torch\.float32: send 64-bit integers"):
+        first.forward(torch.zeros(1, 3, 32), cache, position_ids_BT=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"the attention mask has shape \(2, 3\)"):
+        first.forward(torch.zeros(1, 3, 32), cache, attention_mask_BS=torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"deep prompts have shape \(1, 2, 32\)"):
+        first.forward(torch.zeros(1, 3, 32), cache, prompts_LPH=torch.zeros(1, 2, 32))
     first.forward(torch.zeros(2, 3, 32), cache)
     with pytest.raises(ValueError, match="holds a batch of 2 and was given 1"):
         first.forward(torch.zeros(1, 1, 32), cache)

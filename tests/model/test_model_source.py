@@ -128,3 +128,25 @@ def test_layers_that_look_both_ways_are_refused(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="look at later tokens too"):
         build_skeleton(ModelSource.open(str(tmp_path)), torch.float32)
+
+
+def test_a_hub_model_is_opened_from_what_was_downloaded(
+    tmp_path: Path, source_of: Callable[[str], ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's own cache, laid out as a download leaves it, with one shard missing: only that one would be fetched."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--small-llama"
+    snapshot = save_family("llama", repository / "snapshots" / commit, max_shard_size="30KB")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    source = ModelSource.open("someone/small-llama")
+    assert (source.name, source.fingerprint, source.num_blocks) == ("someone/small-llama", commit, 4)
+    here = {source.weight_map[name] for name in source.weight_map if ".layers.1." in name}
+    for shard in {*source.weight_map.values()} - here:
+        (snapshot / shard).unlink()
+    hidden = torch.randn(1, 3, 32)
+    local = load_span(source_of("llama"), 1, 2)
+    assert load_span(source, 1, 2).forward(hidden, None).equal(local.forward(hidden, None))
+    with pytest.raises(ValueError, match=r"cannot be had .* connect, or"):
+        load_span(source, 3, 4)
