@@ -1,0 +1,118 @@
+"""`farflung api`: the HTTP interface over models of a swarm."""
+
+import socket
+from collections.abc import Sequence
+
+import torch
+import uvicorn
+
+from farflung.apps.announced import AnnouncedServers
+from farflung.apps.http.app import build_app
+from farflung.apps.http.engine import Engine, EngineLimits
+from farflung.apps.http.metrics import Metrics
+from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
+from farflung.apps.wiring import Connection
+from farflung.model.generator import ModelGenerator, stop_tokens_of
+from farflung.model.sample import Sampling
+from farflung.model.source import ModelSource
+
+GRACE_SECONDS = 3
+"""How long answers under way may go on after the interface was told to stop."""
+
+
+def advised_sampling(connected: ConnectedModel) -> Sampling:
+    """What the model's makers advise in its generation config, for requests that leave it open."""
+    config = connected.model.generation_config
+    if config is None or not config.do_sample:
+        return Sampling()
+    return Sampling(
+        temperature=1.0 if config.temperature is None else config.temperature,
+        top_k=config.top_k or 0,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        min_p=config.min_p or 0.0,
+        repetition_penalty=config.repetition_penalty or 1.0,
+    )
+
+
+def find_models(named: Sequence[str], connection: Connection) -> list[ModelSource]:
+    """The models that were named, or all that servers of the swarm announce.
+
+    Raises:
+        ValueError: none was named and none is announced, or one that is announced can only be opened by its folder.
+    """
+    if named:
+        return [ModelSource.open(name) for name in named]
+
+    async def look() -> list[str]:
+        servers = AnnouncedServers(connection.node.member)()
+        return sorted({info.model_name for info in servers.values()})
+
+    names = connection.bridge.run(look())
+    if not names:
+        raise ValueError("no server announces a model yet: name the model, as in `farflung api MODEL`")
+    try:
+        return [ModelSource.open(name) for name in names]
+    except ValueError as error:
+        raise ValueError(
+            f"the swarm serves {', '.join(names)}, but the part that runs here cannot be opened by that name "
+            f"({error}): give the folder, as in `farflung api FOLDER`"
+        ) from None
+
+
+def make_engine(connected: ConnectedModel, limits: EngineLimits) -> Engine:
+    """An engine over a connected model."""
+    source = connected.source
+    generator = ModelGenerator(
+        connected.model, open_cache=connected.open_cache, weights_version=lambda: source.fingerprint
+    )
+    return Engine(
+        source.name,
+        generator,
+        load_tokenizer(source),
+        defaults=advised_sampling(connected),
+        stop_tokens=stop_tokens_of(connected.model),
+        limits=limits,
+        why_unavailable=connected.why_unavailable,
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ValueError: the port is taken, or the host is not this machine's.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from None
+
+
+def serve_api(
+    named: Sequence[str],
+    ticket: str,
+    *,
+    host: str,
+    port: int,
+    api_keys: Sequence[str],
+    limits: EngineLimits,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Serve the interface until the process is told to stop.
+
+    Raises:
+        ValueError: a port in use, a bad ticket, an unknown model.
+        FarflungError: nobody of the swarm answers.
+    """
+    listening = bind(host, port)
+    with listening, Connection(ticket) as connection:
+        models = [connect_model(source, connection, dtype=dtype) for source in find_models(named, connection)]
+        metrics = Metrics()
+        traffic = connection.node.world.traffic
+        metrics.report_wire(traffic, lambda: sum(connected.num_reroutes for connected in models))
+        engines = {connected.source.name: make_engine(connected, limits) for connected in models}
+        app = build_app(engines, api_keys=api_keys, metrics=metrics)
+        shown_host, shown_port = listening.getsockname()[:2]
+        print(f"serving {', '.join(engines)} at http://{shown_host}:{shown_port}/v1", flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,235 @@
+"""The command line. Heavy packages are imported by the commands that need them, so that --help answers at once."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farflung.apps.processes import CommandFailed, tie_to_parent
+from farflung.world.errors import FarflungError
+
+FAILED = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Serve, tune, pretrain and align language models on machines that are far apart.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="A folder in Hugging Face format, or a Hub id.")]
+Join = Annotated[
+    str | None, typer.Option("--join", envvar="FARFLUNG_TICKET", show_envvar=True, help="The ticket of the swarm.")
+]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="FARFLUNG_HOME", show_envvar=True, help="Folder for key, journals and caches."),
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Length of the answer, in tokens.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0: always the most likely token.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Choose among the k most likely tokens; 0: all.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Choose among the tokens that make up this probability.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log decisions and their reasons.")] = False,
+) -> None:
+    if verbose:
+        from farflung.runtime.log import LINE
+
+        logging.basicConfig(level=logging.INFO, format=LINE, stream=sys.stderr)
+
+
+@app.command()
+def serve(
+    model: Model,
+    join: Join = None,
+    new_swarm: Annotated[bool, typer.Option("--new-swarm", help="Found a swarm instead of joining one.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the new swarm; else the model's.")] = None,
+    ticket_file: Annotated[Path | None, typer.Option("--ticket-file", help="Write the admin ticket here.")] = None,
+    blocks: Annotated[str | None, typer.Option("--blocks", help="Serve blocks A to B-1, written A:B.")] = None,
+    num_blocks: Annotated[int | None, typer.Option("--num-blocks", help="How many; else what memory allows.")] = None,
+    cache_tokens: Annotated[int, typer.Option("--cache-tokens", help="Tokens of all sessions together.")] = 16_384,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
+    advertise: Annotated[
+        list[str] | None, typer.Option("--advertise", help="host:port under which others reach this server.")
+    ] = None,
+    dial_only: Annotated[bool, typer.Option("--dial-only", help="Accept no calls (behind NAT).")] = False,
+    rendezvous: Annotated[
+        bool, typer.Option(help="Keep the directory for others, so that it outlives the founder.")
+    ] = True,
+    site: Annotated[str, typer.Option("--site", help="Name of the place; machines of one site are near.")] = "",
+    home: Home = None,
+) -> None:
+    """Serve blocks of a model: found a swarm with --new-swarm, or join one with a ticket."""
+    if join is not None and new_swarm:
+        raise ValueError("give --join to enter a swarm or --new-swarm to found one, not both")
+    if join is None and not new_swarm:
+        raise ValueError("give --join TICKET (or set FARFLUNG_TICKET) to enter a swarm, or --new-swarm to found one")
+    from farflung.apps.serve import Membership, serve
+    from farflung.apps.serving import ServeOptions, limit_threads
+    from farflung.apps.wiring import Place
+
+    limit_threads(threads)
+    options = ServeOptions(
+        blocks=blocks, num_blocks=num_blocks, device=device, dtype=dtype, num_cache_tokens=cache_tokens
+    )
+    place = Place(
+        home=home,
+        host=host,
+        port=port,
+        advertise=advertise or (),
+        is_dial_only=dial_only,
+        is_rendezvous=rendezvous and not dial_only,
+        site=site,
+    )
+    serve(model, options, place, Membership(ticket=join, swarm_name=name, ticket_file=ticket_file))
+
+
+@app.command()
+def invite(
+    role: Annotated[str, typer.Option("--role", help="client, server, worker or admin.")] = "client",
+    expires: Annotated[str, typer.Option("--expires", help="How long it is valid, such as 12h or 7d.")] = "7d",
+    join: Join = None,
+    home: Home = None,
+) -> None:
+    """Print a ticket for somebody else; needs an admin's ticket (the founder has one at home)."""
+    from farflung.apps.tickets import invite
+
+    print(invite(join, role, expires, home))
+
+
+@app.command()
+def api(
+    models: Annotated[list[str] | None, typer.Argument(help="Folders or Hub ids; else all the swarm serves.")] = None,
+    join: Join = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 8000,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", envvar="FARFLUNG_API_KEY", help="Only holders may ask; repeatable.")
+    ] = None,
+    sessions: Annotated[int, typer.Option("--sessions", help="Answers written at the same time, per model.")] = 8,
+    waiting: Annotated[int, typer.Option("--waiting", help="Requests that may wait; others get 429.")] = 32,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
+) -> None:
+    """Serve an OpenAI-compatible HTTP interface."""
+    from farflung.apps.tickets import find_ticket
+
+    ticket = find_ticket(join)
+    from farflung.apps.api import serve_api
+    from farflung.apps.http.engine import EngineLimits
+    from farflung.apps.serving import limit_threads
+
+    limit_threads(threads)
+    limits = EngineLimits(num_running_max=sessions, num_waiting_max=waiting)
+    serve_api(models or (), ticket, host=host, port=port, api_keys=api_key or (), limits=limits)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads standard input.")],
+    join: Join = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    stop: Stop = None,
+) -> None:
+    """Continue a text; greedily unless a temperature is given."""
+    from farflung.apps.tickets import find_ticket
+
+    ticket = find_ticket(join)
+    from farflung.apps.terminal import Wish, generate
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    wish = Wish(
+        num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
+    )
+    generate(model, ticket, text, wish)
+
+
+@app.command()
+def chat(
+    model: Model,
+    join: Join = None,
+    system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    stop: Stop = None,
+) -> None:
+    """Talk with a model."""
+    from farflung.apps.tickets import find_ticket
+
+    ticket = find_ticket(join)
+    from farflung.apps.terminal import Wish, chat
+
+    wish = Wish(
+        num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
+    )
+    chat(model, ticket, system, wish)
+
+
+@app.command()
+def status(
+    join: Join = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show who serves which blocks, how fast and how busy."""
+    from farflung.apps.status import show_status
+    from farflung.apps.tickets import find_ticket
+
+    show_status(find_ticket(join), as_json=as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where the trained model is kept.")] = None,
+    train_seconds: Annotated[float, typer.Option("--train-seconds", help="How long to train.")] = 90.0,
+) -> None:
+    """Train a small model, serve it by several processes, kill one in mid-answer, compare the words."""
+    from farflung.apps.demo.main import run_demo
+
+    run_demo(folder, train_seconds)
+
+
+def main() -> None:
+    """Run a command; a mistake of the user ends with one sentence and status 2, an interrupt with 130."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tie_to_parent()
+    status: object = 0
+    try:
+        status = app(prog_name="farflung", standalone_mode=False)
+    except (ValueError, FarflungError) as error:
+        _fail(str(error))
+    except CommandFailed as error:
+        _fail(str(error), status=FAILED)
+    except typer.TyperException as error:
+        if not error.format_message():  # no command was given, and the help has been shown
+            sys.exit(USER_ERROR)
+        _fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(sentence: str, *, status: int = USER_ERROR) -> None:
+    print(f"farflung: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,94 @@
+"""The demonstration's processes: three block servers, one block range twice, and the HTTP interface."""
+
+import json
+import re
+import secrets
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from farflung.apps.processes import Child, Supervisor
+
+READY_SECONDS_MAX = 120.0
+METRIC = re.compile(r'^farflung_wire_bytes_total\{direction="(\w+)",kind="(\w+)",peer="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(slots=True)
+class DemoSwarm:
+    """A swarm of real processes on this machine, over the model in `model`."""
+
+    supervisor: Supervisor
+    model: Path
+    num_blocks: int
+    folder: Path
+    """For homes, logs and tickets."""
+    servers: dict[str, Child] = field(default_factory=dict[str, Child])
+    """By the name shown."""
+    api: Child | None = None
+    url: str = ""
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+    def start(self) -> None:
+        """Start everything and wait until a chain can answer."""
+        half = self.num_blocks // 2
+        first, second = f"0:{half}", f"{half}:{self.num_blocks}"
+        ticket = self.folder / "ticket"
+        self._serve("A", first, "--new-swarm", "--ticket-file", str(ticket))
+        self.supervisor.wait_until(ticket.exists, seconds_max=READY_SECONDS_MAX, what="the swarm is founded")
+        join = ("--join", ticket.read_text(encoding="ascii").strip())
+        self._serve("B", second, *join)
+        self._serve("B'", second, *join)
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        arguments = ("api", str(self.model), *join, "--port", str(port), "--threads", "1")
+        self.api = self._start("api", *arguments, environment={"FARFLUNG_API_KEY": self.key})
+        self.supervisor.wait_until(self._is_ready, seconds_max=READY_SECONDS_MAX, what="all servers serve")
+
+    def peer_of(self, name: str) -> str:
+        """The peer id of a server."""
+        return next(line.split()[1] for line in self.servers[name].lines() if line.startswith("node "))
+
+    def wire_bytes(self) -> dict[tuple[str, str, str], float]:
+        """Bytes that the interface has counted, by (peer, kind, direction)."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        return {(peer, kind, direction): float(value) for direction, kind, peer, value in METRIC.findall(text)}
+
+    def busiest(self, names: list[str]) -> str:
+        """Which of these servers sends the answers' hidden states."""
+        counted = self.wire_bytes()
+        return max(names, key=lambda name: counted.get((self.peer_of(name), "Output", "received"), 0.0))
+
+    def stop_server(self, name: str) -> dict[str, dict[str, int]]:
+        """Let a server leave; its own count of bytes by peer."""
+        child = self.servers[name]
+        child.stop()
+        said = next(line for line in reversed(child.lines()) if line.startswith("leaves the swarm; "))
+        return json.loads(said.removeprefix("leaves the swarm; "))
+
+    def _serve(self, name: str, blocks: str, *options: str) -> None:
+        arguments = ("serve", str(self.model), "--blocks", blocks, "--threads", "1", *options)
+        self.servers[name] = self._start(f"server-{name}", *arguments)
+
+    def _start(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Child:
+        home = self.folder / f"home-{name}"
+        command = (sys.executable, "-m", "farflung", *arguments)
+        variables = {"FARFLUNG_HOME": str(home), "HF_HUB_OFFLINE": "1", **(environment or {})}
+        return self.supervisor.start(name, command, variables)
+
+    def _is_ready(self) -> bool:
+        is_serving = all(any("serving blocks" in line for line in child.lines()) for child in self.servers.values())
+        if not is_serving:
+            return False
+        try:
+            return httpx.get(f"{self.url}/health", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,128 @@
+"""What programs import: transformers models whose blocks are served by a swarm."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from farflung.apps.announced import AnnouncedServers
+from farflung.apps.tickets import find_ticket
+from farflung.apps.wiring import Connection
+from farflung.model.source import ModelSource
+from farflung.systems.swarm.client import SwarmBlocks, SwarmModel, load_swarm_model
+from farflung.systems.swarm.config import SessionConfig
+from farflung.systems.swarm.route import MissingBlocks
+from farflung.systems.swarm.view import SwarmView
+
+
+@dataclass(slots=True)
+class ConnectedModel:
+    """A model together with the connection over which its blocks are reached."""
+
+    source: ModelSource
+    model: PreTrainedModel
+    connection: Connection
+    view: SwarmView
+    num_reroutes: int = 0
+    """Stages that sessions opened by `open_cache` moved to another server."""
+
+    @property
+    def blocks(self) -> SwarmBlocks:
+        """The remote blocks of the model."""
+        return cast(SwarmModel, self.model)._blocks
+
+    @contextmanager
+    def open_cache(self, num_tokens: int) -> Iterator[Cache]:
+        """A cache of that many tokens in the swarm, freed on leaving."""
+        cache = self.blocks.open_cache(num_tokens)
+        try:
+            yield cache
+        finally:
+            self.num_reroutes += cache.session.num_replaced
+            cache.close()
+
+    def why_unavailable(self) -> str | None:
+        """A sentence when no chain of servers holds all blocks now, else None."""
+
+        async def look() -> str | None:
+            route = self.view.route(0, self.source.num_blocks, num_tokens=1)
+            return str(route) if isinstance(route, MissingBlocks) else None
+
+        return self.connection.bridge.run(look())
+
+
+def connect_model(
+    source: ModelSource,
+    connection: Connection,
+    *,
+    config: SessionConfig | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_wait: Callable[[str, float], None] = lambda sentence, seconds_left: None,
+) -> ConnectedModel:
+    """Load embeddings, norm and head of `source`, and reach its blocks over `connection`."""
+    view = SwarmView(
+        world=connection.node.world,
+        model=source.fingerprint,
+        num_blocks=source.num_blocks,
+        hidden_size=source.hidden_size,
+        announced=AnnouncedServers(connection.node.member),
+        on_wait=on_wait,
+    )
+    world, bridge = connection.node.world, connection.bridge
+    model = load_swarm_model(source, world, view, bridge, config, device=str(device), dtype=dtype)
+    return ConnectedModel(source, model, connection, view)
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source.location)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{source.name} has no tokenizer that transformers can read ({reason})") from None
+
+
+class AutoModelForCausalLM:
+    """Like the class of the same name in transformers, with the blocks in a swarm."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        swarm: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        wait_seconds_max: float = 60.0,
+        codec: str = "raw",
+    ) -> PreTrainedModel:
+        """Join the swarm as a client and return the model, an instance of its family's own transformers class.
+
+        `model`: a folder or a Hub id, of which only embeddings, norm and head are read. `swarm`: a ticket, by default
+        that of FARFLUNG_TICKET. `wait_seconds_max`: how long to wait for blocks that no server holds at the moment.
+        `codec`: how hidden states travel; only "raw" is exact. The connection ends with the model or the process.
+
+        Raises:
+            ValueError: an unknown model or a bad ticket.
+            FarflungError: nobody of the swarm answers.
+        """
+        source = ModelSource.open(model)
+        connection = Connection(find_ticket(swarm))
+        config = replace(SessionConfig(), wait_seconds_max=wait_seconds_max, codec=codec)
+        try:
+            connected = connect_model(source, connection, config=config, device=device, dtype=dtype)
+        except BaseException:
+            connection.close()
+            raise
+        weakref.finalize(connected.model, connection.close)
+        return connected.model

@@ -1,0 +1,155 @@
+"""Child processes that never outlive their parent: started in sessions of their own, waited for, and stopped by pid.
+
+Ctrl-C reaches the parent alone, which stops the children in order; if the parent itself is killed, the system (Linux)
+or a watching thread (elsewhere) ends each child.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PARENT_VARIABLE = "FARFLUNG_PARENT"
+"""Set for children: the process without which they shall not live."""
+STOP_SECONDS = 5.0
+"""How long a child may take to leave before it is killed."""
+LOOK_SECONDS = 0.02
+LOG_LINES_SHOWN = 15
+_PR_SET_PDEATHSIG = 1
+
+
+class CommandFailed(Exception):
+    """A command could not do what it promises, and not by its user's fault."""
+
+
+class ChildFailed(CommandFailed):
+    """A child ended or did not become ready in time; says what it last wrote."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process and what it writes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def lines(self) -> list[str]:
+        """What it has written so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End it at once, without a chance to say goodbye (kill -9)."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, seconds_max: float = STOP_SECONDS) -> None:
+        """Ask it to leave, and kill it if it has not by then."""
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its process group, if it still runs."""
+        if self.is_running:
+            os.killpg(self.process.pid, number)  # the child leads a group of its own
+
+
+class Supervisor:
+    """Starts children and, on leaving its `with` block, ends all that are left."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` gets a log per child."""
+        self._folder = folder
+        self._children: list[Child] = []
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start one process; its output goes to NAME.log."""
+        log = self._folder / f"{name}.log"
+        variables = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                list(command),
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        return child
+
+    def wait_until(self, holds: Callable[[], bool], *, seconds_max: float, what: str) -> None:
+        """Return once the condition holds.
+
+        Raises:
+            ChildFailed: a child ended meanwhile, or the time is over.
+        """
+        expected = [child for child in self._children if child.is_running]
+        deadline = time.monotonic() + seconds_max
+        while not holds():
+            for child in expected:
+                if not child.is_running:
+                    raise ChildFailed(f"{child.name} ended while waiting until {what}:\n{_tail(child)}")
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"--- {child.name}\n{_tail(child)}" for child in expected)
+                raise ChildFailed(f"not within {seconds_max:g} s: {what}\n{logs}")
+            time.sleep(LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """Ask all children to leave, newest first, and kill those that do not."""
+        is_main = threading.current_thread() is threading.main_thread()
+        # A second Ctrl-C must not leave half of them behind; this takes seconds at most.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+        try:
+            for child in reversed(self._children):
+                child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + STOP_SECONDS
+            for child in self._children:
+                child.stop(max(0.0, deadline - time.monotonic()))
+        finally:
+            if is_main:
+                signal.signal(signal.SIGINT, previous)
+
+
+def _tail(child: Child) -> str:
+    return "\n".join(child.lines()[-LOG_LINES_SHOWN:])
+
+
+def tie_to_parent() -> None:
+    """In a child: end when the parent that a Supervisor named is gone."""
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    else:
+        threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
+    if os.getppid() != int(parent):  # it died before we asked to be told
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,126 @@
+"""`farflung serve`: a process that founds or joins a swarm and serves blocks until it is told to stop."""
+
+import asyncio
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from farflung.apps.serving import BlockServer, ServeOptions
+from farflung.apps.tickets import ticket_path, write_ticket
+from farflung.apps.wiring import Place, SwarmNode, join
+from farflung.model.source import ModelSource
+from farflung.wire.certificate import TicketRole
+from farflung.wire.ticket import SWARM_NAME_LENGTH_MAX, Meeting
+
+SHOWN_TICKET_SECONDS = 30 * 86400.0
+"""How long the ticket is valid that a founder prints for further servers."""
+MEETINGS_MAX = 8
+"""Rendezvous nodes that a ticket names; any one alive is enough."""
+TICKET_SECONDS = 1.0
+"""How often the founder's ticket is brought up to date with the rendezvous nodes there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """How a server gets into its swarm."""
+
+    ticket: str | None
+    """None: found a new swarm."""
+    swarm_name: str | None = None
+    """Of a new swarm; None: the model's name."""
+    ticket_file: Path | None = None
+    """Where to write the founder's admin ticket besides the home."""
+
+
+def serve(model: str, options: ServeOptions, place: Place, membership: Membership) -> None:
+    """Serve until interrupted or terminated.
+
+    Raises:
+        ValueError: an unknown model, blocks out of range, a bad ticket, a port in use, no memory.
+        FarflungError: nobody of the swarm answers.
+    """
+    source = ModelSource.open(model)
+    server = BlockServer(source, options)
+    asyncio.run(_serve(source, server, place, membership))
+
+
+async def _serve(source: ModelSource, server: BlockServer, place: Place, membership: Membership) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    is_terminated = False
+
+    def terminate() -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    new_swarm = None
+    if membership.ticket is None:
+        new_swarm = membership.swarm_name or source.name[-SWARM_NAME_LENGTH_MAX:]
+    node = await join(place, ticket=membership.ticket, new_swarm=new_swarm)
+    founding: asyncio.Task[None] | None = None
+    _tell(f"node {node.peer}")
+    try:
+        if new_swarm is not None:
+            _tell_how_to_join(node, source.name)
+            founding = asyncio.create_task(_keep_tickets(node, place, membership), name="tickets")
+        await server.serve(node, _tell)
+    except asyncio.CancelledError:
+        if not is_terminated:
+            raise  # an interrupt: the caller ends with its own status
+    finally:
+        if founding is not None:
+            founding.cancel()
+        _tell(f"leaves the swarm; {json.dumps(traffic(node))}")
+        await node.close()
+
+
+def traffic(node: SwarmNode) -> dict[str, dict[str, int]]:
+    """Bytes sent to and received from each peer."""
+    meter = node.world.traffic
+    peers = sorted({peer for peer, _, _ in meter.num_bytes})
+    return {
+        peer: {"sent": meter.total(peer=peer, sent=True), "received": meter.total(peer=peer, sent=False)}
+        for peer in peers
+    }
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def _tell_how_to_join(node: SwarmNode, model: str) -> None:
+    now = time.time()
+    ticket = node.node.ticket.invite(TicketRole.SERVER, now + SHOWN_TICKET_SECONDS, now)
+    _tell(f"founded the swarm {node.node.ticket.swarm!r}, meeting at {', '.join(node.node.endpoints)}")
+    _tell(f"more servers join with: farflung serve {model} --join {ticket.text()}")
+    _tell("tickets for clients and other machines: farflung invite")
+
+
+async def _keep_tickets(node: SwarmNode, place: Place, membership: Membership) -> None:
+    """Keep the admin ticket in the home, and where the user wants it, naming the rendezvous nodes that are here."""
+    await node.wait_joined()
+    known: list[Meeting] = []
+    while True:
+        meetings = _meetings(node)
+        if meetings != known:
+            known = meetings
+            text = node.node.ticket.meeting_at(meetings).text()
+            for path in (ticket_path(place.home), membership.ticket_file):
+                if path is not None:
+                    write_ticket(path, text)
+        await asyncio.sleep(TICKET_SECONDS)
+
+
+def _meetings(node: SwarmNode) -> list[Meeting]:
+    """This node, and others that keep the directory too."""
+    meetings = [Meeting(node.peer, node.node.endpoints)]
+    for peer in sorted(node.member.view):
+        record = node.member.view[peer]
+        if record.is_rendezvous and record.contact.endpoints and peer != node.peer:
+            meetings.append(Meeting(peer, record.contact.endpoints))
+    return meetings[:MEETINGS_MAX]
