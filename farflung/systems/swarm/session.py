@@ -24,7 +24,7 @@ from farflung.systems.swarm.messages import (
     Step,
     Truncate,
 )
-from farflung.systems.swarm.view import SwarmView
+from farflung.systems.swarm.view import NoRoute, SwarmView
 from farflung.wire.tensor import encode_tensor
 from farflung.world.address import Address
 from farflung.world.doors import World
@@ -56,6 +56,8 @@ class Session:
         self._answers = Answers(view.num_blocks, view.hidden_size)
         self._edits: list[Edit] = []
         self._length = 0
+        self._stuck_since: float | None = None
+        """Since when servers have been replaced without one that answered."""
         self._has_positions = False
         self._has_padding = False
         self.num_replaced = 0
@@ -163,6 +165,7 @@ class Session:
                 await self._replace(link)
             if not self._answers.has_output(link):
                 return
+            self._stuck_since = None
 
     async def _ask(self, link: Link, number: int, *, is_whole: bool = False) -> bool:
         """Make one server apply step `number` and send its output; False if it cannot or will not."""
@@ -204,6 +207,10 @@ class Session:
         self._view.ban(link.peer, reason, link.ban_seconds or self._config.ban_seconds)
         self._world.note(self._mailbox.actor, f"leaves {link.peer} for blocks {link.first}:{link.last}: {reason}")
         self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
+        now = self._world.clock.now()
+        self._stuck_since = now if self._stuck_since is None else self._stuck_since
+        if now - self._stuck_since > self._config.wait_seconds_max:
+            raise NoRoute(f"Blocks {link.first}:{link.last} found no server that answers; the last said: {reason}.")
         hops = await self._find_hops(link.first, link.last)
         self._attach(self._answers.chain.replace(link, hops))
         self._answers.times.num_replaced += 1

@@ -1,6 +1,7 @@
 """What a client knows of the swarm that serves its model: servers, which of them to avoid, and how to get a route."""
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from farflung.systems.swarm.info import ServerInfo, ServerState
@@ -13,6 +14,8 @@ from farflung.world.mailbox import Mailbox
 
 LOOK_AGAIN_SECONDS = 0.25
 BAN_GROWTH = 2.0
+RETRIES_PER_BAN = 15.0
+"""A server that alone holds some blocks is tried again after this part of its ban: 1 s of 15."""
 BAN_SECONDS_MAX = 240.0
 
 
@@ -22,9 +25,18 @@ class NoRoute(FarflungError):
 
 @dataclass(slots=True)
 class _Ban:
-    until: float
+    since: float
     seconds: float
     reason: str
+
+    @property
+    def until(self) -> float:
+        return self.since + self.seconds
+
+    @property
+    def retry_at(self) -> float:
+        """From when on it is tried again if nobody else holds its blocks."""
+        return self.since + self.seconds / RETRIES_PER_BAN
 
 
 @dataclass(slots=True)
@@ -66,18 +78,33 @@ class SwarmView:
         previous = self._bans.get(peer)
         if previous is not None and now < previous.until + previous.seconds:
             seconds = min(BAN_SECONDS_MAX, max(seconds, BAN_GROWTH * previous.seconds))
-        self._bans[peer] = _Ban(now + seconds, seconds, reason)
+        self._bans[peer] = _Ban(now, seconds, reason)
 
-    def banned(self) -> set[PeerId]:
-        """Servers to avoid now."""
+    def banned(self, *, is_last_resort: bool = False) -> set[PeerId]:
+        """Servers to avoid now; as a last resort, only those that failed a moment ago."""
         now = self.world.clock.now()
-        return {peer for peer, ban in self._bans.items() if now < ban.until}
+        return {peer for peer, ban in self._bans.items() if now < (ban.retry_at if is_last_resort else ban.until)}
 
     def route(
         self, first: int, last: int, *, num_tokens: int, num_positions: int = 0, is_hop_per_block: bool = False
     ) -> Route | MissingBlocks:
-        """The fastest chain for blocks [first, last) among servers that are not banned."""
-        banned = self.banned()
+        """The fastest chain for blocks [first, last); servers that failed lately only where nobody else holds them."""
+        for is_last_resort in (False, True):
+            banned = self.banned(is_last_resort=is_last_resort)
+            route = self._route(banned, first, last, num_tokens, num_positions, is_hop_per_block)
+            if isinstance(route, Route):
+                break
+        return route
+
+    def _route(
+        self,
+        banned: AbstractSet[PeerId],
+        first: int,
+        last: int,
+        num_tokens: int,
+        num_positions: int,
+        is_hop_per_block: bool,
+    ) -> Route | MissingBlocks:
         servers = {peer: info for peer, info in self.servers().items() if peer not in banned}
         times = {peer: self.world.network.round_trip_seconds(peer) for peer in servers}
         return best_route(
