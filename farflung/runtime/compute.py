@@ -1,6 +1,7 @@
 """The compute door on real machines: one thread that runs what it is given, one call at a time, in order."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -24,6 +25,7 @@ class ThreadCompute:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._is_stopping = False
+        self._ended = asyncio.Event()
         # A daemon, so that a computation that never ends cannot keep the process from leaving.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -37,9 +39,18 @@ class ThreadCompute:
         """Drop what waits, and wait so long for the call that runs."""
         self._is_stopping = True
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join, seconds)
+        # Not through a pool of threads: there is none any more while the interpreter ends.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
 
     def _work(self) -> None:
+        try:
+            self._work_until_told()
+        finally:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits for the end.
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _work_until_told(self) -> None:
         while (job := self._jobs.get()) is not None and not self._is_stopping:
             try:
                 result = job.function(*job.arguments)

@@ -41,9 +41,12 @@ class LoopThread:
             coroutine.close()
             raise RuntimeError(reason)
         ended = threading.Event()
-        future = asyncio.run_coroutine_threadsafe(_followed(coroutine, ended), self._loop)
+        # asyncio's two futures refer to each other: a result in them would live until the next garbage collection.
+        result: list[T] = []
+        future = asyncio.run_coroutine_threadsafe(_followed(coroutine, result, ended), self._loop)
         try:
-            return future.result()
+            future.result()
+            return result.pop()
         except BaseException:
             if future.cancel():
                 # What the coroutine does on its way out is over when the caller goes on.
@@ -80,8 +83,8 @@ class LoopThread:
             self._loop.close()
 
 
-async def _followed(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+async def _followed(coroutine: Coroutine[Any, Any, T], result: list[T], ended: threading.Event) -> None:
     try:
-        return await coroutine
+        result.append(await coroutine)
     finally:
         ended.set()
