@@ -65,7 +65,8 @@ def best_route(
 
     `tokens_needed` is the cache the session may grow to and `tokens_so_far` what it holds, both positions times batch.
     To replace a dead part of a chain, name the servers before (`previous`) and after it (`following`); None stands for
-    the client. With `is_hop_per_block` every hop is one block, so that the client sees all hidden states.
+    the client. With `is_hop_per_block` every hop is one block, so that the client sees all hidden states; the cache is
+    then counted hop by hop.
     Only servers that are online count; leave out those to be avoided. Equal routes: the smaller peer id wins.
     """
     assert 0 <= first < last, (first, last)
