@@ -6,12 +6,15 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
+    OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
@@ -38,10 +41,26 @@ GROUPED = {**COMMON, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": WINDOW_TOKENS}
 
 
+SPECIAL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+
+
 def _gpt2() -> PreTrainedConfig:
     sizes = {"n_embd": 32, "n_head": 4, "n_layer": 4, "n_positions": 512, "n_inner": 48}
-    special = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
-    return GPT2Config(vocab_size=VOCABULARY, initializer_range=0.3, **sizes, **special)
+    return GPT2Config(initializer_range=0.3, **sizes, **SPECIAL)
+
+
+def _bloom() -> PreTrainedConfig:
+    return BloomConfig(hidden_size=32, n_head=4, n_layer=3, initializer_range=0.3, **SPECIAL)
+
+
+def _mpt() -> PreTrainedConfig:
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 512}
+    return MptConfig(initializer_range=0.3, use_cache=True, **sizes, **SPECIAL)
+
+
+def _opt() -> PreTrainedConfig:
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "max_position_embeddings": 512}
+    return OPTConfig(num_attention_heads=4, num_hidden_layers=3, init_std=0.3, **sizes, **SPECIAL)
 
 
 FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -67,6 +86,9 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: Gemma3TextConfig(**GEMMA, num_hidden_layers=5, layer_types=_gemma3_layer_types()),
     "phi3": lambda: Phi3Config(**GROUPED, num_hidden_layers=3),
     "gpt2": _gpt2,
+    "bloom": _bloom,  # a norm after its embeddings, biases by distance, layers that return tuples
+    "mpt": _mpt,  # wants a mask even where nothing is hidden
+    "opt": _opt,  # makes positions out of the attention mask
     "gpt-neox": lambda: GPTNeoXConfig(**COMMON, num_hidden_layers=4),
 }
 """Family -> configuration; 3 to 5 layers, tied and untied heads, full and sliding attention."""

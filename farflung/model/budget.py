@@ -35,6 +35,7 @@ def bytes_per_token(source: ModelSource, dtype: torch.dtype) -> int:
     prelude = Prelude(skeleton, layers, remove_ends(skeleton, source.hidden_size, dtype))
     hidden_BTH = torch.zeros(1, 1, source.hidden_size, device="meta", dtype=dtype)
     cache = _MeasuringCache(source.config, 0, source.num_blocks)
+    prelude.learn_form(hidden_BTH.expand(1, 3, -1), cache)
     return (
         max(
             _values_stored(layer, hidden_BTH, call.args, call.kwargs)

@@ -7,7 +7,8 @@ layer is to be called, so masks, rotary embeddings and sliding windows stay the 
 does to the hidden states themselves is ignored (the client's half has done that already).
 
 A family is cut exactly if those arguments depend on shapes, positions and padding alone, and if hidden states pass
-from layer to layer untouched. `Prelude.probe` checks both by running it, so no list of family names is kept."""
+from layer to layer untouched. `Prelude.probe` checks both by running it, so no list of family names is kept.
+"""
 
 import copy
 import itertools
@@ -194,7 +195,7 @@ class Prelude:
         plain, disturbed = (
             torch.full((1, 3, hidden_size), value, device=device, dtype=dtype) for value in (0.25, -2.0)
         )
-        self._learn_form(plain, cache)
+        self.learn_form(plain, cache)
         before = self.calls(plain, cache)
         for passthrough in self._passthroughs:
             passthrough.noise = 1.0
@@ -214,7 +215,7 @@ class Prelude:
                 f"so they cannot be cut exactly: choose another family"
             )
 
-    def _learn_form(self, hidden: Tensor, cache: Cache) -> None:
+    def learn_form(self, hidden: Tensor, cache: Cache) -> None:
         """Find out whether layers return hidden states bare or in a tuple, and check that they reach the next one."""
         reason = "something happens to the hidden states between its layers"
         for returns_tuple in (False, True):
@@ -240,7 +241,7 @@ class Prelude:
         self._calls.clear()
         if len(streams) != len(self._recorders):
             return False
-        return all(torch.equal(given + 1.0, received) for given, received in itertools.pairwise(streams))
+        return all(_same(given + 1.0, received) for given, received in itertools.pairwise(streams))
 
 
 def _stateful_rotary(base: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -260,7 +261,8 @@ def _stateful_rotary(base: nn.Module) -> list[tuple[str, nn.Module]]:
 def _same(left: Any, right: Any) -> bool:
     """Whether two captured calls carry the same arguments: tensors by value, containers by content."""
     if isinstance(left, Tensor):
-        return isinstance(right, Tensor) and left.shape == right.shape and torch.equal(left, right)
+        # Tensors of the meta device have no values, so there shapes decide.
+        return isinstance(right, Tensor) and left.shape == right.shape and (left.is_meta or torch.equal(left, right))
     if isinstance(left, Call):
         return isinstance(right, Call) and _same(left.args, right.args) and _same(left.kwargs, right.kwargs)
     if isinstance(left, list | tuple):
