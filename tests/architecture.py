@@ -9,7 +9,7 @@ from pathlib import Path
 FILE_LINES_MAX = 300
 FUNCTION_LINES_MAX = 70
 LAYERS = ("apps", "learn", "mesh", "model", "runtime", "sim", "systems", "wire", "world")
-ENTRY_POINTS = ("farflung", "farflung.apps.cli")
+ENTRY_POINTS = ("farflung", "farflung.__main__", "farflung.apps.cli")
 """Modules that nothing needs to import: the package itself and the command of pyproject.toml."""
 NAMELESS = re.compile(r"^(utils?|helpers?|managers?|misc)$")
 
@@ -78,7 +78,7 @@ def folders_outside_layers(root: Path) -> list[str]:
     breaches: list[str] = []
     for path in sorted((root / "farflung").iterdir()):
         is_layer = path.is_dir() and path.name in (*LAYERS, "__pycache__")
-        if not is_layer and path.name not in ("__init__.py", "py.typed"):
+        if not is_layer and path.name not in ("__init__.py", "__main__.py", "py.typed"):
             breaches.append(f"farflung/{path.name} is in no layer")
     return breaches
 

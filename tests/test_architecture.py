@@ -11,7 +11,6 @@ import pytest
 from tests import architecture
 
 ROOT = Path(__file__).resolve().parent.parent
-HAS_COMMAND_LINE = (ROOT / "farflung/apps/cli.py").exists()
 
 # One check, with a file (path, text) that breaks its rule.
 LONG_FUNCTION = '"""Says what it is."""\n\ndef long():\n' + "    pass\n" * 70
@@ -43,8 +42,6 @@ def plant(root: Path, files: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("check", dict.fromkeys(check for check, _, _ in CHECKS))
 def test_rule_holds(check: Callable[[Path], list[str]]) -> None:
-    if check is architecture.dead_files and not HAS_COMMAND_LINE:
-        pytest.skip("the command line, which joins everything, has not landed")
     assert check(ROOT) == []
 
 
@@ -122,7 +119,6 @@ def test_loading_something_heavy_would_be_seen() -> None:
     assert loaded_modules("import numpy") & HEAVY == {"numpy"}
 
 
-@pytest.mark.skipif(not HAS_COMMAND_LINE, reason="the command line has not landed")
 def test_help_loads_nothing_heavy() -> None:
     help_text = "from farflung.apps.cli import main\ntry: main()\nexcept SystemExit: pass"
     assert not loaded_modules(help_text) & HEAVY
