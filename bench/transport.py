@@ -8,205 +8,26 @@ together and decodes. The two alternate; medians are compared.
 """
 
 import asyncio
-import contextlib
-import json
+import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import farflung.runtime  # noqa: F401 (tells gRPC, before it is loaded, to leave standard error alone)  # isort: skip
-import grpc
-import grpc.aio
 
 from bench.report import Report, bench_arguments
 from bench.shaping import shaped_link_process
-from farflung.runtime.channel import OPTIONS, DialledStream, channel_credentials, server_credentials
-from farflung.runtime.node import RealNode, open_node
-from farflung.wire.certificate import TicketRole
-from farflung.wire.identity import Identity
-from farflung.wire.message import Message
-from farflung.wire.ticket import Ticket
-from farflung.world.address import Address, PeerId
-from farflung.world.doors import Contact
-from farflung.world.mailbox import Mailbox, call
+from bench.transport_ends import MEGABYTE, Ends, connected, server_process
+from farflung.runtime.node import open_node
 
-ACTOR = "transport"
-PIECE_BYTES = 1 << 20
-CHUNK_BYTES = 8 << 20
-NUM_UNDER_WAY_MAX = 4
-MEGABYTE = 1_000_000
 ADDED_SECONDS_MAX = 0.0003
 ADDED_SHARE_MAX = 0.15
-DEADLINE_SECONDS = 300.0
 
 
-class TransportProbe(Message):
-    """Sent back if `is_echoed`, else acknowledged."""
-
-    data: memoryview
-    is_echoed: bool
-
-
-class TransportReceipt(Message):
-    """All of a probe has come."""
-
-    num_bytes: int
-
-
-class Echo:
-    """The server's actor."""
-
-    def __init__(self, node: RealNode) -> None:
-        self._node = node
-        node.network.listen(ACTOR, self)
-
-    def deliver(self, source: Address, message: object) -> None:
-        assert isinstance(message, TransportProbe)
-        answer = message if message.is_echoed else TransportReceipt(num_bytes=len(message.data))
-        self._node.network.send(ACTOR, source, answer)
-
-    def lost(self, peer: PeerId, reason: str) -> None:
-        """The client is done."""
-
-
-class BareHandler(grpc.GenericRpcHandler):
-    """Bare gRPC's server: echoes every frame, or takes 256 MB when the first says so."""
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return grpc.stream_stream_rpc_method_handler(self._serve)
-
-    async def _serve(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        left = 0
-        while isinstance(frame := await context.read(), bytes):
-            if left:
-                left -= len(frame)
-                if left == 0:
-                    await context.write(b"done")
-            elif frame.startswith(b"take "):
-                left = int(frame[5:])
-            else:
-                await context.write(frame)
-
-
-async def serve(home: Path) -> None:
-    """The process at the other end; leaves when its input ends."""
-    node = await open_node(new_swarm="bench", home=home)
-    Echo(node)
-    bare_identity = Identity.generate()
-    server = grpc.aio.server(handlers=[BareHandler()], options=OPTIONS)
-    port = server.add_secure_port("127.0.0.1:0", server_credentials(node.ticket.issue(bare_identity, time.time())))
-    await server.start()
-    now = time.time()
-    ticket = node.ticket.invite(TicketRole.CLIENT, now + 3600, now)
-    print(json.dumps({"ticket": ticket.text(), "bare_peer": bare_identity.peer, "bare_port": port}), flush=True)
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
-    await server.stop(0)
-    await node.close()
-
-
-@dataclass
-class Ends:
-    """Both ways to the other process, and what was measured on them."""
-
-    node: RealNode
-    mailbox: Mailbox
-    bare: DialledStream
-    target: Address
-
-    async def round_trip_ours(self, payload: bytes) -> float:
-        """Seconds of one."""
-        began = time.perf_counter()
-        probe = TransportProbe(data=memoryview(payload), is_echoed=True)
-        answer = await call(self.mailbox, self.target, probe, self.node.world.clock.now() + DEADLINE_SECONDS)
-        seconds = time.perf_counter() - began
-        assert isinstance(answer, TransportProbe)
-        assert answer.data == payload
-        return seconds
-
-    async def round_trip_bare(self, payload: bytes) -> float:
-        """Seconds of one."""
-        began = time.perf_counter()
-        await self.bare.write(payload)
-        answer = await self.bare.read()
-        seconds = time.perf_counter() - began
-        assert answer == payload
-        return seconds
-
-    async def transfer_ours(self, payload: bytes) -> float:
-        """Seconds until all of it is known to have arrived."""
-        began = time.perf_counter()
-        view, deadline = memoryview(payload), self.node.world.clock.now() + DEADLINE_SECONDS
-        sent = arrived = 0
-        while arrived < len(payload):
-            while sent < len(payload) and sent - arrived < NUM_UNDER_WAY_MAX * CHUNK_BYTES:
-                chunk = view[sent : sent + CHUNK_BYTES]
-                self.mailbox.send(self.target, TransportProbe(data=chunk, is_echoed=False))
-                sent += len(chunk)
-            received = await self.mailbox.receive(deadline)
-            assert received is not None
-            assert isinstance(received[1], TransportReceipt)
-            arrived += received[1].num_bytes
-        return time.perf_counter() - began
-
-    async def transfer_bare(self, payload: bytes) -> float:
-        """Seconds until all of it is known to have arrived."""
-        began = time.perf_counter()
-        await self.bare.write(b"take %d" % len(payload))
-        for offset in range(0, len(payload), PIECE_BYTES):
-            await self.bare.write(payload[offset : offset + PIECE_BYTES])
-        assert await self.bare.read() == b"done"
-        return time.perf_counter() - began
-
-
-@contextlib.asynccontextmanager
-async def server_process(home: Path) -> AsyncIterator[tuple[Ticket, PeerId, int]]:
-    """(ticket, peer and port of the bare server) of a running other end."""
-    program = [sys.executable, "-m", "bench.transport", "--serve", str(home)]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*program, stdin=pipe, stdout=pipe)
-    assert process.stdout is not None
-    try:
-        ready = json.loads(await process.stdout.readline())
-        yield Ticket.parse(ready["ticket"], time.time()), PeerId(ready["bare_peer"]), ready["bare_port"]
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), 10)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def connected(
-    node: RealNode, ticket: Ticket, bare_peer: PeerId, our_port: int, bare_port: int
-) -> AsyncIterator[Ends]:
-    """Both ways, warm, through the given local ports."""
-    peer = ticket.meetings[0].peer
-    node.network.introduce(peer, Contact(endpoints=(f"127.0.0.1:{our_port}",)))
-    bare = DialledStream(
-        f"127.0.0.1:{bare_port}", bare_peer, channel_credentials(ticket.issue(node.identity, time.time()))
-    )
-    with Mailbox(node.world, "probe") as mailbox:
-        ends = Ends(node, mailbox, bare, Address(peer, ACTOR))
-        for way in (ends.round_trip_ours, ends.round_trip_bare):
-            for _ in range(3):
-                await way(bytes(1000))
-        # Opens the bulk lanes, and lets both sides' congestion windows grow.
-        await ends.transfer_ours(bytes(8 * MEGABYTE))
-        await ends.transfer_bare(bytes(8 * MEGABYTE))
-        try:
-            yield ends
-        finally:
-            bare.close()
+def large_bytes(is_quick: bool) -> int:
+    """Of a large transfer on loopback."""
+    return (64 if is_quick else 256) * MEGABYTE
 
 
 async def alternate(
@@ -221,7 +42,7 @@ async def alternate(
     return [statistics.median(seconds) for seconds in measured]
 
 
-async def measure_loopback(report: Report, ends: Ends, is_quick: bool) -> None:
+async def measure_loopback(report: Report, ends: Ends, is_quick: bool, folder: Path) -> None:
     """The claims of the project: at most 0.3 ms and 15 % more."""
     rows: list[tuple[object, ...]] = []
     num_rounds = 8 if is_quick else 30
@@ -232,7 +53,7 @@ async def measure_loopback(report: Report, ends: Ends, is_quick: bool) -> None:
         added = f"{(ours - bare) * 1e3:+.3f} ms ({bare * 1e3:.3f} -> {ours * 1e3:.3f})"
         text = f"loopback: a {kilobytes} KB round trip over bare gRPC's"
         report.claim(text, "at most +0.3 ms", added, ours - bare <= ADDED_SECONDS_MAX)
-    payload = bytes((64 if is_quick else 256) * MEGABYTE)
+    payload = bytes(large_bytes(is_quick))
     ours, bare = await alternate([ends.transfer_ours, ends.transfer_bare], payload, 3 if is_quick else 7, 1)
     num_megabytes = len(payload) / MEGABYTE
     rows.append((f"{num_megabytes:.0f} MB, MB/s", num_megabytes / bare, num_megabytes / ours, bare / ours))
@@ -241,6 +62,15 @@ async def measure_loopback(report: Report, ends: Ends, is_quick: bool) -> None:
     )
     text = f"loopback: a transfer of {num_megabytes:.0f} MB over bare gRPC's"
     report.claim(text, "at most +15 %", share, ours <= bare * (1 + ADDED_SHARE_MAX))
+    seconds = statistics.median([await ends.transfer_file(folder / f"taken-{number}") for number in range(3)])
+    rows.append(
+        (
+            f"{num_megabytes:.0f} MB file, hashed and on disk, MB/s",
+            num_megabytes / bare,
+            num_megabytes / seconds,
+            bare / seconds,
+        )
+    )
     report.table("loopback", ("what", "bare gRPC", "ours", "ratio"), rows)
 
 
@@ -276,12 +106,14 @@ LINKS = {
 
 async def measure(report: Report, is_quick: bool, folder: Path) -> None:
     """Everything, against one server process."""
-    async with server_process(folder / "server") as (ticket, bare_peer, bare_port):
+    path = folder / "weights"
+    path.write_bytes(os.urandom(large_bytes(is_quick)))
+    async with server_process(folder / "server", path) as (ticket, bare_peer, bare_port):
         node = await open_node(ticket=ticket, home=folder / "client", is_dial_only=True)
         try:
             our_port = int(ticket.meetings[0].endpoints[0].rsplit(":", 1)[1])
             async with connected(node, ticket, bare_peer, our_port, bare_port) as ends:
-                await measure_loopback(report, ends, is_quick)
+                await measure_loopback(report, ends, is_quick, folder)
             node.network.keep(ticket.meetings[0].peer, False)
             for title, shape in LINKS.items():
                 async with (
@@ -297,12 +129,8 @@ async def measure(report: Report, is_quick: bool, folder: Path) -> None:
 
 def main() -> int:
     parser = bench_arguments("our network against bare gRPC")
-    parser.add_argument("--serve", type=Path, metavar="HOME", help="(internal) be the other end")
     arguments = parser.parse_args()
-    if arguments.serve is not None:
-        asyncio.run(serve(arguments.serve))
-        return 0
-    report = Report("transport", {"quick": arguments.quick, "links": LINKS, "grpc": grpc.__version__})
+    report = Report("transport", {"quick": arguments.quick, "links": LINKS, "grpc": version("grpcio")})
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(measure(report, arguments.quick, Path(folder)))
     return report.finish(arguments)

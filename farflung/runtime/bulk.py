@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy
@@ -20,37 +20,42 @@ RATE_WEIGHT = 0.3
 @dataclass(slots=True)
 class _Outgoing:
     number: int
-    frame: memoryview
     kind: str
-    offset: int = 0
-    num_wire_bytes: int = 0
-    started_at: float = 0.0
+    parts: deque[bytes]
+    num_bytes: int
+    started_at: float | None = None
 
 
 class BulkOutbox:
     """Large messages that wait; several lanes take parts of the oldest, each as fast as it can."""
 
     def __init__(self, num_bytes_max: int, now: Callable[[], float], count: Callable[[str, int], None]) -> None:
-        """`count(kind, num_bytes)` is told what a message took on the wire when its last part has been taken."""
+        """`count(kind, num_bytes)` is told what a message takes on the wire when its last part is taken."""
+        self.num_bytes = 0
+        self.bytes_per_second: float | None = None
         self._now = now
         self._count = count
         self._num_bytes_max = num_bytes_max
-        self.num_bytes = 0
         self._next_number = 0
         self._waiting: deque[_Outgoing] = deque()
         self._passing: deque[bytes] = deque()
         self._in_flight: dict[int, _Outgoing] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self.bytes_per_second: float | None = None
 
-    def put(self, frame: bytes, kind: str) -> None:
-        """Add a message.
+    def put(self, pieces: Sequence[bytes | memoryview], kind: str) -> None:
+        """Add a message that is the pieces one after another. They are copied, so their memory may change at once.
 
         Raises:
             Overflow: the limit is passed; the message was not added.
         """
-        self._reserve(len(frame))
-        self._waiting.append(_Outgoing(self._next_number, memoryview(frame), kind))
+        size = sum(len(piece) for piece in pieces)
+        parts = deque(
+            encode_control(Part(message=self._next_number, offset=offset, num_bytes_total=size, data=data))
+            for offset, data in _cut(pieces)
+        )
+        num_bytes = sum(len(part) for part in parts)
+        self._reserve(num_bytes)
+        self._waiting.append(_Outgoing(self._next_number, kind, parts, num_bytes))
         self._next_number += 1
         self._wake()
 
@@ -66,26 +71,18 @@ class BulkOutbox:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        if self._passing:
-            frame = self._passing.popleft()
-            self.num_bytes -= len(frame)
-            return frame
-        return self._next_part(self._waiting[0])
+        frame = self._passing.popleft() if self._passing else self._next_part(self._waiting[0])
+        self.num_bytes -= len(frame)
+        return frame
 
     def _next_part(self, message: _Outgoing) -> bytes:
-        if message.offset == 0:
+        if message.started_at is None:
             message.started_at = self._now()
-        data = message.frame[message.offset : message.offset + PART_BYTES_MAX]
-        part = encode_control(
-            Part(message=message.number, offset=message.offset, num_bytes_total=len(message.frame), data=data)
-        )
-        message.offset += len(data)
-        message.num_wire_bytes += len(part)
-        self.num_bytes -= len(data)
-        if message.offset == len(message.frame):
+        part = message.parts.popleft()
+        if not message.parts:
             self._waiting.popleft()
             self._in_flight[message.number] = message
-            self._count(message.kind, message.num_wire_bytes)
+            self._count(message.kind, message.num_bytes)
         return part
 
     def arrived(self, number: int) -> None:
@@ -97,7 +94,8 @@ class BulkOutbox:
         message = self._in_flight.pop(number, None)
         if message is None:
             raise MalformedFrame(f"acknowledges large message {number}, which is not under way")
-        rate = len(message.frame) / max(self._now() - message.started_at, 1e-6)
+        assert message.started_at is not None
+        rate = message.num_bytes / max(self._now() - message.started_at, 1e-6)
         before = self.bytes_per_second
         self.bytes_per_second = rate if before is None else before + RATE_WEIGHT * (rate - before)
 
@@ -116,6 +114,27 @@ class BulkOutbox:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[tuple[int, memoryview]]:
+    """(offset, data) of every part; only those that span pieces are copied here."""
+    offset, gathered = 0, bytearray()
+    for piece in pieces:
+        view, position = memoryview(piece), 0
+        while position < len(view):
+            if not gathered and len(view) - position >= PART_BYTES_MAX:
+                taken = view[position : position + PART_BYTES_MAX]
+                yield offset, taken
+                offset += len(taken)
+            else:
+                taken = view[position : position + PART_BYTES_MAX - len(gathered)]
+                gathered += taken
+                if len(gathered) == PART_BYTES_MAX:
+                    yield offset, memoryview(gathered)
+                    offset, gathered = offset + PART_BYTES_MAX, bytearray()
+            position += len(taken)
+    if gathered:
+        yield offset, memoryview(gathered)
 
 
 @dataclass(slots=True)

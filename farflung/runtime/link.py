@@ -8,7 +8,7 @@ The side that dialled the link dials its bulk lanes too, since the other side ma
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from farflung.runtime.bulk import BulkInbox, BulkOutbox
@@ -112,14 +112,15 @@ class Link:
         """Smoothed over large messages; None before the first."""
         return self._bulk_outbox.bytes_per_second
 
-    def send(self, frame: bytes, kind: str) -> None:
-        """Queue an envelope; a full queue ends the link."""
+    def send(self, pieces: Sequence[bytes | memoryview], kind: str) -> None:
+        """Queue an envelope, given in pieces; a full queue ends the link."""
         try:
-            if len(frame) <= self._limits.small_bytes_max:
+            if sum(len(piece) for piece in pieces) <= self._limits.small_bytes_max:
+                frame = b"".join(pieces) if len(pieces) > 1 else bytes(pieces[0])
                 self._outbox.put(frame)
                 self._count_sent(kind, len(frame))
             else:
-                self._bulk_outbox.put(frame, kind)
+                self._bulk_outbox.put(pieces, kind)
                 self._want_lanes()
         except Overflow as error:
             self._fail(f"it takes messages too slowly: {error}")

@@ -21,6 +21,7 @@ from farflung.wire.certificate import Member, TicketRole, check_chain
 from farflung.wire.control import Relayed, RelayFailed
 from farflung.wire.identity import Identity
 from farflung.wire.message import MESSAGE_BYTES_MAX, MalformedMessage, Message, NoSuchActor
+from farflung.wire.pieces import encode_pieces
 from farflung.wire.ticket import Credentials, Ticket
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, Receiver, TrafficMeter
@@ -80,14 +81,16 @@ class GrpcNetwork:
 
     def send(self, actor: str, destination: Address, message: object) -> None:
         assert isinstance(message, Message), f"{type(message).__name__} is not a message"
-        frame = envelope.encode(actor, destination.actor, message)
-        assert len(frame) <= MESSAGE_BYTES_MAX, f"a message of {len(frame)} bytes is over the limit"
+        pieces = encode_pieces(actor, destination.actor, message)
+        num_bytes = sum(len(piece) for piece in pieces)
+        assert num_bytes <= MESSAGE_BYTES_MAX, f"a message of {num_bytes} bytes is over the limit"
         if self._is_closed:
             return
         if destination.peer == self.peer:
+            frame = b"".join(pieces)
             self._loop.call_soon(self._deliver, self.peer, frame, len(frame))
         else:
-            self.peering(destination.peer).send(frame, envelope.kind(message))
+            self.peering(destination.peer).send(pieces, envelope.kind(message))
 
     def introduce(self, peer: PeerId, contact: Contact) -> None:
         if peer != self.peer and not self._is_closed:

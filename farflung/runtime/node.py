@@ -15,6 +15,7 @@ from farflung.runtime.compute import ThreadCompute
 from farflung.runtime.home import Home
 from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.log import noter
+from farflung.runtime.memory import keep_freed_memory
 from farflung.runtime.network import GrpcNetwork
 from farflung.wire.certificate import TicketRole
 from farflung.wire.identity import Identity
@@ -81,6 +82,7 @@ async def open_node(
         raise ValueError("give a ticket to join a swarm, or a name to found one, not both and not neither")
     if new_swarm is not None and is_dial_only:
         raise ValueError("the founder of a swarm must accept calls, or nobody can join it")
+    keep_freed_memory()
     parsed = Ticket.parse(ticket, time.time()) if isinstance(ticket, str) else ticket
     opened = Home(home)
     try:

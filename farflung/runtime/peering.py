@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from farflung.runtime.lane import StreamBroken
@@ -71,11 +71,12 @@ class Peering:
         if is_kept:
             self.call()
 
-    def send(self, frame: bytes, kind: str) -> None:
-        """Send over the link, or queue and call."""
+    def send(self, pieces: Sequence[bytes | memoryview], kind: str) -> None:
+        """Send an envelope, given in pieces, over the link, or queue it and call."""
         if self.link is not None:
-            self.link.send(frame, kind)
+            self.link.send(pieces, kind)
             return
+        frame = b"".join(pieces)
         if self._num_bytes_waiting + len(frame) > self._limits.bulk_queue_bytes_max:
             self.fail("more messages wait for it than may")
             return
@@ -97,7 +98,7 @@ class Peering:
         self._changed.set()
         waiting, self._waiting, self._num_bytes_waiting = self._waiting, deque(), 0
         for frame, kind in waiting:
-            link.send(frame, kind)
+            link.send([frame], kind)
 
     def ended(self, link: Link, reason: str) -> None:
         """The link is gone."""

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Coroutine
@@ -41,9 +42,11 @@ class LoopThread:
             coroutine.close()
             raise RuntimeError(reason)
         ended = threading.Event()
-        # asyncio's two futures refer to each other: a result in them would live until the next garbage collection.
+        # asyncio's two futures refer to each other, so a result in them, and the caller's context in their task, would
+        # live until the next garbage collection.
         result: list[T] = []
-        future = asyncio.run_coroutine_threadsafe(_followed(coroutine, result, ended), self._loop)
+        task = _followed(coroutine, result, ended)
+        future = contextvars.Context().run(asyncio.run_coroutine_threadsafe, task, self._loop)
         try:
             future.result()
             return result.pop()

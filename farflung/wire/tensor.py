@@ -164,3 +164,6 @@ _CODECS: dict[str, _Codec] = {
     "bf16": (_encode_bf16, _decode_bf16, _num_bytes_16),
     "int8": (_encode_int8, _decode_int8, _num_bytes_int8),
 }
+
+CODECS = tuple(_CODECS)
+"""Names of all codecs."""
