@@ -4,7 +4,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC_NAMES: dict[str, str] = {}
+_PUBLIC_NAMES: dict[str, str] = {"AutoModelForCausalLM": "farflung.apps.library"}
 """Public name -> module that defines it; the module is imported on first use, so `import farflung` loads no torch."""
 
 

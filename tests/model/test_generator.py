@@ -64,6 +64,18 @@ def test_greedy_equals_generate_for_a_family_with_absolute_positions() -> None:
     assert tokens_of(ModelGenerator(model), request) == hugging_face_greedy(model, 30)
 
 
+def test_seeded_sampling_equals_generate(model: PreTrainedModel) -> None:
+    torch.manual_seed(11)
+    drawn = model.generate(  # pyright: ignore[reportCallIssue]
+        torch.tensor([PROMPT]), max_new_tokens=40, do_sample=True, temperature=0.8, top_k=20, top_p=0.9
+    )
+    sampling = Sampling(temperature=0.8, top_k=20, top_p=0.9)
+    request = GenerationRequest(
+        prompt=PROMPT, num_tokens_max=40, sampling=sampling, seed=11, stop_tokens=stop_tokens_of(model)
+    )
+    assert tokens_of(ModelGenerator(model), request) == drawn[0, len(PROMPT) :].tolist()
+
+
 def test_a_stop_token_or_the_limit_ends_the_row_and_says_so(model: PreTrainedModel) -> None:
     tokens = tokens_of(ModelGenerator(model), GenerationRequest(prompt=PROMPT, num_tokens_max=10, sampling=GREEDY))
     stop = next(token for position, token in enumerate(tokens) if position > 2 and token not in tokens[:position])

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -23,8 +24,8 @@ from farflung.runtime.home import default_home
 QUESTION = 'class Queue:\n    """A queue of lines read from a file."""\n'
 ANSWER_TOKENS = 200
 KILL_AFTER_TOKENS = 60
-REPETITION_PENALTY = 1.1
-"""A model this small repeats itself otherwise; the local model is given the same."""
+TEMPERATURE, TOP_K, SEED = 0.6, 40, 1
+"""A model this small repeats itself when it always takes the most likely token; both sides draw from the same seed."""
 TERMINATED = 143
 
 
@@ -66,6 +67,7 @@ def run_demo(folder: Path | None, train_seconds: float) -> None:
     config = TrainConfig(seconds=train_seconds)
     _need_openai()
     signal.signal(signal.SIGTERM, _leave)
+    transformers.logging.disable_progress_bar()
     console = Console()
     began_at = time.monotonic()
     keep = folder or default_home() / "demo"
@@ -112,11 +114,12 @@ def ask(swarm: DemoSwarm, name: str, console: Console) -> Answer:
         stream = client.chat.completions.create(
             model=name,
             messages=[{"role": "user", "content": QUESTION.removesuffix("\n")}],
-            temperature=0,
+            temperature=TEMPERATURE,
+            seed=SEED,
             max_tokens=ANSWER_TOKENS,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body={"repetition_penalty": REPETITION_PENALTY},
+            extra_body={"top_k": TOP_K},
         )
         for chunk in stream:
             if chunk.usage is not None:
@@ -158,7 +161,8 @@ def local_answer(folder: Path, num_tokens: int) -> tuple[str, float]:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     ids_1T = tokenizer(QUESTION, return_tensors="pt")["input_ids"]
     assert isinstance(ids_1T, torch.Tensor)
-    settings = {"do_sample": False, "repetition_penalty": REPETITION_PENALTY}
+    settings = {"do_sample": True, "temperature": TEMPERATURE, "top_k": TOP_K}
+    torch.manual_seed(SEED)
     began_at = time.monotonic()
     generated_1T = model.generate(ids_1T, max_new_tokens=num_tokens, **settings)
     seconds = time.monotonic() - began_at

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -24,6 +25,7 @@ from farflung.apps.demo.tokenizer import learn_tokenizer
 WARM_UP_SHARE = 0.03
 LEARNING_RATE_LAST_SHARE = 0.05
 LOSS_SMOOTHING = 0.03
+TRIAL_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +100,10 @@ def _run_steps(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
     stream = torch.Generator().manual_seed(config.seed)
-    began_at = time.monotonic()
-    loss_average, num_tokens = None, 0
-    while (used := time.monotonic() - began_at) < config.seconds:
+
+    def step(share: float) -> float:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _share(used / config.seconds)
+            group["lr"] = config.learning_rate * share
         starts = torch.randint(len(tokens) - config.sequence_length - 1, (config.batch_size,), generator=stream)
         batch_BT = torch.stack([tokens[start : start + config.sequence_length + 1] for start in starts.tolist()])
         logits_BTV = model(input_ids=batch_BT[:, :-1], use_cache=False).logits
@@ -111,11 +112,30 @@ def _run_steps(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        num_tokens += batch_BT[:, 1:].numel()
-        value = loss.item()
-        loss_average = value if loss_average is None else loss_average + LOSS_SMOOTHING * (value - loss_average)
+        return loss.item()
+
+    began_at = time.monotonic()
+    loss_average = step(_share(0.0))
+    num_tokens = config.batch_size * config.sequence_length
+    torch.set_num_threads(_quickest_threads(lambda: step(_share(0.0))))
+    while (used := time.monotonic() - began_at) < config.seconds:
+        loss_average += LOSS_SMOOTHING * (step(_share(used / config.seconds)) - loss_average)
+        num_tokens += config.batch_size * config.sequence_length
         progress.update(task, completed=used, loss=loss_average, rate=num_tokens / max(used, 1e-3))
     progress.update(task, completed=config.seconds)
+
+
+def _quickest_threads(step: Callable[[], object]) -> int:
+    """One thread or one per core: where others compute too, many threads wait for each other at every turn."""
+    seconds: dict[int, float] = {}
+    for num_threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(num_threads)
+        step()
+        began_at = time.monotonic()
+        for _ in range(TRIAL_STEPS):
+            step()
+        seconds[num_threads] = time.monotonic() - began_at
+    return min(seconds, key=lambda num_threads: seconds[num_threads])
 
 
 def _share(done: float) -> float:
