@@ -46,10 +46,8 @@ def holder(peer: PeerId, first: int, last: int, **changes: object) -> Holder:
     return replace(Holder(peer=peer, blocks=BlockRange(first, last), throughput=1.0), **changes)
 
 
-def ask(
-    peer: PeerId, *swarm: Holder, is_settled: bool = True, is_quiet: bool = True, stuck: tuple[PeerId, ...] = ()
-) -> Decision:
-    return decide(peer, swarm, 8, is_settled=is_settled, is_quiet=is_quiet, config=CONFIG, stuck=stuck)
+def ask(peer: PeerId, *swarm: Holder, is_settled: bool = True, is_quiet: bool = True, **given: object) -> Decision:
+    return decide(peer, swarm, 8, is_settled=is_settled, is_quiet=is_quiet, config=CONFIG, **given)
 
 
 # ---- one decision
@@ -125,6 +123,12 @@ def test_claimants_leave_one_after_another_where_they_serve_alone_together() -> 
         *(holder(PeerId(f"d{index}"), 0, 4, is_serving=False, is_movable=False) for index in range(4)),
     )
     assert [ask(peer, *swarm).action for peer in (A, B)] == [Action.GO, Action.CLAIM]
+
+
+def test_claim_of_a_server_that_ignores_plans_holds_nobody_up() -> None:
+    swarm = (holder(A, 0, 4, moving_to=BlockRange(4, 8)), holder(B, 0, 4, moving_to=BlockRange(2, 6)), holder(C, 0, 4))
+    assert ask(A, *swarm).action is not Action.GO
+    assert ask(A, *swarm, unmovable=(B, C)).action is Action.GO
 
 
 # ---- the memory around it
