@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM as Whole
-from transformers import PreTrainedModel
 
 from farflung.apps.library import AutoModelForCausalLM
 from tests.apps.tiny import save_tiny_model
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(folder: Path) -> PreTrainedModel:
+def whole(folder: Path) -> Any:
     """The same model on this machine."""
     model = Whole.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
     for weight in model.parameters():
@@ -37,6 +36,7 @@ def processes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     other_folder = save_tiny_model(tmp_path_factory.mktemp("other"), num_blocks=1)
     fleet = Fleet(tmp_path_factory.mktemp("fleet"), folder, other_folder)
     try:
+        fleet.found()
         yield fleet
     finally:
         fleet.close()

@@ -1,4 +1,4 @@
-"""A swarm of real server processes that tests kill and freeze, kept complete: two servers for either half of the model."""
+"""A swarm of real server processes that tests kill and freeze, kept complete: two servers for either half."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import psutil
 from farflung.apps.tickets import invite
 from farflung.systems.swarm.info import ServerInfo
 from farflung.wire.identity import Identity
+from farflung.wire.ticket import Ticket
 from farflung.world.address import PeerId
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +84,12 @@ class Fleet:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self._forge.stdout is not None and self._forge.stdout.readline() == "ready\n"
         self.ticket_file = self.folder / "ticket"
+
+    def found(self) -> None:
+        """Start the founder and the servers."""
+        assert self._forge.stdout is not None
+        assert self._forge.stdout.readline() == "ready\n", "the forge does not start; see its errors above"
         self.founder = self._serve(self.other_model, "0:1", "--new-swarm", "--ticket-file", str(self.ticket_file))
         wait_until(self.ticket_file.exists, "the founder's ticket")
         self.complete()
@@ -92,6 +97,11 @@ class Fleet:
     @property
     def admin_ticket(self) -> str:
         return self.ticket_file.read_text().strip()
+
+    @property
+    def num_meetings(self) -> int:
+        """Rendezvous nodes that the founder's ticket names."""
+        return len(Ticket.parse(self.admin_ticket, time.time()).meetings)
 
     def ticket(self, role: str = "client") -> str:
         return invite(self.admin_ticket, role, "1h", self.folder)

@@ -1,8 +1,8 @@
 """Starts `farflung` processes quickly: everything is imported once, then every order forks one process.
 
-An order is a line of JSON on standard input, {"arguments": [...], "home": folder, "log": file}; the answer is a line with
-the process id. What runs in the fork is the command line's own `main`, or a script if the first argument names one. The
-forge's end is not the end of its processes.
+An order is a line of JSON on standard input, {"arguments": [...], "home": folder, "log": file}; the answer is a line
+with the process id. What runs in the fork is the command line's own `main`, or a script if the first argument names
+one. The forge's end is not the end of its processes.
 """
 
 import json
@@ -43,13 +43,18 @@ def serve_orders() -> None:
     for name in IMPORTED:
         __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # its children need nobody to wait for them
-    print("ready", flush=True)
+    _answer("ready")
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
         if pid == 0:
             run(order["arguments"], order["home"], order["log"])
-        print(pid, flush=True)
+        _answer(str(pid))
+
+
+def _answer(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

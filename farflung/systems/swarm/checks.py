@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farflung.systems.swarm.messages import Backward, Edit, Forward, Reorder, Step, Truncate
-from farflung.wire.tensor import WireTensor
+from farflung.wire.message import ACTOR_NAME_LENGTH_MAX
+from farflung.wire.tensor import CODECS, WireTensor
 
 FLOATING_DTYPES = ("float32", "float16", "bfloat16")
 NUM_EDITS_MAX = 64
-SESSION_NAME_LENGTH_MAX = 100
+NUM_HOPS_MAX = 512
+NAME_LENGTH_MAX = 100
+"""Of sessions, requests and peers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,20 @@ class Limits:
     """Length of deep prompts."""
 
 
+def can_answer(step: Step) -> bool:
+    """Whether an answer to this step, a refusal too, would be a message that its client's node can take."""
+    peer, actor = step.client
+    return max(len(step.session), len(peer)) <= NAME_LENGTH_MAX and 1 <= len(actor) <= ACTOR_NAME_LENGTH_MAX
+
+
 def check_step(step: Step, limits: Limits) -> str | None:
     """Why this step cannot be right, in a sentence for its sender; None if its shapes are in order."""
     if not step.route or not 0 <= step.base < step.upto:
         return "a step needs a route and must lead from an older to a newer state"
-    if len(step.session) > SESSION_NAME_LENGTH_MAX or len(step.edits) > NUM_EDITS_MAX:
-        return "the session's name or its list of edits is too long"
+    if len(step.route) > NUM_HOPS_MAX or len(step.edits) > NUM_EDITS_MAX:
+        return f"a step takes at most {NUM_HOPS_MAX} hops and {NUM_EDITS_MAX} edits"
+    if any(len(hop.peer) > NAME_LENGTH_MAX or not 0 <= hop.first < hop.last for hop in step.route):
+        return "a hop needs a peer and a range of blocks that is not empty"
     return (
         check_hidden(step.hidden, limits)
         or _check_edits(step.edits, limits)
@@ -62,16 +73,21 @@ def follow(step: Step, length: int, batch_size: int, limits: Limits) -> tuple[in
 
 def check_request(request: Forward | Backward, limits: Limits) -> str | None:
     """As `check_step`, for stateless requests."""
+    if len(request.request) > NAME_LENGTH_MAX:
+        return "the request's name is too long"
     problem = check_hidden(request.hidden, limits) or _check_companions(request, limits)
-    if problem is None and isinstance(request, Backward) and request.gradient.shape != request.hidden.shape:
-        return f"the gradient's shape {request.gradient.shape} is not that of the hidden states {request.hidden.shape}"
-    return problem
+    if problem is not None or isinstance(request, Forward):
+        return problem
+    gradient = request.gradient
+    if gradient.shape != request.hidden.shape or gradient.dtype not in FLOATING_DTYPES:
+        return f"the gradient must be floating-point of shape {request.hidden.shape}, not {_described(gradient)}"
+    return None
 
 
 def check_hidden(hidden: WireTensor, limits: Limits) -> str | None:
     """Whether hidden states have the shape and type this model works with."""
     if len(hidden.shape) != 3 or hidden.dtype not in FLOATING_DTYPES:
-        return f"hidden states must be three-dimensional and floating-point, not {hidden.dtype} of {hidden.shape[:8]}"
+        return f"hidden states must be three-dimensional and floating-point, not {_described(hidden)}"
     batch_size, num_positions, hidden_size = hidden.shape
     if hidden_size != limits.hidden_size:
         return f"hidden states are {hidden_size} wide but this model's are {limits.hidden_size}"
@@ -97,21 +113,35 @@ def _check_companions(request: Step | Forward | Backward, limits: Limits) -> str
     """Position ids, masks and prompts must fit the hidden states they come with."""
     for name, tensor in (("position ids", request.position_ids), ("attention mask", request.attention_mask)):
         if tensor is not None and (tensor.shape != request.hidden.shape[:2] or tensor.dtype != "int64"):
-            return (
-                f"the {name} must be int64 of shape {request.hidden.shape[:2]}, not {tensor.dtype} {tensor.shape[:8]}"
-            )
+            return f"the {name} must be int64 of shape {request.hidden.shape[:2]}, not {_described(tensor)}"
+    if request.codec not in CODECS:
+        return f"the codec must be one of {', '.join(CODECS)}, not {request.codec[:20]!r}"
     prompts = request.prompts
     if prompts is not None and not (
         len(prompts.shape) == 3
         and prompts.dtype in FLOATING_DTYPES
-        and prompts.shape[1] <= limits.num_prompt_positions_max
+        and _are_for_its_blocks(prompts, request)
+        and 0 <= prompts.shape[1] <= limits.num_prompt_positions_max
         and prompts.shape[2] == limits.hidden_size
     ):
-        return f"deep prompts of shape {prompts.shape[:8]} do not fit this model"
+        return f"deep prompts of {_described(prompts)} do not fit these blocks"
     return None
 
 
+def _are_for_its_blocks(prompts: WireTensor, request: Step | Forward | Backward) -> bool:
+    """Those of a step are of all the model's blocks, those of a stateless request of its own blocks alone."""
+    if isinstance(request, Step):
+        return prompts.shape[0] >= request.route[-1].last
+    return prompts.shape[0] == request.last - request.first
+
+
+def _described(tensor: WireTensor) -> str:
+    return f"{tensor.dtype[:20]} {tensor.shape[:8]}"
+
+
 def _check_reserved(step: Step, limits: Limits) -> str | None:
+    if step.num_tokens_max < 1:
+        return "a session needs cache for at least one token"
     if step.num_tokens_max > limits.context_length_max * limits.batch_size_max:
         return f"{step.num_tokens_max} cache tokens are more than this server gives any session"
     return None

@@ -161,8 +161,10 @@ class History:
             step = self.step(number)
             pieces.append(_pick(boundary.steps[number], rows, limit - step.start))
             limit = min(limit, step.start)  # where a step starts says what its truncations left
+            if limit == 0:
+                break  # nothing older is left, and its batch may have had another size
             rows = _rows_before(step.edits, rows)
-        if boundary.snapshot is not None:
+        if boundary.snapshot is not None and limit > 0:
             pieces.append(_pick(boundary.snapshot, rows, limit))
         return torch.cat(pieces[::-1], dim=1)
 

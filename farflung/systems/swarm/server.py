@@ -6,11 +6,9 @@ when its client closes it, vanishes or idles; a request that cannot be right is 
 
 from collections.abc import Sequence
 
-import torch
-
 from farflung.model.span import Span
 from farflung.systems.swarm import stateless
-from farflung.systems.swarm.checks import check_request, check_step, follow
+from farflung.systems.swarm.checks import can_answer, check_request, check_step, follow
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
@@ -29,6 +27,8 @@ from farflung.systems.swarm.messages import (
 from farflung.systems.swarm.queue import FairQueue
 from farflung.systems.swarm.replies import behind, onward, refuse
 from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable, apply_step, make_output
+from farflung.wire.message import NoSuchActor
+from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Failed
 from farflung.world.effects import Effect, Note, Run, Send, WakeAt
@@ -55,8 +55,6 @@ class Server(Role):
         self._started_job_at = 0.0
         self._job_seconds: float | None = None
         self._orphans: dict[PeerId, float] = {}
-        self._pushes: dict[PeerId, dict[str, Address]] = {}
-        """Next peer -> sessions (with their clients) that were pushed to it."""
 
     @property
     def blocks(self) -> BlockRange:
@@ -96,7 +94,7 @@ class Server(Role):
         self._orphans.pop(source.peer, None)
         match message:
             case Step():
-                return self._receive_step(message, now)
+                return self._receive_step(source, message, now)
             case Forward() | Backward():
                 return self._receive_request(source, message, now)
             case CloseSession(session=session):
@@ -104,16 +102,28 @@ class Server(Role):
                 return ()
             case Attach():
                 return ()
+            case NoSuchActor():
+                return self._nobody_there(source)
             case _:
                 raise PeerMisbehaved(source.peer, f"a block server does not take {type(message).__name__} messages")
 
     def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
         if any(session.client.peer == peer for session in self._sessions):
-            self._orphans[peer] = now
-        pushed = self._pushes.pop(peer, {})
+            self._orphans.setdefault(peer, now)  # told again and again, the first time counts
+        return self._push_failed(peer, reason)
+
+    def _nobody_there(self, target: Address) -> Sequence[Effect]:
+        """What was sent to `target` found no actor there: a server that has left, or a client that is done."""
+        if target.actor == ACTOR:
+            return self._push_failed(target.peer, "it serves no blocks now")
+        self._sessions.close_where(client=target)
+        return ()
+
+    def _push_failed(self, peer: PeerId, reason: str) -> Sequence[Effect]:
         return [
-            Send(client, PushFailed(session=session, next_peer=peer, reason=reason))
-            for session, client in pushed.items()
+            Send(session.client, PushFailed(session=session.key[0], next_peer=peer, reason=reason))
+            for session in self._sessions
+            if session.next_peer == peer
         ]
 
     def wake(self, now: float) -> Sequence[Effect]:
@@ -122,7 +132,7 @@ class Server(Role):
         for peer, since in list(self._orphans.items()):
             if now - since >= self.config.orphan_seconds_max:
                 del self._orphans[peer]
-                freed = self._sessions.close_where(client=peer)
+                freed = self._sessions.close_where(client_peer=peer)
                 effects.append(Note(f"freed {freed} session parts of {peer}, which is gone"))
         for session in self._sessions:
             if now - session.used_at > self.config.idle_seconds_max:
@@ -146,21 +156,27 @@ class Server(Role):
         self._leaving.clear()
         return num_closed
 
-    def _receive_step(self, step: Step, now: float) -> Sequence[Effect]:
+    def _receive_step(self, source: Address, step: Step, now: float) -> Sequence[Effect]:
+        if not can_answer(step):
+            raise PeerMisbehaved(source.peer, "its step names no client that could be answered")
         problem = check_step(step, self.config.limits)
         if problem is not None:
             return [refuse(step, problem, is_fault_of_client=True)]
         key = (step.session, step.route[0].first, step.route[0].last)
         session = self._sessions.get(key)
-        if step.base == 0 and (session is None or _is_fresh_start(session, step)):
+        is_fresh_start = step.base == 0 and (session is None or _is_fresh_start(session, step))
+        is_continued = session is not None and step.base == session.enqueued < step.upto
+        if (is_fresh_start or is_continued) and self._queue.is_full:
+            return [refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
+        if is_fresh_start:
             opened = self._open(step, key, now)
             return self._accept(opened, step, now) if isinstance(opened, ServerSession) else [opened]
         if session is None:
-            return [behind(step, session.enqueued if session is not None else 0)]
+            return [behind(step, 0)]
         if step.upto <= session.enqueued:
             return self._answer_again(session, step)
-        if step.base != session.enqueued:
-            return [behind(step, session.enqueued if session is not None else 0)]
+        if not is_continued:
+            return [behind(step, session.enqueued)]
         return self._accept(session, step, now)
 
     def _open(self, step: Step, key: SessionKey, now: float) -> ServerSession | Effect:
@@ -188,8 +204,6 @@ class Server(Role):
         return session
 
     def _accept(self, session: ServerSession, step: Step, now: float) -> Sequence[Effect]:
-        if self._queue.is_full:
-            return [refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
         shape = follow(step, session.length, session.batch_size, self.config.limits)
         if isinstance(shape, str):
             self._sessions.close(session.key)
@@ -209,7 +223,7 @@ class Server(Role):
         client = Address(*step.client)
         output = session.newest_output
         if output is not None and output.upto == step.upto:
-            return [*self._push(step, output, client), Send(client, output)]
+            return [*self._push(session, step, output), Send(client, output)]
         if step.upto > session.applied:
             return [Send(client, Working(session=name, first=first, last=last, upto=step.upto))]
         return [behind(step, session.enqueued)]
@@ -264,20 +278,19 @@ class Server(Role):
             self._sessions.close(session.key)
             refusal = refuse(step, f"the computation failed: {result.error}")
             return [refusal, Note(f"closed a session of {session.client}: {result.error}")]
-        assert isinstance(result, torch.Tensor)
+        assert isinstance(result, WireTensor)
         seconds = (now - self._started_job_at, self._started_job_at - job.accepted_at)
         output = make_output(session, step, result, seconds)
         session.applied, session.newest_output, session.used_at = step.upto, output, now
         to_client = Send(session.client, output)
-        return [*self._push(step, output, session.client), to_client]
+        return [*self._push(session, step, output), to_client]
 
-    def _push(self, step: Step, output: Output, client: Address) -> list[Effect]:
+    def _push(self, session: ServerSession, step: Step, output: Output) -> list[Effect]:
         """Hand the hidden states straight to the next server, if any; the client's copy is off the critical path."""
         if len(step.route) == 1:
             return []
-        next_hop = step.route[1]
-        self._pushes.setdefault(next_hop.peer, {})[step.session] = client
-        return [Send(Address(next_hop.peer, ACTOR), onward(step, output))]
+        session.next_peer = step.route[1].peer
+        return [Send(Address(session.next_peer, ACTOR), onward(step, output))]
 
 
 def _is_fresh_start(session: ServerSession, step: Step) -> bool:

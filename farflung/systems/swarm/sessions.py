@@ -8,7 +8,7 @@ import torch
 from farflung.model.cache import SpanCache
 from farflung.model.span import Span
 from farflung.systems.swarm.messages import Edit, Output, Step, Truncate
-from farflung.wire.tensor import decode_tensor, encode_tensor
+from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
 from farflung.world.address import Address, PeerId
 
 SessionKey = tuple[str, int, int]
@@ -39,6 +39,8 @@ class ServerSession:
     """The base of that step."""
     newest_output: Output | None = None
     """Kept to answer duplicates."""
+    next_peer: PeerId | None = None
+    """Where its outputs are pushed to."""
     used_at: float = 0.0
     is_closed: bool = False
 
@@ -93,12 +95,14 @@ class SessionTable:
             session.is_closed = True
             self._num_block_tokens -= session.num_tokens_reserved * _num_blocks(key)
 
-    def close_where(self, *, session: str | None = None, client: PeerId | None = None) -> int:
-        """Free all parts of a session, or all sessions of a client; how many parts."""
+    def close_where(
+        self, *, session: str | None = None, client: Address | None = None, client_peer: PeerId | None = None
+    ) -> int:
+        """Free all parts of a session, or all sessions of a client or of whatever runs on a peer; how many parts."""
         keys = [
             key
             for key, held in self._sessions.items()
-            if session in (None, key[0]) and client in (None, held.client.peer)
+            if session in (None, key[0]) and client in (None, held.client) and client_peer in (None, held.client.peer)
         ]
         for key in keys:
             self.close(key)
@@ -109,10 +113,10 @@ def _num_blocks(key: SessionKey) -> int:
     return key[2] - key[1]
 
 
-def apply_step(session: ServerSession, step: Step, num_bytes_max: int) -> torch.Tensor:
+def apply_step(session: ServerSession, step: Step, num_bytes_max: int) -> WireTensor:
     """Edit the cache, then run the span on the new positions. Runs on the compute thread.
 
-    Returns hidden states [batch, new positions, hidden size] after the span.
+    Returns hidden states [batch, new positions, hidden size] after the span, encoded as the step asks for.
     """
     hidden = decode_tensor(step.hidden, num_bytes_max=num_bytes_max)
     new_mask = decode_tensor(step.attention_mask) if step.attention_mask is not None else None
@@ -125,7 +129,7 @@ def apply_step(session: ServerSession, step: Step, num_bytes_max: int) -> torch.
     batch_size, num_new, _ = hidden.shape
     session.mask = _extend_mask(session.mask, new_mask, batch_size, session.cache.length, num_new)
     _, first, last = session.key
-    return session.span.forward(
+    output = session.span.forward(
         hidden,
         session.cache,
         position_ids_BT=position_ids,
@@ -134,9 +138,10 @@ def apply_step(session: ServerSession, step: Step, num_bytes_max: int) -> torch.
         last=last,
         prompts_LPH=session.prompts,
     )
+    return encode_tensor(output, step.codec)
 
 
-def make_output(session: ServerSession, step: Step, hidden: torch.Tensor, seconds: tuple[float, float]) -> Output:
+def make_output(session: ServerSession, step: Step, hidden: WireTensor, seconds: tuple[float, float]) -> Output:
     """The answer to a step; `seconds` are (compute, queue)."""
     name, first, last = session.key
     return Output(
@@ -145,7 +150,7 @@ def make_output(session: ServerSession, step: Step, hidden: torch.Tensor, second
         last=last,
         base=step.base,
         upto=step.upto,
-        hidden=encode_tensor(hidden, step.codec),
+        hidden=hidden,
         compute_seconds=seconds[0],
         queue_seconds=seconds[1],
     )
@@ -169,6 +174,6 @@ def _extend_mask(
     """[batch, length + new]; None as long as nothing was ever padded."""
     if mask is None and new is None:
         return None
-    past = mask if mask is not None else torch.ones(batch_size, length, dtype=torch.int64)
+    past = mask if mask is not None and length else torch.ones(batch_size, length, dtype=torch.int64)
     fresh = new if new is not None else torch.ones(batch_size, num_new, dtype=torch.int64)
     return torch.cat([past, fresh.to(past.dtype)], dim=1)

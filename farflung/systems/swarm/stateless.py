@@ -15,10 +15,10 @@ from farflung.world.doors import Failed
 from farflung.world.effects import Effect, Send
 
 
-def forward(span: Span, request: Forward, num_bytes_max: int) -> torch.Tensor:
-    """Hidden states [batch, positions, hidden size] after blocks [first, last)."""
+def forward(span: Span, request: Forward, num_bytes_max: int) -> ForwardDone:
+    """Hidden states [batch, positions, hidden size] after blocks [first, last), as the answer to send."""
     with torch.no_grad():
-        return span.forward_train(
+        output = span.forward_train(
             decode_tensor(request.hidden, num_bytes_max=num_bytes_max),
             position_ids_BT=_optional(request.position_ids),
             attention_mask_BS=_optional(request.attention_mask),
@@ -26,10 +26,11 @@ def forward(span: Span, request: Forward, num_bytes_max: int) -> torch.Tensor:
             last=request.last,
             prompts_LPH=_optional(request.prompts),
         )
+    return ForwardDone(request=request.request, hidden=encode_tensor(output, request.codec))
 
 
-def backward(span: Span, request: Backward, num_bytes_max: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gradients by the span's input, and by its deep prompts if there were any."""
+def backward(span: Span, request: Backward, num_bytes_max: int) -> BackwardDone:
+    """Gradients by the span's input, and by its deep prompts if there were any, as the answer to send."""
     hidden = decode_tensor(request.hidden, num_bytes_max=num_bytes_max).requires_grad_()
     prompts = _optional(request.prompts)
     if prompts is not None:
@@ -45,23 +46,19 @@ def backward(span: Span, request: Backward, num_bytes_max: int) -> tuple[torch.T
         )
     wanted = [hidden] if prompts is None else [hidden, prompts]
     gradients = torch.autograd.grad(output, wanted, decode_tensor(request.gradient).to(output))
-    return gradients[0], gradients[1] if prompts is not None else None
+    return BackwardDone(
+        request=request.request,
+        gradient=encode_tensor(gradients[0], request.codec),
+        prompts_gradient=encode_tensor(gradients[1]) if prompts is not None else None,
+    )
 
 
 def answer(source: Address, request: Forward | Backward, result: object) -> Sequence[Effect]:
     """The message that a finished request earns."""
     if isinstance(result, Failed):
         return [Send(source, RequestRefused(request=request.request, reason=f"the computation failed: {result.error}"))]
-    if isinstance(result, torch.Tensor):
-        return [Send(source, ForwardDone(request=request.request, hidden=encode_tensor(result, request.codec)))]
-    assert isinstance(result, tuple)
-    gradient, prompts_gradient = result
-    done = BackwardDone(
-        request=request.request,
-        gradient=encode_tensor(gradient, request.codec),
-        prompts_gradient=encode_tensor(prompts_gradient) if prompts_gradient is not None else None,
-    )
-    return [Send(source, done)]
+    assert isinstance(result, ForwardDone | BackwardDone)
+    return [Send(source, result)]
 
 
 def _optional(tensor: WireTensor | None) -> torch.Tensor | None:
