@@ -1,6 +1,10 @@
 """Serve, tune, pretrain and align language models on machines that are far apart."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from farflung.apps.library import AutoModelForCausalLM as AutoModelForCausalLM
 
 __version__ = "0.1.0"
 

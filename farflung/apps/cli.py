@@ -78,6 +78,10 @@ def serve(
         raise ValueError("give --join to enter a swarm or --new-swarm to found one, not both")
     if join is None and not new_swarm:
         raise ValueError("give --join TICKET (or set FARFLUNG_TICKET) to enter a swarm, or --new-swarm to found one")
+    if join is not None:
+        from farflung.apps.tickets import find_ticket
+
+        find_ticket(join)  # before what takes seconds to load
     from farflung.apps.serve import Membership, serve
     from farflung.apps.serving import ServeOptions, limit_threads
     from farflung.apps.wiring import Place

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from farflung.model.source import ModelSource
 from farflung.model.span import Span
+from farflung.runtime.memory import return_freed_memory
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.placement import PlacementConfig
 from farflung.systems.swarm.rebalance import Action, Rebalancer
@@ -69,5 +70,6 @@ class Mover:
     async def _drain(self) -> None:
         await asyncio.sleep(DRAIN_SECONDS)
         num_closed = self._server.forget_left_spans()
+        await asyncio.to_thread(return_freed_memory)
         if num_closed:
             self._tell(f"dropped {num_closed} sessions that outlasted the move; their clients replay elsewhere")

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from farflung.apps.announced import SERVING_ROLES
 from farflung.apps.serving import BlockServer, ServeOptions
 from farflung.apps.tickets import ticket_path, write_ticket
 from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.model.source import ModelSource
 from farflung.wire.certificate import TicketRole
-from farflung.wire.ticket import SWARM_NAME_LENGTH_MAX, Meeting
+from farflung.wire.ticket import SWARM_NAME_LENGTH_MAX, Meeting, Ticket
 
 SHOWN_TICKET_SECONDS = 30 * 86400.0
 """How long the ticket is valid that a founder prints for further servers."""
@@ -41,6 +42,10 @@ def serve(model: str, options: ServeOptions, place: Place, membership: Membershi
         ValueError: an unknown model, blocks out of range, a bad ticket, a port in use, no memory.
         FarflungError: nobody of the swarm answers.
     """
+    if membership.ticket is not None:
+        role = Ticket.parse(membership.ticket, time.time()).role
+        if role not in SERVING_ROLES:
+            raise ValueError(f"a {role} ticket does not let this node serve; ask for one made with --role server")
     source = ModelSource.open(model)
     server = BlockServer(source, options)
     asyncio.run(_serve(source, server, place, membership))

@@ -16,6 +16,7 @@ from farflung.apps.wiring import SwarmNode
 from farflung.model.load import load_span
 from farflung.model.source import ModelSource
 from farflung.model.span import Span
+from farflung.runtime.memory import return_freed_memory
 from farflung.systems.swarm.checks import Limits
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
@@ -87,6 +88,7 @@ class BlockServer:
         tell(f"loading blocks {blocks} of {self._source.name}")
         span = await asyncio.to_thread(self._load, blocks)
         speed = await asyncio.to_thread(measure, span)
+        await asyncio.to_thread(return_freed_memory)
         server = Server(self._config(speed, started_at), span)
         host = node.host(server, ACTOR)
         node.publish(TOPIC, self._info(server, node).to_bytes())

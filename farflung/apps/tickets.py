@@ -19,7 +19,7 @@ def find_ticket(given: str | None) -> str:
     """The ticket that was given, or that of the environment.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged or expired.
     """
     ticket = given or os.environ.get(TICKET_VARIABLE)
     if not ticket:
@@ -27,6 +27,7 @@ def find_ticket(given: str | None) -> str:
             f"a ticket is needed: give --join TICKET (in Python swarm=TICKET), or set {TICKET_VARIABLE}; "
             "whoever founded the swarm prints one with `farflung invite`"
         )
+    Ticket.parse(ticket, time.time())
     return ticket
 
 

@@ -19,13 +19,13 @@ from farflung.mesh.messages import DIRECTORY_ACTOR, REACH_ACTOR, RENDEZVOUS_ACTO
 from farflung.mesh.surveyor import Surveyor
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.thread import LoopThread
-from farflung.world.address import PeerId
+from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, World
 from farflung.world.errors import FarflungError
 from farflung.world.host import Host
 
 REACH_TOPIC = "reach"
-JOIN_SECONDS_MAX = 20.0
+JOIN_SECONDS_MAX = 10.0
 """How long to wait for a rendezvous node of the swarm."""
 LOOK_SECONDS = 0.02
 GOODBYE_SECONDS = 0.2
@@ -56,6 +56,21 @@ class Place:
     site: str = ""
 
 
+class _Losses:
+    """Hears why peers cannot be reached, for the user who waits."""
+
+    ACTOR = "joining"
+
+    def __init__(self) -> None:
+        self.reasons: dict[PeerId, str] = {}
+
+    def deliver(self, source: Address, message: object) -> None:
+        """Nobody writes to it."""
+
+    def lost(self, peer: PeerId, reason: str) -> None:
+        self.reasons[peer] = reason
+
+
 @dataclass(slots=True)
 class SwarmNode:
     """A node that is a member of its swarm."""
@@ -63,6 +78,7 @@ class SwarmNode:
     node: RealNode
     member: Member
     surveyor: Surveyor
+    losses: _Losses = field(default_factory=_Losses)
     hosts: list[Host] = field(default_factory=list[Host])
     """The roles on this node, in order of their start; the first is the member's."""
 
@@ -100,12 +116,16 @@ class SwarmNode:
             await asyncio.sleep(LOOK_SECONDS)
 
     def _why_not_joined(self, seconds_max: float) -> str:
+        ticket = self.node.ticket
         if self.member.refusals:
-            return f"the swarm refuses this node: {next(iter(self.member.refusals.values()))}"
-        places = [end for meeting in self.node.ticket.meetings for end in meeting.endpoints]
+            return f"swarm {ticket.swarm!r} refuses this node: {next(iter(self.member.refusals.values()))}"
+        heard = self.losses.reasons
+        reasons = [heard[meeting.peer] for meeting in ticket.meetings if meeting.peer in heard]
+        places = ", ".join(place for meeting in ticket.meetings for place in meeting.endpoints)
+        reason = "; ".join(dict.fromkeys(reasons)) or "no answer"
         return (
-            f"nobody of swarm {self.node.ticket.swarm!r} answered at {', '.join(places)} within {seconds_max:g} s: "
-            "check that a server of it runs and can be reached from here, and that the ticket is of this swarm"
+            f"swarm {ticket.swarm!r} cannot be joined at {places} within {seconds_max:g} s ({reason}): "
+            "check that a server of it runs there and that the ticket is of this swarm"
         )
 
     async def close(self) -> None:
@@ -151,6 +171,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         is_wanted=lambda record: bool(record.topics),
     )
     swarm_node = SwarmNode(node, member, surveyor)
+    node.world.network.listen(swarm_node.losses.ACTOR, swarm_node.losses)
     swarm_node.host(member, DIRECTORY_ACTOR)
     if place.is_rendezvous:
         role = Rendezvous(node.identity.peer, rendezvous, wall_offset_seconds=offset_seconds, granted=granted)

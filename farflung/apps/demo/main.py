@@ -21,7 +21,7 @@ from farflung.apps.demo.train import TrainConfig, trained_model
 from farflung.apps.processes import CommandFailed, Supervisor
 from farflung.runtime.home import default_home
 
-QUESTION = 'class Queue:\n    """A queue of lines read from a file."""\n'
+QUESTION = "class LineReader:\n    def __init__(self, path):\n"
 ANSWER_TOKENS = 200
 KILL_AFTER_TOKENS = 60
 TEMPERATURE, TOP_K, SEED = 0.6, 40, 1

@@ -33,14 +33,14 @@ class TrainConfig:
     """Model and training; together with the corpus they name the result."""
 
     seconds: float = 90.0
-    vocabulary_size: int = 1024
+    vocabulary_size: int = 2048
     hidden_size: int = 192
     intermediate_size: int = 512
     num_blocks: int = 6
     num_heads: int = 6
     num_key_value_heads: int = 3
     context_length_max: int = 512
-    sequence_length: int = 256
+    sequence_length: int = 128
     """Tokens of one sequence in training."""
     batch_size: int = 2
     learning_rate: float = 3e-3

@@ -1,0 +1,122 @@
+"""Mistakes end with one sentence and status 2; help is quick and loads nothing heavy."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from farflung.wire.identity import Identity
+from farflung.wire.ticket import Meeting, SwarmAuthority, Ticket
+from tests.apps.processes import ROOT, free_port
+
+pytestmark = pytest.mark.loopback
+
+
+def farflung(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "farflung", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def sentence_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a mistake."""
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("farflung: ")
+    return line
+
+
+def ticket_to(endpoint: str, *, seconds: float = 3600.0) -> Ticket:
+    """A genuine ticket of a swarm that nobody runs."""
+    now = time.time()
+    meeting = Meeting(Identity.generate().peer, (endpoint,))
+    return SwarmAuthority.found("elsewhere", now - 7200).ticket([meeting], now + seconds, now - 7200)
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = (
+        "import sys, contextlib\n"
+        "from farflung.apps import cli\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    sys.argv = ['farflung', '--help']; cli.main()\n"
+        "heavy = [name for name in ('torch', 'transformers', 'grpc', 'fastapi') if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    for command in ("serve", "invite", "api", "generate", "chat", "status", "demo"):
+        assert command in done.stdout
+    # Processor time, so that a busy machine does not matter.
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "/no/such/model", "--new-swarm"], "there is no folder '/no/such/model'"),
+        (["serve", "TINY"], "give --join TICKET"),
+        (["serve", "TINY", "--new-swarm", "--blocks", "0:9"], "outside the model, which has blocks 0:4"),
+        (["serve", "TINY", "--new-swarm", "--blocks", "three"], "is not a block range"),
+        (["serve", "TINY", "--new-swarm", "--blocks", "0:2", "--num-blocks", "2"], "not both"),
+        (["serve", "TINY", "--new-swarm", "--device", "abacus"], "cannot be used here"),
+        (["serve", "TINY", "--new-swarm", "--dtype", "int3"], "--dtype must be auto or one of"),
+        (["serve", "TINY", "--join", "nonsense"], "this is not a ticket"),
+        (["status"], "a ticket is needed"),
+        (["status", "--join", "farflung1AAAA"], "this ticket is damaged"),
+        (["invite"], "there is no ticket to invite with"),
+        (["generate", "TINY", "--join", "farflung1AAAA", "--prompt", "x", "--max-tokens", "0"], "--max-tokens"),
+        (["api", "--threads", "0", "--join", "farflung1AAAA"], "--threads must be at least 1"),
+        (["demo", "--train-seconds", "0"], "--train-seconds"),
+        (["dance"], "No such command 'dance'"),
+        (["serve"], "Missing argument"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_status_2(tiny_folder: Path, arguments: list[str], sentence: str) -> None:
+    done = farflung(*(str(tiny_folder) if argument == "TINY" else argument for argument in arguments))
+    assert sentence in sentence_of(done)
+    assert done.stdout == ""
+
+
+def test_a_port_in_use_is_named(tiny_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ticket = ticket_to("127.0.0.1:1").text()
+        assert f":{port}" in sentence_of(farflung("serve", str(tiny_folder), "--new-swarm", "--port", port))
+        assert f":{port}" in sentence_of(farflung("api", str(tiny_folder), "--join", ticket, "--port", port))
+
+
+def test_an_expired_ticket_says_when_it_ended() -> None:
+    expired = ticket_to("127.0.0.1:1", seconds=-60).text()
+    assert "this ticket expired" in sentence_of(farflung("status", FARFLUNG_TICKET=expired))
+
+
+def test_a_swarm_that_does_not_answer_is_named_with_its_place() -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    sentence = sentence_of(farflung("status", "--join", ticket_to(endpoint).text()))
+    assert f"swarm 'elsewhere' cannot be joined at {endpoint}" in sentence
+
+
+def test_invite_makes_narrower_tickets_and_refuses_wider_ones() -> None:
+    admin = ticket_to("127.0.0.1:1").text()
+    done = farflung("invite", "--role", "server", "--expires", "30m", "--join", admin)
+    assert done.returncode == 0, done.stderr
+    invited = Ticket.parse(done.stdout, time.time())
+    assert invited.role == "server"
+    assert invited.expires_at - time.time() == pytest.approx(1800, abs=60)
+    assert "cannot make further tickets" in sentence_of(farflung("invite", "--join", done.stdout.strip()))
+    assert "cannot outlive" in sentence_of(farflung("invite", "--expires", "7d", "--join", admin))
+    assert "is no duration" in sentence_of(farflung("invite", "--expires", "soon", "--join", admin))
+    assert "--role must be one of" in sentence_of(farflung("invite", "--role", "king", "--join", admin))

@@ -1,0 +1,158 @@
+"""Real processes from end to end: servers, the HTTP interface, and clients, whose words are those of one machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from openai import OpenAI
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from farflung import AutoModelForCausalLM as RemoteModel
+from farflung.apps.demo.swarm import DemoSwarm
+from farflung.apps.processes import Supervisor
+from farflung.apps.tickets import invite
+from farflung.wire.ticket import SwarmAuthority, Ticket
+from tests.apps.tiny import save_tiny_model
+
+pytestmark = pytest.mark.loopback
+
+PROMPT = "def main(arguments):\n"
+NO_END = {"256": -100}
+"""Forbids the end mark, so that an answer is as long as it may be."""
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("end-to-end") / "tiny", context_length_max=1024)
+
+
+@pytest.fixture(scope="module")
+def swarm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoSwarm]:
+    folder = tmp_path_factory.mktemp("swarm")
+    with Supervisor(folder) as supervisor:
+        swarm = DemoSwarm(supervisor, model_folder, 4, folder)
+        swarm.start()
+        yield swarm
+    assert not any(child.is_running for child in swarm.servers.values())
+
+
+@pytest.fixture(scope="module")
+def client(swarm: DemoSwarm) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{swarm.url}/v1", api_key=swarm.key, max_retries=0, timeout=120) as client:
+        yield client
+
+
+def local_answer(folder: Path, prompt: str, num_tokens: int, *, is_end_forbidden: bool = False) -> str:
+    """What transformers alone answers, greedily."""
+    torch.set_num_threads(1)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    forbidden = {"suppress_tokens": [256]} if is_end_forbidden else {}
+    generated = model.generate(ids, max_new_tokens=num_tokens, do_sample=False, **forbidden)
+    return tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "farflung", *arguments]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+def ticket(swarm: DemoSwarm, role: str) -> str:
+    return invite((swarm.folder / "ticket").read_text().strip(), role, "1h", None)
+
+
+def test_a_streamed_chat_has_the_words_of_one_machine(swarm: DemoSwarm, client: OpenAI, model_folder: Path) -> None:
+    chunks = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": PROMPT}], temperature=0, max_tokens=48, stream=True
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == local_answer(model_folder, PROMPT + "\n", 48)
+
+
+def test_the_command_line_has_them_too_with_a_ticket_for_clients(swarm: DemoSwarm, model_folder: Path) -> None:
+    done = run(
+        "generate", str(model_folder), "--prompt", PROMPT, "--max-tokens", "24", FARFLUNG_TICKET=ticket(swarm, "client")
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == local_answer(model_folder, PROMPT, 24) + "\n"
+
+
+def test_python_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:
+    model: Any = RemoteModel.from_pretrained(str(model_folder), swarm=ticket(swarm, "client"))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    generated = model.generate(ids, max_new_tokens=24, do_sample=False)
+    text = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+    assert text == local_answer(model_folder, PROMPT, 24)
+
+
+def test_status_lists_the_servers(swarm: DemoSwarm) -> None:
+    done = run("status", "--json", "--join", ticket(swarm, "client"))
+    assert done.returncode == 0, done.stderr
+    servers = {server["peer"]: server for server in json.loads(done.stdout)["servers"]}
+    assert {name: servers[swarm.peer_of(name)]["blocks"] for name in swarm.servers} == {
+        "A": [0, 2],
+        "B": [2, 4],
+        "B'": [2, 4],
+    }
+    shown = run("status", "--join", ticket(swarm, "client"))
+    assert "servers per block: 1122" in " ".join(shown.stdout.split())
+
+
+def test_a_ticket_of_another_swarm_is_refused_with_the_reason(swarm: DemoSwarm) -> None:
+    now = time.time()
+    meetings = Ticket.parse(ticket(swarm, "client"), now).meetings
+    other = SwarmAuthority.found("other", now).ticket(meetings, now + 600, now)
+    done = run("status", "--join", other.text())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is of another swarm, or its ticket has expired" in line
+
+
+def test_a_clients_ticket_does_not_let_one_serve_unnoticed(swarm: DemoSwarm, model_folder: Path) -> None:
+    done = run("serve", str(model_folder), "--blocks", "0:2", "--join", ticket(swarm, "client"))
+    assert done.returncode == 2
+    assert "a client ticket does not let this node serve" in done.stderr
+
+
+def test_the_answer_goes_on_with_the_same_words_when_its_server_is_killed(
+    swarm: DemoSwarm, client: OpenAI, model_folder: Path
+) -> None:
+    stream = client.completions.create(
+        model="tiny", prompt=PROMPT, temperature=0, max_tokens=120, stream=True, logit_bias=NO_END
+    )
+    text, killed = "", ""
+    for number, chunk in enumerate(stream):
+        text += chunk.choices[0].text
+        if number == 30:
+            killed = swarm.busiest(["B", "B'"])
+            swarm.servers[killed].kill()
+    assert text == local_answer(model_folder, PROMPT, 120, is_end_forbidden=True)
+    assert killed
+    metrics = httpx.get(f"{swarm.url}/metrics").text
+    reroutes = next(line for line in metrics.splitlines() if line.startswith("farflung_reroutes_total "))
+    assert float(reroutes.split()[1]) >= 1
+
+
+def test_an_interrupted_server_leaves_and_the_interface_says_what_is_missing(swarm: DemoSwarm) -> None:
+    left = next(name for name in ("B", "B'") if swarm.servers[name].is_running)
+    child = swarm.servers[left]
+    child.signal(signal.SIGINT)
+    assert child.process.wait(timeout=20) == 130
+    assert child.lines()[-1].startswith("leaves the swarm")
+    deadline = time.monotonic() + 45  # the lease of the server that was killed is 30 s
+    while (answer := httpx.get(f"{swarm.url}/health")).status_code == 200:
+        assert time.monotonic() < deadline, "health still says that all is well"
+    assert answer.status_code == 503
+    assert "2:4" in answer.json()["reasons"]["tiny"]
