@@ -1,6 +1,7 @@
-"""Keeping freed memory for the next message, where the C library would hand it back page by page."""
+"""Freed memory: kept where the next message needs it, handed back once after a model has been loaded."""
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -26,3 +27,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, MEMORY_KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, MAPPED_APART_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Give back at once what is free in all threads' heaps, as loading weights leaves it; glibc only."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,35 @@
+"""Models that benchmarks measure with: random weights, made once and kept in the system's temporary folder."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+def llama_60m() -> Path:
+    """About 60 M parameters: hidden 512, 8 layers, vocabulary 32000, float32."""
+    return _saved(
+        "farflung-bench-llama-60m",
+        LlamaConfig(
+            vocab_size=32_000,
+            hidden_size=512,
+            intermediate_size=1376,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            max_position_embeddings=4096,
+            initializer_range=0.05,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+
+
+def _saved(name: str, config: LlamaConfig) -> Path:
+    folder = Path(tempfile.gettempdir()) / name
+    if not (folder / "model.safetensors").exists():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
