@@ -17,7 +17,7 @@ import farflung.runtime  # noqa: F401 (tells gRPC, before it is loaded, to leave
 import grpc
 import grpc.aio
 
-from farflung.runtime.channel import OPTIONS, DialledStream, channel_credentials, server_credentials
+from farflung.runtime.channel import SERVER_OPTIONS, DialledStream, channel_credentials, server_credentials
 from farflung.runtime.giver import Giver
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.taker import take
@@ -93,7 +93,7 @@ async def serve(home: Path, path: Path) -> None:
     Echo(node)
     giver = Giver(node.world, FILES, {FILE: path})
     bare_identity = Identity.generate()
-    server = grpc.aio.server(handlers=[BareHandler()], options=OPTIONS)
+    server = grpc.aio.server(handlers=[BareHandler()], options=SERVER_OPTIONS)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(node.ticket.issue(bare_identity, time.time())))
     await server.start()
     now = time.time()

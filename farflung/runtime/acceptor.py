@@ -10,9 +10,9 @@ import grpc.aio
 from cryptography import x509
 
 from farflung.runtime import handshake
-from farflung.runtime.channel import METHOD, OPTIONS, AcceptedStream, server_credentials
+from farflung.runtime.channel import METHOD, SERVER_OPTIONS, AcceptedStream, server_credentials
 from farflung.runtime.handshake import LINK_NAME_BYTES, Self
-from farflung.runtime.lane import StreamBroken
+from farflung.runtime.lane import Lane, StreamBroken
 from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.link import Link, LinkOwner
 from farflung.runtime.peering import Peering
@@ -63,8 +63,7 @@ class Acceptor:
         Raises:
             ValueError: the port is in use, or is not this machine's.
         """
-        options = [*OPTIONS, ("grpc.so_reuseport", 0)]
-        server = grpc.aio.server(handlers=[_Handler(self._serve)], options=options)
+        server = grpc.aio.server(handlers=[_Handler(self._serve)], options=SERVER_OPTIONS)
         try:
             bound = server.add_secure_port(f"{host}:{port}", server_credentials(self._credentials))
         except RuntimeError:
@@ -125,7 +124,7 @@ class Acceptor:
         await handshake.read_ready(stream, self._limits)
         lane = link.add_bulk_lane(stream) if link.is_open else None
         if lane is not None:
-            await lane.closed
+            await _until_over(lane)
 
     async def _add_link(self, stream: AcceptedStream, member: Member, peering: Peering, hello: Hello) -> None:
         async with peering.answering(self._me.identity.peer) as may_answer:
@@ -137,7 +136,7 @@ class Acceptor:
             await handshake.read_ready(stream, self._limits)
             link = Link(peering.peer, name, stream, self._owner, self._limits, way="called us")
             peering.adopt(link)
-        await link.urgent.closed
+        await _until_over(link.urgent)
 
     def _member(self, context: Any) -> Member:
         """Who is calling, by the certificates that TLS has seen."""
@@ -147,6 +146,14 @@ class Acceptor:
         leaf, *rest = x509.load_pem_x509_certificates(pem)
         chain = [leaf, *(link for link in rest if link not in (leaf, self._credentials.authority))]
         return self._check_chain(chain)
+
+
+async def _until_over(lane: Lane) -> None:
+    """gRPC ends a stream by cancelling its handler, which may be all that tells of it: a read then stays unanswered."""
+    try:
+        await asyncio.wait([lane.closed])  # to await it alone would cancel it together with the handler
+    finally:
+        lane.end("the peer ended the stream")
 
 
 class _Handler(grpc.GenericRpcHandler):

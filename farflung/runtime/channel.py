@@ -1,7 +1,8 @@
 """gRPC as this project uses it: one bidirectional stream of bytes per connection, mutual TLS, both sides alike."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +29,12 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
 ]
+SERVER_OPTIONS: list[tuple[str, Any]] = [
+    *OPTIONS,
+    ("grpc.so_reuseport", 0),  # else a port in use would be shared instead of refused
+    ("grpc.max_connection_idle_ms", 30_000),  # connections whose stream is over
+    ("grpc.server_handshake_timeout_ms", 10_000),  # connections of strangers that say nothing
+]
 
 
 class DialledStream:
@@ -43,35 +50,43 @@ class DialledStream:
         own = [("grpc.ssl_target_name_override", host_name(peer)), ("grpc.use_local_subchannel_pool", 1)]
         self._endpoint = endpoint
         self._channel = grpc.aio.secure_channel(endpoint, credentials, options=[*options, *own])
-        self._call = self._channel.stream_stream(METHOD)()
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = self._channel.stream_stream(METHOD)()
         self._closing: asyncio.Task[None] | None = None
 
     async def connected(self) -> None:
         """Returns when TCP and TLS are up. Raises StreamBroken with the reason in words."""
-        try:
-            await self._call.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
-            raise StreamBroken(explain(self._endpoint, error)) from None
+        with self._explained():
+            await self._open_call().wait_for_connection()
 
     async def read(self) -> bytes | None:
-        try:
-            frame = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise StreamBroken(explain(self._endpoint, error)) from None
+        with self._explained():
+            frame = await self._open_call().read()
         return frame if isinstance(frame, bytes) else None
 
     async def write(self, frame: bytes) -> None:
+        with self._explained():
+            await self._open_call().write(frame)
+
+    def close(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            # gRPC holds the connection as long as anybody holds the call.
+            self._call = None
+            self._closing = asyncio.create_task(self._channel.close())
+
+    def _open_call(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
+        if self._call is None:
+            raise StreamBroken("the stream was closed here")
+        return self._call
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            await self._call.write(frame)
+            yield
         except grpc.aio.AioRpcError as error:
             raise StreamBroken(explain(self._endpoint, error)) from None
         except asyncio.InvalidStateError:
             raise StreamBroken("the peer ended the stream") from None
-
-    def close(self) -> None:
-        if self._closing is None:
-            self._call.cancel()
-            self._closing = asyncio.create_task(self._channel.close())
 
 
 class AcceptedStream:
@@ -81,14 +96,17 @@ class AcceptedStream:
         self._context = context
 
     async def read(self) -> bytes | None:
-        frame = await self._context.read()
+        try:
+            frame = await self._context.read()
+        except (grpc.aio.UsageError, grpc.aio.InternalError):
+            return None
         return frame if isinstance(frame, bytes) else None
 
     async def write(self, frame: bytes) -> None:
         try:
             await self._context.write(frame)
-        except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
-            raise StreamBroken(f"the peer is gone ({error})") from None
+        except (grpc.aio.UsageError, grpc.aio.InternalError):
+            raise StreamBroken("the peer ended the stream") from None
 
     def close(self) -> None:
         """Nothing to do: the stream ends when its handler returns."""

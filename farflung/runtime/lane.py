@@ -55,6 +55,12 @@ class Lane:
                 task.cancel()
         self._stream.close()
 
+    def end(self, reason: str) -> None:
+        """Close because of what happened outside, and tell `on_end`, unless closed already."""
+        if not self.closed.done():
+            self.close()
+            self._on_end(self, reason)
+
     async def _read(self) -> str:
         while (frame := await self._stream.read()) is not None:
             self._on_frame(frame)
@@ -73,6 +79,4 @@ class Lane:
                 reason = await work()  # type: ignore[misc]
             except StreamBroken as error:
                 reason = str(error)
-        if not self.closed.done():
-            self.close()
-            self._on_end(self, reason)
+        self.end(reason)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psutil
 import pytest
 
 from bench.shaping import shaped_link
@@ -181,6 +182,21 @@ async def test_a_peer_that_connects_anew_replaces_its_dead_link(swarm: Swarm) ->
         assert echo_a.losses() == [(b.identity.peer, "it connected anew")]
         echo_a.ask(b.identity.peer, 3)
         await eventually(lambda: echo_a.answers() == [3])
+
+
+async def test_a_link_that_ends_leaves_no_connection_behind(swarm: Swarm) -> None:
+    a, _ = await swarm.add()
+    b, echo_b = await swarm.add()
+    port = int(a.endpoints[0].rsplit(":", 1)[1])
+
+    def connections() -> int:
+        return sum(bool(each.raddr) and each.raddr.port == port for each in psutil.Process().net_connections("tcp"))
+
+    echo_b.ask(a.identity.peer, 1, num_bytes=3 << 20)
+    await eventually(lambda: echo_b.answers() == [1])
+    assert connections() == 1 + NetworkLimits().num_bulk_lanes
+    await b.network.drop(a.identity.peer)
+    await eventually(lambda: connections() == 0, seconds=3.0)
 
 
 async def test_bytes_are_counted_as_they_are_on_the_wire(swarm: Swarm) -> None:
