@@ -1,5 +1,6 @@
 """A whole swarm in the simulator: block servers of a small model, and a client that is a real transformers model."""
 
+import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +117,10 @@ class SimulatedSwarm:
         async def call() -> None:
             function()
 
-        self.run(call())
+        if asyncio.events._get_running_loop() is None:
+            self.run(call())
+        else:  # the garbage collector found a cache while the simulation runs
+            self.simulation.at(self.simulation.now(), function)
 
 
 def tokens(small: SmallModel, num_rows: int, num_tokens: int, seed: int = 0) -> torch.Tensor:

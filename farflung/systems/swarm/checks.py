@@ -75,6 +75,8 @@ def check_request(request: Forward | Backward, limits: Limits) -> str | None:
     """As `check_step`, for stateless requests."""
     if len(request.request) > NAME_LENGTH_MAX:
         return "the request's name is too long"
+    if not 0 <= request.first < request.last:
+        return "a request needs a range of blocks that is not empty"
     problem = check_hidden(request.hidden, limits) or _check_companions(request, limits)
     if problem is not None or isinstance(request, Forward):
         return problem

@@ -98,7 +98,7 @@ class Server(Role):
             case Forward() | Backward():
                 return self._receive_request(source, message, now)
             case CloseSession(session=session):
-                self._sessions.close_where(session=session)
+                self._sessions.close_where(session=session, client_peer=source.peer)
                 return ()
             case Attach():
                 return ()

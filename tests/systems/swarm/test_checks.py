@@ -110,6 +110,8 @@ def test_steps_that_fit_say_what_the_session_is_afterwards() -> None:
 
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("the request's name is too long", {"request": "x" * 101}),
+    ("a request needs a range of blocks that is not empty", {"first": 2, "last": 0}),
+    ("a request needs a range of blocks that is not empty", {"first": -1}),
     ("hidden states are 16 wide but this model's are 32", {"hidden": wire(1, 2, 16)}),
     ("the codec must be one of raw, fp16, bf16, int8, not ''", {"codec": ""}),
     ("deep prompts of float32 (3, 1, 32) do not fit these blocks", {"prompts": wire(3, 1, 32)}),

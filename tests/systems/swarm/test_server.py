@@ -220,6 +220,12 @@ def test_a_closed_session_is_freed_at_any_moment(bench: Bench, when: str) -> Non
     assert isinstance(bench.receive(step(1, 2))[0], Behind)
 
 
+def test_nobody_but_its_client_closes_a_session(bench: Bench) -> None:
+    bench.apply(step(0, 1))
+    bench.receive(CloseSession(session="one"), source=Address(PeerId("another"), CLIENT.actor))
+    assert bench.role.num_sessions == 1
+
+
 def test_a_failing_computation_closes_only_its_own_session(bench: Bench) -> None:
     bench.apply(step(0, 1))
     bench.receive(step(0, 1, session="two"))

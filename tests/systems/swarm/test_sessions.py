@@ -46,9 +46,9 @@ def machine(span: Span) -> type[RuleBasedStateMachine]:
         def compute(self, fails: bool) -> None:
             self.bench.compute(error=RuntimeError("out of luck") if fails else None)
 
-        @rule(name=NAMES)
-        def close(self, name: str) -> None:
-            self.bench.receive(CloseSession(session=name))
+        @rule(name=NAMES, peer=PEERS)
+        def close(self, name: str, peer: str) -> None:
+            self.bench.receive(CloseSession(session=name), source=Address(PeerId(peer), f"session-{name}"))
 
         @rule(name=NAMES, peer=PEERS)
         def client_is_done(self, name: str, peer: str) -> None:
@@ -72,7 +72,8 @@ def machine(span: Span) -> type[RuleBasedStateMachine]:
 
         def teardown(self) -> None:
             for name in ("one", "two", "three"):
-                self.bench.receive(CloseSession(session=name))
+                for peer in ("client-1", "client-2"):
+                    self.close(name, peer)
             assert self.bench.num_tokens_left == NUM_TOKENS
 
     return Tokens
