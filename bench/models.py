@@ -27,6 +27,26 @@ def llama_60m() -> Path:
     )
 
 
+def llama_four_blocks() -> Path:
+    """Four small blocks: hidden 128, vocabulary 256, float32; for simulations that compute for real."""
+    return _saved(
+        "farflung-bench-llama-four-blocks",
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            initializer_range=0.1,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+
+
 def _saved(name: str, config: LlamaConfig) -> Path:
     folder = Path(tempfile.gettempdir()) / name
     if not (folder / "model.safetensors").exists():

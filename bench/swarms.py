@@ -52,11 +52,6 @@ class ServerProcess:
         memory = psutil.Process(self.process.pid).memory_full_info()
         return memory.rss, memory.pss
 
-    def kill(self) -> None:
-        """As kill -9 does."""
-        self.process.kill()
-        self.process.wait()
-
 
 @dataclass
 class Links:
@@ -123,7 +118,7 @@ class LocalSwarm:
 def split_blocks(num_blocks: int, num_servers: int) -> list[str]:
     """Even ranges."""
     cuts = [num_blocks * number // num_servers for number in range(num_servers + 1)]
-    return [f"{first}:{last}" for first, last in zip(cuts, cuts[1:], strict=False)]
+    return [f"{first}:{last}" for first, last in itertools.pairwise(cuts)]
 
 
 def start_servers(swarm: LocalSwarm, ranges: Sequence[str]) -> None:
