@@ -1,4 +1,4 @@
-"""Large messages in parts: cut as lanes take them, put together in any order, acknowledged, and timed."""
+"""Large messages in parts: cut when sent, taken by the lanes, put together in any order, acknowledged, and timed."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy
 
 from farflung.runtime.outbox import Overflow
-from farflung.wire.control import PART_BYTES_MAX, MalformedFrame, Part, encode_control
+from farflung.wire.control import MalformedFrame, Part, encode_control, part_bytes
 from farflung.wire.message import MESSAGE_BYTES_MAX
 
 NUM_INCOMPLETE_MAX = 64
@@ -49,19 +49,21 @@ class BulkOutbox:
             Overflow: the limit is passed; the message was not added.
         """
         size = sum(len(piece) for piece in pieces)
+        self._check_room(size)
         parts = deque(
             encode_control(Part(message=self._next_number, offset=offset, num_bytes_total=size, data=data))
-            for offset, data in _cut(pieces)
+            for offset, data in _cut(pieces, part_bytes(size))
         )
         num_bytes = sum(len(part) for part in parts)
-        self._reserve(num_bytes)
+        self.num_bytes += num_bytes
         self._waiting.append(_Outgoing(self._next_number, kind, parts, num_bytes))
         self._next_number += 1
         self._wake()
 
     def put_frame(self, frame: bytes) -> None:
         """Add a frame that is a part already, of a message that only passes through here. Raises Overflow as `put`."""
-        self._reserve(len(frame))
+        self._check_room(len(frame))
+        self.num_bytes += len(frame)
         self._passing.append(frame)
         self._wake()
 
@@ -104,10 +106,9 @@ class BulkOutbox:
         """Nothing waits and nothing is under way."""
         return not self._waiting and not self._in_flight and not self._passing
 
-    def _reserve(self, num_bytes: int) -> None:
+    def _check_room(self, num_bytes: int) -> None:
         if self.num_bytes + num_bytes > self._num_bytes_max:
             raise Overflow(f"{self.num_bytes} bytes of large messages already wait for it")
-        self.num_bytes += num_bytes
 
     def _wake(self) -> None:
         while self._waiters:
@@ -116,23 +117,17 @@ class BulkOutbox:
                 waiter.set_result(None)
 
 
-def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[tuple[int, memoryview]]:
+def _cut(pieces: Sequence[bytes | memoryview], length: int) -> Iterator[tuple[int, memoryview]]:
     """(offset, data) of every part; only those that span pieces are copied here."""
     offset, gathered = 0, bytearray()
     for piece in pieces:
-        view, position = memoryview(piece), 0
-        while position < len(view):
-            if not gathered and len(view) - position >= PART_BYTES_MAX:
-                taken = view[position : position + PART_BYTES_MAX]
-                yield offset, taken
-                offset += len(taken)
-            else:
-                taken = view[position : position + PART_BYTES_MAX - len(gathered)]
-                gathered += taken
-                if len(gathered) == PART_BYTES_MAX:
-                    yield offset, memoryview(gathered)
-                    offset, gathered = offset + PART_BYTES_MAX, bytearray()
-            position += len(taken)
+        rest = memoryview(piece)
+        while len(gathered) + len(rest) >= length:
+            taken = length - len(gathered)
+            data = memoryview(gathered + rest[:taken]) if gathered else rest[:taken]
+            yield offset, data
+            offset, gathered, rest = offset + length, bytearray(), rest[taken:]
+        gathered += rest
     if gathered:
         yield offset, memoryview(gathered)
 
@@ -164,7 +159,7 @@ class BulkInbox:
         incoming = self._incomplete.get(part.message) or self._begin(part)
         if len(incoming.buffer) != part.num_bytes_total or part.offset not in incoming.missing:
             raise MalformedFrame("a part of a large message that does not fit, or came before")
-        end = min(part.offset + PART_BYTES_MAX, part.num_bytes_total)
+        end = min(part.offset + part_bytes(part.num_bytes_total), part.num_bytes_total)
         if len(part.data) != end - part.offset:
             raise MalformedFrame("a part of a large message with a wrong length")
         incoming.buffer[part.offset : end] = part.data
@@ -190,6 +185,6 @@ class BulkInbox:
             raise MalformedFrame("too many large messages at once")
         self._next_number = max(self._next_number, part.message + 1)
         self._num_bytes += size
-        incoming = _Incoming(numpy.empty(size, numpy.uint8).data, set(range(0, size, PART_BYTES_MAX)))
+        incoming = _Incoming(numpy.empty(size, numpy.uint8).data, set(range(0, size, part_bytes(size))))
         self._incomplete[part.message] = incoming
         return incoming

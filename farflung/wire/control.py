@@ -18,8 +18,8 @@ from farflung.wire.message import WIRE_VERSION_MAX, WIRE_VERSION_MIN
 from farflung.world.address import PeerId
 
 NONCE_BYTES = 32
-PART_BYTES_MAX = 1 << 20
-"""Large messages travel in parts of at most this size."""
+PART_BYTES_MAX = (1 << 20) + 4096
+"""Large messages travel in parts of at most this size: whole MiB, with what is around them, leave no small rest."""
 FRAME_BYTES_MAX = PART_BYTES_MAX + 4096
 """No frame is larger; gRPC refuses longer ones before they are in memory."""
 
@@ -120,6 +120,11 @@ class RelayFailed(Control, frozen=True, kw_only=True):
 _encoder = msgspec.msgpack.Encoder()
 _Any = Hello | Welcome | Decline | Ready | Ping | Pong | OpenLanes | Part | Arrived | Goodbye | Relayed | RelayFailed
 _decoder = msgspec.msgpack.Decoder(_Any)
+
+
+def part_bytes(num_bytes_total: int) -> int:
+    """Length of all parts of a message but the last, which is not longer; both sides compute it."""
+    return -(-num_bytes_total // -(-num_bytes_total // PART_BYTES_MAX))
 
 
 def encode_control(frame: Control) -> bytes:

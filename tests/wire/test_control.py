@@ -27,6 +27,7 @@ from farflung.wire.control import (
     is_control,
     is_proof,
     no_common_version,
+    part_bytes,
     prove_acceptor,
 )
 from farflung.wire.identity import Identity
@@ -88,6 +89,18 @@ def test_the_largest_relayed_part_fits_a_frame() -> None:
     peer = PeerId("a" * 52)
     wrapped = Relayed(source=peer, destination=peer, is_bulk=True, data=memoryview(encode_control(part) + bytes(300)))
     assert len(encode_control(wrapped)) <= FRAME_BYTES_MAX
+
+
+@given(st.integers(1, 1 << 30))
+def test_parts_are_even_and_as_few_as_can_be(num_bytes: int) -> None:
+    length = part_bytes(num_bytes)
+    num_parts = -(-num_bytes // PART_BYTES_MAX)
+    assert length <= PART_BYTES_MAX
+    assert (num_parts - 1) * length < num_bytes <= num_parts * length
+
+
+def test_a_tensor_of_whole_mebibytes_leaves_no_rest() -> None:
+    assert -(-((8 << 20) + 1000) // part_bytes((8 << 20) + 1000)) == 8
 
 
 @given(st.integers(0, 5), st.integers(0, 5))
