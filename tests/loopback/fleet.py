@@ -51,6 +51,11 @@ class Program:
         return Identity((self.home / "identity.key").read_bytes()).peer
 
     @property
+    def status(self) -> int:
+        """With what it ended."""
+        return int(self.log.with_name(self.log.name + ".status").read_text())
+
+    @property
     def is_alive(self) -> bool:
         return psutil.pid_exists(self.pid)
 

@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 IMPORTED = (
     "farflung.apps.cli",
@@ -36,7 +37,11 @@ def run(arguments: list[str], home: str, log: str) -> None:
         sys.exit()
     from farflung.apps.cli import main
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        Path(log + ".status").write_text(str(end.code))
+        raise
 
 
 def serve_orders() -> None:

@@ -1,0 +1,100 @@
+"""A member with a client's ticket lies to real servers: each lie is answered, none costs, honest clients are safe."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from farflung.apps.wiring import Connection
+from farflung.systems.swarm.messages import ACTOR
+from farflung.world.address import Address
+from farflung.world.mailbox import Mailbox
+from tests.loopback.fleet import Fleet, wait_until
+from tests.loopback.test_kill import PROMPT, At
+from tests.malice import SILENCE, Target, lies, sentence_of
+
+pytestmark = pytest.mark.loopback
+
+SILENCE_SECONDS = 0.2
+FLOOD_SECONDS = 3.0
+GROWTH_BYTES_MAX = 64 << 20
+
+
+async def lie_and_hear(connection: Connection, target: Target) -> dict[str, str]:
+    """Tell all lies, one after another; those that were not answered as they should be."""
+    world = connection.node.world
+    wrong: dict[str, str] = {}
+    with Mailbox(world, "rogue") as mailbox:
+        for number, (what, message, expected) in enumerate(lies(target, mailbox.address)):
+            mailbox.clear()
+            mailbox.send(Address(target.peer, ACTOR), message)
+            received = await mailbox.receive(world.clock.now() + (10.0 if expected else SILENCE_SECONDS))
+            heard = sentence_of(received[1]) if received is not None else SILENCE
+            if not (expected in heard if expected else heard == SILENCE):
+                wrong[f"{number} {what}"] = heard
+    return wrong
+
+
+async def flood(connection: Connection, target: Target) -> int:
+    """Tell all lies again and again, without waiting for answers; how many."""
+    world = connection.node.world
+    ends_at, num_sent = world.clock.now() + FLOOD_SECONDS, 0
+    with Mailbox(world, "flood") as mailbox:
+        while world.clock.now() < ends_at:
+            for _, message, _ in lies(target, mailbox.address):
+                mailbox.send(Address(target.peer, ACTOR), message)
+                num_sent += 1
+            mailbox.clear()
+            await asyncio.sleep(0.02)
+    return num_sent
+
+
+@pytest.fixture
+def target(fleet: Fleet, folder: Path, model: Any) -> Target:
+    """A server of the first half."""
+    view = model._blocks.view
+    return Target(next(s.peer for s in fleet.servers if s.blocks == "0:2"), view.model, view.hidden_size, 2)
+
+
+def test_every_lie_is_refused_in_a_sentence_and_costs_nothing(fleet: Fleet, model: Any, target: Target) -> None:
+    with Connection(fleet.ticket()) as rogue:
+        wait_until(lambda: target.peer in rogue.node.member.view, "the rogue knows its target")
+        assert rogue.bridge.run(lie_and_hear(rogue, target)) == {}
+    assert fleet.of(target.peer).is_alive
+
+    def is_all_free() -> bool:
+        info = model._blocks.view.servers()[target.peer]
+        return info.num_sessions == 0 and info.cache_tokens_left == info.cache_tokens_max
+
+    wait_until(is_all_free, "nothing is held for the rogue", seconds=20.0)
+
+
+def test_an_honest_client_says_the_same_words_during_a_flood_of_lies(
+    fleet: Fleet, model: Any, whole: Any, target: Target
+) -> None:
+    options = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
+    victims = {server.peer: psutil.Process(server.pid) for server in fleet.servers if server.blocks == "0:2"}
+    model.generate(PROMPT, **options)
+    memory_bytes = {peer: process.memory_info().rss for peer, process in victims.items()}
+    with (
+        Connection(fleet.ticket()) as rogue,
+        Connection(fleet.ticket()) as other_rogue,
+        ThreadPoolExecutor() as threads,
+    ):
+        floods = [
+            threads.submit(connection.bridge.run, flood(connection, Target(peer, target.model, target.hidden_size, 2)))
+            for connection, peer in zip((rogue, other_rogue), victims, strict=True)
+        ]
+        started_at = time.monotonic()
+        at = At({20: lambda: wait_until(lambda: time.monotonic() - started_at > 1.5, "the flood is on")})
+        output = model.generate(PROMPT, logits_processor=[at], **options)
+        assert torch.equal(output, whole.generate(PROMPT, **options))
+        assert sum(each.result(30) for each in floods) > 500
+    for peer, process in victims.items():
+        assert fleet.of(peer).is_alive
+        assert process.memory_info().rss - memory_bytes[peer] < GROWTH_BYTES_MAX
