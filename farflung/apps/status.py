@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from farflung.systems.swarm.info import ServerInfo, ServerState
 from farflung.world.address import PeerId
 
 BAR_WIDTH_MAX = 100
-SHORT_PEER = 12
+SHORT_PEER = 8
 
 
 def show_status(ticket: str, *, as_json: bool) -> None:
@@ -80,7 +81,7 @@ def summary(swarm: str, servers: Mapping[PeerId, ServerInfo]) -> dict[str, Any]:
 def _show_model(console: Console, servers: Mapping[PeerId, ServerInfo]) -> None:
     infos = list(servers.values())
     counts = coverage(infos)
-    table = Table("server", "blocks", "state", "blocks/s", "queue", "sessions", "cache left", "dtype", "up")
+    table = Table("server", "blocks", "state", "blocks/s", "queue", "sessions", "cache left", "dtype", "up", box=SIMPLE)
     table.title = f"{infos[0].model_name} ({infos[0].model[:SHORT_PEER]})"
     for peer, info in sorted(servers.items(), key=lambda one: (one[1].blocks, one[0])):
         state = info.state.value + (f" to {info.moving_to}" if info.moving_to is not None else "")
@@ -91,7 +92,7 @@ def _show_model(console: Console, servers: Mapping[PeerId, ServerInfo]) -> None:
             f"{info.blocks_per_second:.0f}",
             str(info.queue_length),
             str(info.num_sessions),
-            f"{info.cache_tokens_left}/{info.cache_tokens_max}",
+            f"{info.cache_tokens_left / info.cache_tokens_max:.0%} of {info.cache_tokens_max}",
             info.dtype,
             _age(time.time() - info.started_at),
         )

@@ -19,7 +19,7 @@ from tests.apps.processes import tiny_server, wait_until
 
 pytestmark = pytest.mark.loopback
 
-LONG: dict[str, object] = {"model": "tiny", "prompt": "def ", "max_tokens": 19_000, "logit_bias": {"256": -100}}
+LONG: dict[str, object] = {"model": "tiny", "prompt": "def ", "max_tokens": 19_000, "logit_bias": {"0": -100}}
 """Takes many seconds unless it is given up; the end mark is forbidden."""
 
 
@@ -148,7 +148,7 @@ def test_metrics_count_what_happened(api_url: str) -> None:
         'farflung_time_per_token_seconds_count{model="tiny"}',
     )
     before = [metric(api_url, name) for name in names]
-    body = {"model": "tiny", "prompt": [70, 71, 72], "max_tokens": 6, "n": 2, "logit_bias": {"256": -100}}
+    body = {"model": "tiny", "prompt": [70, 71, 72], "max_tokens": 6, "n": 2, "logit_bias": {"0": -100}}
     assert httpx.post(f"{api_url}/v1/completions", json=body).status_code == 200
     after = [metric(api_url, name) for name in names]
     assert [late - early for early, late in zip(before, after, strict=True)] == [1, 12, 3, 1, 5]

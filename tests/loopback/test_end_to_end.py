@@ -26,7 +26,7 @@ from tests.apps.tiny import save_tiny_model
 pytestmark = pytest.mark.loopback
 
 PROMPT = "def main(arguments):\n"
-NO_END = {"256": -100}
+NO_END = {"0": -100}
 """Forbids the end mark, so that an answer is as long as it may be."""
 
 
@@ -57,15 +57,15 @@ def local_answer(folder: Path, prompt: str, num_tokens: int, *, is_end_forbidden
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    forbidden = {"suppress_tokens": [256]} if is_end_forbidden else {}
+    forbidden = {"suppress_tokens": [0]} if is_end_forbidden else {}
     generated = model.generate(ids, max_new_tokens=num_tokens, do_sample=False, **forbidden)
     return tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "farflung", *arguments]
     variables = {**os.environ, **environment}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=120, check=False)
 
 
 def ticket(swarm: DemoSwarm, role: str) -> str:
@@ -86,6 +86,16 @@ def test_the_command_line_has_them_too_with_a_ticket_for_clients(swarm: DemoSwar
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == local_answer(model_folder, PROMPT, 24) + "\n"
+
+
+def test_a_conversation_in_the_terminal_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:
+    done = run(
+        *("chat", str(model_folder), "--temperature", "0", "--max-tokens", "16"),
+        typed=PROMPT.strip() + "\n",
+        FARFLUNG_TICKET=ticket(swarm, "client"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("> ", 1)[1].startswith(local_answer(model_folder, PROMPT, 16))
 
 
 def test_python_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:

@@ -21,6 +21,8 @@ from farflung.apps.demo.train import TrainConfig, trained_model
 from farflung.apps.processes import CommandFailed, Supervisor
 from farflung.runtime.home import default_home
 
+END_TOKEN = 0
+"""The first token of the demonstration's tokenizer ends a file; it is forbidden, so that the answer is long enough."""
 QUESTION = "class LineReader:\n    def __init__(self, path):\n"
 ANSWER_TOKENS = 200
 KILL_AFTER_TOKENS = 60
@@ -119,6 +121,7 @@ def ask(swarm: DemoSwarm, name: str, console: Console) -> Answer:
             max_tokens=ANSWER_TOKENS,
             stream=True,
             stream_options={"include_usage": True},
+            logit_bias={str(END_TOKEN): -100},
             extra_body={"top_k": TOP_K},
         )
         for chunk in stream:
@@ -161,7 +164,7 @@ def local_answer(folder: Path, num_tokens: int) -> tuple[str, float]:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     ids_1T = tokenizer(QUESTION, return_tensors="pt")["input_ids"]
     assert isinstance(ids_1T, torch.Tensor)
-    settings = {"do_sample": True, "temperature": TEMPERATURE, "top_k": TOP_K}
+    settings = {"do_sample": True, "temperature": TEMPERATURE, "top_k": TOP_K, "suppress_tokens": [END_TOKEN]}
     torch.manual_seed(SEED)
     began_at = time.monotonic()
     generated_1T = model.generate(ids_1T, max_new_tokens=num_tokens, **settings)

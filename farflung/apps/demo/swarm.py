@@ -7,8 +7,7 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
+from urllib.request import urlopen
 
 from farflung.apps.processes import Child, Supervisor
 
@@ -53,7 +52,8 @@ class DemoSwarm:
 
     def wire_bytes(self) -> dict[tuple[str, str, str], float]:
         """Bytes that the interface has counted, by (peer, kind, direction)."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        with urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
         return {(peer, kind, direction): float(value) for direction, kind, peer, value in METRIC.findall(text)}
 
     def busiest(self, names: list[str]) -> str:
@@ -83,8 +83,9 @@ class DemoSwarm:
         if not is_serving:
             return False
         try:
-            return httpx.get(f"{self.url}/health", timeout=10).status_code == 200
-        except httpx.TransportError:
+            with urlopen(f"{self.url}/health", timeout=10) as answer:
+                return answer.status == 200
+        except OSError:  # nobody listens yet, or the status is 503
             return False
 
 
