@@ -74,7 +74,9 @@ class Mailbox:
         if seconds <= 0:
             return None
         try:
-            return await asyncio.wait_for(self._waiting.get(), seconds)
+            # Not wait_for, which makes a task of its own for every message in Python 3.11.
+            async with asyncio.timeout(seconds):
+                return await self._waiting.get()
         except TimeoutError:
             return None
 
