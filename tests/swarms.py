@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from farflung.model.load import load_span
 from farflung.model.source import ModelSource
@@ -37,7 +37,7 @@ class SmallModel:
     """One family's small model: on disk, whole in transformers, and in spans (loaded once; they are read-only)."""
 
     source: ModelSource
-    whole: PreTrainedModel
+    whole: Any  # a PreTrainedModel, whose `generate` foreign types call a tensor
     span: Callable[[int, int], Span]
 
     @classmethod
@@ -120,7 +120,7 @@ class SimulatedSwarm:
         if asyncio.events._get_running_loop() is None:
             self.run(call())
         else:  # the garbage collector found a cache while the simulation runs
-            self.simulation.at(self.simulation.now(), function)
+            self.simulation.at(self.simulation.now(), lambda: (function(), None)[1])
 
 
 def tokens(small: SmallModel, num_rows: int, num_tokens: int, seed: int = 0) -> torch.Tensor:

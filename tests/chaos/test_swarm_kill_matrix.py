@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from farflung.sim.faults import Faults, nth
+from farflung.sim.station import MessageEvent
 from tests.chaos.swarm_modes import MODES, same
 from tests.swarms import SimulatedSwarm, SmallModel, tokens
 
@@ -36,7 +37,7 @@ def undisturbed(small: SmallModel, mode: str) -> tuple[torch.Tensor, dict[str, i
     expected = MODES[mode](small.whole, prompt_of(small, mode))
     num_steps = dict.fromkeys(SERVERS, 0)
 
-    def count(event: object) -> None:
+    def count(event: MessageEvent) -> None:
         if event.kind == "Step" and event.phase == "delivered":
             num_steps[event.target] += 1
 

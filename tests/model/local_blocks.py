@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class LocalBlocks:
         use_cache: bool,
     ) -> Tensor:
         assert past_key_values is None or isinstance(past_key_values, LocalCache)
-        given = {"position_ids_BT": position_ids_BT, "attention_mask_BS": attention_mask_BS}
+        given: dict[str, Any] = {"position_ids_BT": position_ids_BT, "attention_mask_BS": attention_mask_BS}
         for number, span in enumerate(self.spans):
             if torch.is_grad_enabled():
                 hidden_BTH = span.forward_train(hidden_BTH, **given)

@@ -47,7 +47,7 @@ def greedy_record(model: PreTrainedModel, prompt: Tensor, num_new: int) -> Recor
     return Record(tokens, entered, left)
 
 
-def generate(model: PreTrainedModel, prompt: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
+def generate(model: Any, prompt: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
     """Greedy unless the options say otherwise."""
     mask = torch.ones_like(prompt) if mask is None else mask
     output: Any = model.generate(prompt, attention_mask=mask, **{"do_sample": False, **options})

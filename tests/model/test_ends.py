@@ -98,7 +98,7 @@ def test_logits_and_loss_equal_the_whole_model(family: str, whole_model: Wholes,
 
 
 def test_a_cache_that_is_given_goes_on_across_calls(whole_model: Wholes, ends_of: Ends) -> None:
-    ends = ends_of("llama")
+    ends: Any = ends_of("llama")
     cache = ends._new_cache()
     prompt = random_prompt(1, 6)
     first = generate(ends, prompt, past_key_values=cache, max_new_tokens=5)

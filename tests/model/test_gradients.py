@@ -54,9 +54,11 @@ def with_prompts(model: PreTrainedModel, prompts_LPH: Tensor, tokens: Tensor) ->
         layer.register_forward_pre_hook(adding(prompt), with_kwargs=True)
         for layer, prompt in zip(layers, prompts_LPH, strict=True)
     ]
-    hooks.append(
-        layers[-1].register_forward_hook(lambda _m, _a, out: left.append(out[0] if isinstance(out, tuple) else out))
-    )
+
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        left.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks.append(layers[-1].register_forward_hook(leave))
     try:
         model(tokens)
     finally:

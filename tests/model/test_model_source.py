@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_the_checkpoints_type_is_read_from_a_tensor_where_the_configuration_is_s
     assert ModelSource.open(str(folder)).dtype == torch.float16
 
 
-def edit_config(folder: Path, **changes: object) -> None:
+def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

@@ -1,6 +1,7 @@
 """A span's cache: rollback and reordering are exact, growth and failures leave no trace, budgets add up."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_a_forward_that_fails_half_way_leaves_the_cache_as_it_was(
     seen, new = hidden_states(span, 1, 6), hidden_states(span, 1, 2, seed=1)
     cache, untouched = fed(span, seen), fed(span, seen)
 
-    def fail(*_args: object, **_kwargs: object) -> Tensor:
+    def fail(*_args: object, **_kwargs: Any) -> Tensor:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:

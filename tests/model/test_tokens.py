@@ -93,7 +93,7 @@ def test_a_long_answer_does_not_decode_itself_again_and_again(monkeypatch: pytes
     lengths: list[int] = []
     decode: Any = tokenizer.decode
 
-    def counting(tokens: list[int], **options: object) -> str:
+    def counting(tokens: list[int], **options: Any) -> str:
         lengths.append(len(tokens))
         return decode(tokens, **options)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -94,7 +95,7 @@ class Program:
         self.endpoints: tuple[str, ...] = ()
         self._reading = asyncio.create_task(self._read())
 
-    async def tell(self, **order: object) -> None:
+    async def tell(self, **order: Any) -> None:
         """Give an order."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -104,7 +105,7 @@ class Program:
         """Let it send a question."""
         await self.tell(ask=peer, number=number, num_bytes=num_bytes, num_bytes_back=num_bytes_back)
 
-    async def until(self, seconds: float = PATIENCE_SECONDS, **entry: object) -> dict[str, object]:
+    async def until(self, seconds: float = PATIENCE_SECONDS, **entry: Any) -> dict[str, object]:
         """The first thing it told that has all of `entry`; waits for it."""
 
         def found() -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from farflung.runtime.node import RealNode, open_node
 from farflung.wire.message import Message
@@ -50,7 +51,7 @@ class Echo:
         question = RuntimeQuestion(number=number, data=bytes(num_bytes), num_bytes_back=num_bytes_back)
         self._node.network.send(ACTOR, Address(peer, ACTOR), question)
 
-    def record(self, **what: object) -> None:
+    def record(self, **what: Any) -> None:
         """Something happened."""
         self.seen.append(what)
 
@@ -80,7 +81,7 @@ class Echo:
 class TellingEcho(Echo):
     """Writes what it records."""
 
-    def record(self, **what: object) -> None:
+    def record(self, **what: Any) -> None:
         sys.stdout.write(json.dumps(what) + "\n")
         sys.stdout.flush()
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,8 +213,8 @@ def test_plan_does_not_depend_on_the_order_of_announcements_nor_on_small_changes
 
 
 def test_announcements_become_holders() -> None:
-    def info(state: ServerState, **changes: object) -> ServerInfo:
-        settings: dict[str, object] = {"blocks": BlockRange(0, 4), "blocks_per_second": 123.4} | changes
+    def info(state: ServerState, **changes: Any) -> ServerInfo:
+        settings: dict[str, Any] = {"blocks": BlockRange(0, 4), "blocks_per_second": 123.4} | changes
         return ServerInfo(
             model="m", model_name="m", state=state, forward_tokens_per_second=1.0, cache_tokens_max=1,
             cache_tokens_left=1, dtype="float32", started_at=0.0, version="1", **settings,

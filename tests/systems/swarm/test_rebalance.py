@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,8 +26,8 @@ CONFIG = PlacementConfig(quiet_seconds=20.0, settle_seconds=5.0, silence_seconds
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
 
 
-def info(first: int, last: int, blocks_per_second: float = 1.0, **changes: object) -> ServerInfo:
-    settings: dict[str, object] = {"state": ServerState.ONLINE} | changes
+def info(first: int, last: int, blocks_per_second: float = 1.0, **changes: Any) -> ServerInfo:
+    settings: dict[str, Any] = {"state": ServerState.ONLINE} | changes
     return ServerInfo(
         model="m",
         model_name="m",
@@ -42,11 +43,11 @@ def info(first: int, last: int, blocks_per_second: float = 1.0, **changes: objec
     )
 
 
-def holder(peer: PeerId, first: int, last: int, **changes: object) -> Holder:
+def holder(peer: PeerId, first: int, last: int, **changes: Any) -> Holder:
     return replace(Holder(peer=peer, blocks=BlockRange(first, last), throughput=1.0), **changes)
 
 
-def ask(peer: PeerId, *swarm: Holder, is_settled: bool = True, is_quiet: bool = True, **given: object) -> Decision:
+def ask(peer: PeerId, *swarm: Holder, is_settled: bool = True, is_quiet: bool = True, **given: Any) -> Decision:
     return decide(peer, swarm, 8, is_settled=is_settled, is_quiet=is_quiet, config=CONFIG, **given)
 
 
@@ -199,7 +200,7 @@ class Swarm:
     def now_true(self) -> Mapping[PeerId, ServerInfo]:
         return {peer: states[-1][1] for peer, states in self.history.items()}
 
-    def announce(self, peer: PeerId, **changes: object) -> None:
+    def announce(self, peer: PeerId, **changes: Any) -> None:
         old = self.history[peer][-1][1]
         fresh = msgspec.structs.replace(old, **changes)
         if fresh != old:

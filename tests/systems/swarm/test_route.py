@@ -2,6 +2,7 @@
 
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,7 @@ def lines_run(num_servers: int, num_blocks: int) -> int:
     modules = {route_module.__file__, route_costs.__file__}
     count = 0
 
-    def trace(frame, event, argument):  # noqa: ANN202
+    def trace(frame: Any, event: str, argument: Any):  # noqa: ANN202
         nonlocal count
         if frame.f_code.co_filename not in modules:
             return None
