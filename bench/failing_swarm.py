@@ -209,7 +209,8 @@ async def restarting(swarm: FailingSwarm, num_tokens: int, give_up_at: float) ->
             continue
         finally:
             session.close()
-        return tokens
+        if len(tokens) > num_tokens:
+            return tokens
     return []
 
 
