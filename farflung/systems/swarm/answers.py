@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from farflung.systems.swarm.chain import Chain, Link
+from farflung.systems.swarm.checks import FLOATING_DTYPES
 from farflung.systems.swarm.history import History
 from farflung.systems.swarm.messages import Behind, Output, PushFailed, SessionRefused, Working
 from farflung.wire.message import NoSuchActor
@@ -104,6 +105,8 @@ class Answers:
         try:
             if tuple(output.hidden.shape) != expected:
                 raise MalformedTensor(f"an output of shape {output.hidden.shape[:8]} instead of {expected}")
+            if output.hidden.dtype not in FLOATING_DTYPES:
+                raise MalformedTensor(f"an output of {output.hidden.dtype[:20]}, which no hidden states are")
             hidden = decode_tensor(output.hidden)
         except MalformedTensor as error:
             _mark([link], f"it misbehaved: {error}", MISBEHAVIOUR_BAN_SECONDS)

@@ -8,7 +8,6 @@ here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, enc
 from farflung.world.address import Address
 from farflung.world.doors import World
 from farflung.world.errors import FarflungError, PeerMisbehaved, Refused, Unreachable
-from farflung.world.mailbox import Mailbox, call
+from farflung.world.mailbox import Mailbox, PeerLost, call
 from farflung.world.nursery import open_nursery
 
 REQUEST_SECONDS_MAX = 300.0
@@ -125,31 +124,39 @@ class RemoteBlocks:
             hidden_of: dict[int, torch.Tensor] = {}
             while waiting or hops:
                 if not hops:
-                    span = waiting.pop()
-                    hops = await self._find(mailbox, span.first, span.last)
-                    hidden_of = await self._inputs_of(mailbox, hops, span.hidden, batch)
+                    hops, hidden_of = await self._share(mailbox, waiting.pop(), batch)
                 hop = hops.pop()
                 try:
                     done = await self._backward(mailbox, hop, hidden_of[hop.first], gradient, batch)
                 except FarflungError as error:
-                    found = await self._replace(mailbox, hop, error)
-                    hidden_of |= await self._inputs_of(mailbox, found, hidden_of[hop.first], batch)
+                    self._leave(mailbox, hop, error)
+                    lost = SpanInput(hop.first, hop.last, hidden_of[hop.first])
+                    found, inputs = await self._share(mailbox, lost, batch)
                     hops += found
+                    hidden_of |= inputs
                     continue
                 gradient = done[0]
                 if prompts_gradient is not None and done[1] is not None:
                     prompts_gradient[hop.first : hop.last] += done[1]
         return gradient, prompts_gradient
 
-    async def _inputs_of(
-        self, mailbox: Mailbox, hops: Sequence[Hop], hidden: torch.Tensor, batch: Batch
-    ) -> dict[int, torch.Tensor]:
-        """Inputs at the start of every hop; only a span that was split over several servers costs a forward."""
-        found = {hops[0].first: hidden}
-        for hop, following in pairwise(hops):
-            hidden = await self._forward(mailbox, hop, hidden, batch)
-            found[following.first] = hidden
-        return found
+    async def _share(
+        self, mailbox: Mailbox, span: SpanInput, batch: Batch
+    ) -> tuple[list[Hop], dict[int, torch.Tensor]]:
+        """Servers for a span, and the input of each; only a span that several share costs forwards."""
+        waiting = await self._find(mailbox, span.first, span.last)
+        hops: list[Hop] = []
+        hidden_of = {span.first: span.hidden}
+        while waiting:
+            hop = waiting.pop(0)
+            if waiting:
+                try:
+                    hidden_of[hop.last] = await self._forward(mailbox, hop, hidden_of[hop.first], batch)
+                except FarflungError as error:
+                    waiting = [*await self._replace(mailbox, hop, error), *waiting]
+                    continue
+            hops.append(hop)
+        return hops, hidden_of
 
     async def _forward(self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         request = Forward(request=self._view.new_name(), model=self._view.model, **self._fields(hop, hidden, batch))
@@ -192,7 +199,10 @@ class RemoteBlocks:
             received = await mailbox.receive(deadline)
             if received is None:
                 raise Unreachable(hop.peer, "no answer before the deadline")
-            answer = received[1]
+            if received[0].peer == hop.peer:
+                answer = received[1]
+        if isinstance(answer, PeerLost):
+            raise Unreachable(hop.peer, answer.reason)
         if isinstance(answer, RequestRefused):
             if answer.is_fault_of_client:
                 raise ValueError(f"the swarm cannot compute this: {answer.reason}")
@@ -202,9 +212,12 @@ class RemoteBlocks:
     async def _replace(
         self, mailbox: Mailbox, hop: Hop, error: FarflungError, is_hop_per_block: bool = False
     ) -> list[Hop]:
+        self._leave(mailbox, hop, error)
+        return await self._find(mailbox, hop.first, hop.last, is_hop_per_block)
+
+    def _leave(self, mailbox: Mailbox, hop: Hop, error: FarflungError) -> None:
         self._view.ban(hop.peer, str(error), BAN_SECONDS)
         self._world.note(mailbox.actor, f"leaves {hop.peer} for blocks {hop.first}:{hop.last}: {error}")
-        return await self._find(mailbox, hop.first, hop.last, is_hop_per_block)
 
     async def _find(self, mailbox: Mailbox, first: int, last: int, is_hop_per_block: bool = False) -> list[Hop]:
         hops = await self._view.find_hops(
