@@ -77,15 +77,16 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         (["status"], "a ticket is needed"),
         (["status", "--join", "farflung1AAAA"], "this ticket is damaged"),
         (["invite"], "there is no ticket to invite with"),
-        (["generate", "TINY", "--join", "farflung1AAAA", "--prompt", "x", "--max-tokens", "0"], "--max-tokens"),
-        (["api", "--threads", "0", "--join", "farflung1AAAA"], "--threads must be at least 1"),
+        (["generate", "TINY", "--join", "TICKET", "--prompt", "x", "--max-tokens", "0"], "--max-tokens"),
+        (["api", "--threads", "0", "--join", "TICKET"], "--threads must be at least 1"),
         (["demo", "--train-seconds", "0"], "--train-seconds"),
         (["dance"], "No such command 'dance'"),
         (["serve"], "Missing argument"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_status_2(tiny_folder: Path, arguments: list[str], sentence: str) -> None:
-    done = farflung(*(str(tiny_folder) if argument == "TINY" else argument for argument in arguments))
+    meant = {"TINY": str(tiny_folder), "TICKET": ticket_to("127.0.0.1:1").text()}
+    done = farflung(*(meant.get(argument, argument) for argument in arguments))
     assert sentence in sentence_of(done)
     assert done.stdout == ""
 
