@@ -111,7 +111,7 @@ class Answers:
         except MalformedTensor as error:
             _mark([link], f"it misbehaved: {error}", MISBEHAVIOUR_BAN_SECONDS)
             return
-        link.applied = max(link.applied, output.upto)
+        self._applied_up_to(link, output.upto)
         if link.last != self.num_blocks:
             self.history.record(link.last, output.upto, hidden, is_whole=output.base == 0)
         elif output.upto == self.number:
@@ -119,6 +119,13 @@ class Answers:
         if output.upto == self.number:
             self.times.compute_seconds += output.compute_seconds
             self.times.queue_seconds += output.queue_seconds
+
+    def _applied_up_to(self, link: Link, number: int) -> None:
+        """A link that gave a step had it from those before it, whose own copies may still be under way."""
+        for earlier in self.chain.links:
+            earlier.applied = max(earlier.applied, number)
+            if earlier is link:
+                return
 
 
 def _mark(links: Sequence[Link], trouble: str, ban_seconds: float = 0.0) -> None:
