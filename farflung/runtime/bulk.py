@@ -21,8 +21,10 @@ RATE_WEIGHT = 0.3
 class _Outgoing:
     number: int
     kind: str
-    parts: deque[bytes]
-    num_bytes: int
+    parts: Iterator[bytes]
+    length: int
+    num_bytes_left: int
+    num_wire_bytes: int = 0
     started_at: float | None = None
 
 
@@ -43,20 +45,24 @@ class BulkOutbox:
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     def put(self, pieces: Sequence[bytes | memoryview], kind: str) -> None:
-        """Add a message that is the pieces one after another. They are copied, so their memory may change at once.
+        """Add a message that is the pieces one after another.
+
+        Pieces whose memory may change are copied here; others as their parts are taken, just before they are written.
 
         Raises:
             Overflow: the limit is passed; the message was not added.
         """
-        size = sum(len(piece) for piece in pieces)
+        size, number = sum(len(piece) for piece in pieces), self._next_number
         self._check_room(size)
-        parts = deque(
-            encode_control(Part(message=self._next_number, offset=offset, num_bytes_total=size, data=data))
-            for offset, data in _cut(pieces, part_bytes(size))
+        length = part_bytes(size)
+        parts: Iterator[bytes] = (
+            encode_control(Part(message=number, offset=offset, num_bytes_total=size, data=data))
+            for offset, data in _cut(pieces, length)
         )
-        num_bytes = sum(len(part) for part in parts)
-        self.num_bytes += num_bytes
-        self._waiting.append(_Outgoing(self._next_number, kind, parts, num_bytes))
+        if not all(map(_is_immutable, pieces)):
+            parts = iter(list(parts))
+        self.num_bytes += size
+        self._waiting.append(_Outgoing(number, kind, parts, length, size))
         self._next_number += 1
         self._wake()
 
@@ -73,18 +79,25 @@ class BulkOutbox:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        frame = self._passing.popleft() if self._passing else self._next_part(self._waiting[0])
-        self.num_bytes -= len(frame)
-        return frame
+        if self._passing:
+            frame = self._passing.popleft()
+            self.num_bytes -= len(frame)
+            return frame
+        return self._next_part(self._waiting[0])
 
     def _next_part(self, message: _Outgoing) -> bytes:
         if message.started_at is None:
             message.started_at = self._now()
-        part = message.parts.popleft()
-        if not message.parts:
+        part = next(message.parts)
+        message.num_wire_bytes += len(part)
+        taken = min(message.length, message.num_bytes_left)
+        message.num_bytes_left -= taken
+        self.num_bytes -= taken
+        if message.num_bytes_left == 0:
+            message.parts = iter(())  # lets go of the pieces
             self._waiting.popleft()
             self._in_flight[message.number] = message
-            self._count(message.kind, message.num_bytes)
+            self._count(message.kind, message.num_wire_bytes)
         return part
 
     def arrived(self, number: int) -> None:
@@ -97,7 +110,7 @@ class BulkOutbox:
         if message is None:
             raise MalformedFrame(f"acknowledges large message {number}, which is not under way")
         assert message.started_at is not None
-        rate = message.num_bytes / max(self._now() - message.started_at, 1e-6)
+        rate = message.num_wire_bytes / max(self._now() - message.started_at, 1e-6)
         before = self.bytes_per_second
         self.bytes_per_second = rate if before is None else before + RATE_WEIGHT * (rate - before)
 
@@ -115,6 +128,10 @@ class BulkOutbox:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _is_immutable(piece: bytes | memoryview) -> bool:
+    return isinstance(piece, bytes) or isinstance(piece.obj, bytes)
 
 
 def _cut(pieces: Sequence[bytes | memoryview], length: int) -> Iterator[tuple[int, memoryview]]:

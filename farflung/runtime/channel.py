@@ -1,9 +1,8 @@
 """gRPC as this project uses it: one bidirectional stream of bytes per connection, mutual TLS, both sides alike."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -13,6 +12,8 @@ from farflung.wire.certificate import host_name, to_pem
 from farflung.wire.control import FRAME_BYTES_MAX
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
+
+T = TypeVar("T")
 
 METHOD = "/farflung.Link/Lane"
 KEEPALIVE_SECONDS = 20
@@ -55,17 +56,14 @@ class DialledStream:
 
     async def connected(self) -> None:
         """Returns when TCP and TLS are up. Raises StreamBroken with the reason in words."""
-        with self._explained():
-            await self._open_call().wait_for_connection()
+        await self._explained(self._open_call().wait_for_connection())
 
     async def read(self) -> bytes | None:
-        with self._explained():
-            frame = await self._open_call().read()
+        frame = await self._explained(self._open_call().read())
         return frame if isinstance(frame, bytes) else None
 
     async def write(self, frame: bytes) -> None:
-        with self._explained():
-            await self._open_call().write(frame)
+        await self._explained(self._open_call().write(frame))
 
     def close(self) -> None:
         if self._call is not None:
@@ -79,14 +77,21 @@ class DialledStream:
             raise StreamBroken("the stream was closed here")
         return self._call
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    async def _explained(self, work: Awaitable[T]) -> T:
+        """The result of an operation; its failure in words.
+
+        No exception that leaves here remembers gRPC's frames: they hold the call, the call holds the connection, and
+        an exception may live as long as the task that it ended.
+        """
         try:
-            yield
+            return await work
         except grpc.aio.AioRpcError as error:
-            raise StreamBroken(explain(self._endpoint, error)) from None
+            reason = explain(self._endpoint, error)
         except asyncio.InvalidStateError:
-            raise StreamBroken("the peer ended the stream") from None
+            reason = "the peer ended the stream"
+        except asyncio.CancelledError as error:
+            raise error.with_traceback(None) from None from None
+        raise StreamBroken(reason)
 
 
 class AcceptedStream:

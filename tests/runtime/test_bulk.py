@@ -66,6 +66,23 @@ async def test_what_was_sent_does_not_change_with_its_memory() -> None:
     assert all(not any(part(data).data) for data in await parts_of(box))
 
 
+async def test_what_cannot_change_is_not_copied_before_its_turn() -> None:
+    class Telling(bytes):
+        alive = True
+
+        def __del__(self) -> None:
+            Telling.alive = False
+
+    box, _ = outbox()
+    box.put([memoryview(Telling(2 * PART_BYTES_MAX))], "kind")
+    await box.take()
+    assert Telling.alive, "the second part was cut with the first"
+    assert box.num_bytes == PART_BYTES_MAX
+    await box.take()
+    assert not Telling.alive, "the message is held although all of it was taken"
+    assert box.num_bytes == 0
+
+
 async def test_waiting_lanes_are_woken_and_share() -> None:
     box, _ = outbox()
     lanes = [asyncio.create_task(box.take()) for _ in range(3)]
@@ -79,9 +96,9 @@ async def test_limits_of_what_waits() -> None:
     box, _ = outbox(3 * PART_BYTES_MAX)
     box.put([bytes(2 * PART_BYTES_MAX)], "kind")
     with pytest.raises(Overflow):
-        box.put([bytes(PART_BYTES_MAX)], "kind")
+        box.put([bytes(PART_BYTES_MAX + 1)], "kind")
     with pytest.raises(Overflow):
-        box.put_frame(bytes(PART_BYTES_MAX))
+        box.put_frame(bytes(PART_BYTES_MAX + 1))
     await box.take()
     box.put_frame(b"passing")
     assert await box.take() == b"passing"
