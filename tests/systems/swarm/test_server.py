@@ -1,7 +1,5 @@
 """The block server as a state machine: every message in every state gets the answer the protocol says."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -9,12 +7,9 @@ from farflung.model.span import Span
 from farflung.systems.swarm.info import ServerState
 from farflung.systems.swarm.messages import (
     Attach,
-    Backward,
-    BackwardDone,
     Behind,
     CloseSession,
     Forward,
-    ForwardDone,
     Hop,
     Output,
     PushFailed,
@@ -286,40 +281,3 @@ def test_a_step_that_cannot_be_answered_is_named_as_misbehaviour(bench: Bench) -
 def test_messages_of_other_systems_are_named_as_misbehaviour(bench: Bench) -> None:
     with pytest.raises(PeerMisbehaved, match="a block server does not take Working messages"):
         bench.receive(Working(session="one", first=0, last=2, upto=1))
-
-
-# Stateless requests
-
-
-def request(kind: type[Any], **fields: Any) -> Any:
-    known = {"request": "r", "model": MODEL, "first": 1, "last": 3, "hidden": encode_tensor(hidden(2, 3))}
-    return kind(**{**known, **fields})
-
-
-def test_forward_and_backward_are_those_of_the_span(bench: Bench, span: Span) -> None:
-    inputs = hidden(2, 3).requires_grad_()
-    output = span.forward_train(inputs, first=1, last=3)
-    gradient = hidden(2, 3, seed=5)
-    output.backward(gradient)
-    bench.receive(request(Forward))
-    bench.receive(request(Backward, gradient=encode_tensor(gradient)))
-    (done,) = bench.compute()
-    assert isinstance(done, ForwardDone) and torch.equal(decode_tensor(done.hidden), output.detach())
-    (done,) = bench.compute()
-    assert isinstance(done, BackwardDone) and inputs.grad is not None
-    torch.testing.assert_close(decode_tensor(done.gradient), inputs.grad)
-    assert bench.role.num_sessions == 0
-
-
-def test_a_request_for_blocks_that_are_elsewhere_is_refused(bench: Bench) -> None:
-    for fields in ({"first": 2, "last": 5}, {"model": "another"}):
-        (refused,) = bench.receive(request(Forward, **fields))
-        assert refused.reason == "this server holds blocks 0:4 of small" and not refused.is_fault_of_client
-
-
-def test_a_failing_request_is_refused_and_the_queue_goes_on(bench: Bench) -> None:
-    bench.receive(request(Forward))
-    bench.receive(step(0, 1))
-    (refused,) = bench.compute(error=RuntimeError("no luck"))
-    assert isinstance(refused, RequestRefused) and refused.reason == "the computation failed: no luck"
-    assert isinstance(bench.compute()[0], Output)
