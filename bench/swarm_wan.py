@@ -95,7 +95,7 @@ def main() -> int:
     settings = {"round_trips_seconds": ROUND_TRIPS_SECONDS, "bytes_per_second": BYTES_PER_SECOND}
     report = Report("swarm_wan", {"quick": arguments.quick, "threads": arguments.threads, **settings})
     local = load_local(llama_60m())
-    num_rounds, num_new = (3, 8) if arguments.quick else (8, 24)
+    num_rounds, num_new = (3, 8) if arguments.quick else (5, 16)
     rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         for num_servers in (2,) if arguments.quick else (2, 3):
