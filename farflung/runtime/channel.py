@@ -90,7 +90,7 @@ class DialledStream:
         except asyncio.InvalidStateError:
             reason = "the peer ended the stream"
         except asyncio.CancelledError as error:
-            raise error.with_traceback(None) from None from None
+            raise error.with_traceback(None) from None
         raise StreamBroken(reason)
 
 
