@@ -7,7 +7,6 @@ The side that dialled the link dials its bulk lanes too, since the other side ma
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -33,8 +32,8 @@ from farflung.wire.control import (
 )
 from farflung.world.address import PeerId
 
-GOODBYE_SECONDS = 0.2
-"""How long the end of a link waits for its last frame to leave."""
+GOODBYE_SECONDS = 1.0
+"""How long the end of a link waits for its last frame to arrive."""
 
 
 class LinkOwner(Protocol):
@@ -159,11 +158,11 @@ class Link:
         return lane
 
     async def close(self, reason: str) -> None:
-        """Say goodbye, give it a moment to leave, and end."""
+        """Say goodbye and end when the peer has hung up on hearing it, which shows that it has; or soon."""
         if self.is_open:
             self.send_control(Goodbye(reason=reason))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._outbox.written(), GOODBYE_SECONDS)
+            self.is_open = False
+            await asyncio.wait([self.urgent.closed], timeout=GOODBYE_SECONDS)
         self.drop()
 
     def drop(self) -> None:

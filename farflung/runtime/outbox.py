@@ -16,7 +16,6 @@ class Outbox:
         self._frames: deque[bytes] = deque()
         self._num_bytes_max = num_bytes_max
         self._waiter: asyncio.Future[None] | None = None
-        self._written: asyncio.Future[None] | None = None
 
     def put(self, frame: bytes) -> None:
         """Add a frame and wake the lane.
@@ -32,17 +31,10 @@ class Outbox:
             self._waiter.set_result(None)
 
     async def take(self) -> bytes:
-        """The oldest frame, as soon as there is one; to ask again says that the last one has been written."""
+        """The oldest frame, as soon as there is one."""
         while not self._frames:
-            if self._written is not None and not self._written.done():
-                self._written.set_result(None)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         frame = self._frames.popleft()
         self.num_bytes -= len(frame)
         return frame
-
-    async def written(self) -> None:
-        """Returns when a frame put in just before has been written."""
-        self._written = asyncio.get_running_loop().create_future()
-        await self._written
