@@ -84,6 +84,8 @@ def load_ends(
     model.__class__ = _distributed_class(type(model))
     distributed = cast(Any, model)
     distributed._new_cache = new_cache
+    # Whose forward runs the layers and the final norm; in a tuple, so that it is not registered a second time.
+    distributed._runner = (base.get_submodule(skeleton.layers_path.rpartition(".")[0]),)
     return model
 
 

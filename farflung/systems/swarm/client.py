@@ -129,10 +129,14 @@ class SwarmModel:
         if not is_wanted:
             return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         collected: list[torch.Tensor] = []
+
+        def collect_last(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            if _block_inputs.get() is collected:  # and not of a forward in another thread
+                collected.append(output.last_hidden_state)
+
         token = _block_inputs.set(collected)
-        hook = self.base_model.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue]
-            lambda module, inputs, output: collected.append(output.last_hidden_state)
-        )
+        (runner,) = self._runner  # pyright: ignore[reportAttributeAccessIssue]
+        hook = runner.register_forward_hook(collect_last)
         try:
             outputs = super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         finally:
