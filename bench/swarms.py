@@ -88,7 +88,7 @@ class LocalSwarm:
     def start(self, blocks: str) -> ServerProcess:
         """Start one more server; the first founds the swarm, and this returns when its ticket is there."""
         number, port = len(self.servers), _free_port()
-        endpoint = f"127.0.0.1:{port}" if self.links is None else f"127.0.0.1:{self._proxy(port, self.links)}"
+        endpoint = f"127.0.0.1:{port}" if self.links is None else f"127.0.0.1:{self.proxy(port, self.links)}"
         ticket_file = self.folder / "ticket"
         entry = ["--join", self.ticket] if self.ticket else ["--new-swarm", "--ticket-file", str(ticket_file)]
         program = [*FARFLUNG, "serve", str(self.model), *entry, "--blocks", blocks]
@@ -106,13 +106,37 @@ class LocalSwarm:
         """The newest server reached there."""
         return next(server for server in reversed(self.servers) if server.endpoint == endpoint)
 
-    def _proxy(self, port: int, links: Links) -> int:
+    def proxy(self, port: int, links: Links) -> int:
+        """The port of a new proxy process in front of a port of this machine."""
         shape = ["--one-way-seconds", str(links.one_way_seconds), "--bytes-per-second", str(links.bytes_per_second)]
         program = [sys.executable, "-m", "bench.shaping", "--target", f"127.0.0.1:{port}", *shape]
         process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._proxies.append(process)
         assert process.stdout is not None
         return int(process.stdout.readline())
+
+
+class BarePing:
+    """Round trips of plain TCP over a link like a swarm's: what its delays really are here and now."""
+
+    def __init__(self, swarm: LocalSwarm, links: Links, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = swarm.proxy(listener.getsockname()[1], links)
+        self._near = socket.create_connection(("127.0.0.1", port))
+        self._far, _ = listener.accept()
+        listener.close()
+        for end in (self._near, self._far):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def one_way_seconds(self) -> float:
+        """From one end to the other, once; called when nothing else is on the link."""
+        started_at = time.perf_counter()
+        self._near.sendall(bytes(self._num_bytes))
+        num_left = self._num_bytes
+        while num_left:
+            num_left -= len(self._far.recv(num_left))
+        return time.perf_counter() - started_at
 
 
 def split_blocks(num_blocks: int, num_servers: int) -> list[str]:
