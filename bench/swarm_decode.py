@@ -4,6 +4,9 @@ One stream of greedy tokens from the same 60 M model (float32): transformers alo
 processes. Every process has the same number of threads, and at any moment only one of them computes, so all runs have
 the same arithmetic to spend. They alternate within one run; a ratio is the
 median over rounds of ratios of the round's median tokens, so that what slows a whole round down cancels.
+
+Our blocks and heads also compute faster than transformers' where matrices are read faster by column, which the shares
+and added milliseconds contain; what the network alone takes is given apart.
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ from bench.swarms import (
     start_servers,
     token_seconds,
 )
+from farflung.apps.library import ConnectedModel
 from farflung.model.budget import block_bytes, bytes_per_token
 from farflung.model.cache import CAPACITY_TOKENS_MIN
 from farflung.model.source import ModelSource
+from farflung.systems.swarm.cache import RemoteCache
 
 SHARES_MIN = {1: 0.90, 2: 0.85, 4: 0.75}
 """Tokens/s through so many servers, as a share of the local tokens/s."""
@@ -70,6 +75,24 @@ def measure_rates(report: Report, models: dict[int, Any], num_rounds: int, num_t
     columns = ("tokens/s", "ms/token", "share", "ms/hop", "fast ms/token", "fast share", "fast ms/hop")
     report.table("greedy decode; fast: the fastest tenth of the tokens", ("servers", *columns), rows)
     report.claim("all say the same tokens", "yes", "yes", all(tokens == said[0] for tokens in said))
+
+
+def measure_network(report: Report, clients: dict[int, ConnectedModel], hidden_size: int, num_steps: int) -> None:
+    """Of single-token steps through the blocks alone: the whole time less what the servers computed."""
+    hidden_B1H = torch.full((1, 1, hidden_size), 0.02)
+    rows: list[tuple[object, ...]] = []
+    for num_servers, client in clients.items():
+        with client.open_cache(num_steps) as cache:
+            assert isinstance(cache, RemoteCache)
+            seconds: list[float] = []
+            for _ in range(num_steps):
+                started_at = time.perf_counter()
+                cache.step(hidden_B1H, None, None)
+                seconds.append(time.perf_counter() - started_at - cache.session.times.compute_seconds)
+        fast = statistics.quantiles(seconds, n=10)[0]
+        rows.append((num_servers, statistics.median(seconds) / num_servers * 1e3, fast / num_servers * 1e3))
+    columns = ("servers", "ms/hop, median", "ms/hop, fastest tenth")
+    report.table("a step less the servers' computing: network, queues, serialization", columns, rows)
 
 
 def _claim(report: Report, num_servers: int, share: float, per_hop: float) -> None:
@@ -113,6 +136,7 @@ def measure(report: Report, folder: Path, num_threads: int, is_quick: bool) -> N
     rows: list[tuple[object, ...]] = []
     with ExitStack() as stack:
         swarms: dict[int, LocalSwarm] = {}
+        clients: dict[int, ConnectedModel] = {}
         for num_servers in SHARES_MIN:
             home = folder / str(num_servers)
             home.mkdir()
@@ -120,13 +144,14 @@ def measure(report: Report, folder: Path, num_threads: int, is_quick: bool) -> N
             start_servers(swarm, split_blocks(source.num_blocks, num_servers))
             serving = time.perf_counter() - swarm.servers[0].started_at
             client = stack.enter_context(connected(swarm))
-            models[num_servers] = client.model
+            clients[num_servers], models[num_servers] = client, client.model
             clock = decode(client.model, prompt, 2)
             first = clock.times[1] - swarm.servers[0].started_at
             rows.append((num_servers, serving, first))
         columns = ("servers", "all serve after, s", "first token after, s")
         report.table("from the start of the server processes, client running", columns, rows)
         measure_rates(report, models, num_rounds, num_tokens, prompt)
+        measure_network(report, clients, source.hidden_size, num_rounds * 10)
         positions = CAPACITY_TOKENS_MIN
         measure_memory(report, swarms[1].servers[0], source, positions)
 

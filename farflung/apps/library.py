@@ -11,8 +11,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from farflung.apps.announced import AnnouncedServers
+from farflung.apps.speed import is_faster_by_column
 from farflung.apps.tickets import find_ticket
 from farflung.apps.wiring import Connection
+from farflung.model.layout import order_for_decoding
 from farflung.model.source import ModelSource
 from farflung.systems.swarm.client import SwarmBlocks, SwarmModel, load_swarm_model
 from farflung.systems.swarm.config import SessionConfig
@@ -76,6 +78,7 @@ def connect_model(
     )
     world, bridge = connection.node.world, connection.bridge
     model = load_swarm_model(source, world, view, bridge, config, device=str(device), dtype=dtype)
+    order_for_decoding(model, is_faster_by_column)
     return ConnectedModel(source, model, connection, view)
 
 

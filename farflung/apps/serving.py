@@ -11,8 +11,9 @@ from farflung import __version__
 from farflung.apps.announced import TOPIC, AnnouncedServers
 from farflung.apps.capacity import CACHE_TOKENS_DEFAULT, capacity_blocks, choose_device, choose_dtype
 from farflung.apps.moving import Mover
-from farflung.apps.speed import Speed, measure
+from farflung.apps.speed import Speed, is_faster_by_column, measure
 from farflung.apps.wiring import SwarmNode
+from farflung.model.layout import order_for_decoding
 from farflung.model.load import load_span
 from farflung.model.source import ModelSource
 from farflung.model.span import Span
@@ -112,7 +113,9 @@ class BlockServer:
         return blocks
 
     def _load(self, blocks: BlockRange) -> Span:
-        return load_span(self._source, blocks.first, blocks.last, device=self._device, dtype=self._dtype)
+        span = load_span(self._source, blocks.first, blocks.last, device=self._device, dtype=self._dtype)
+        order_for_decoding(torch.nn.ModuleList(span.layers), is_faster_by_column)
+        return span
 
     def _context_length_max(self) -> int:
         return min(self._options.context_length_max or self._source.context_length_max, self._source.context_length_max)

@@ -1,18 +1,25 @@
-"""How fast blocks compute here: measured on the very span that is to be served, in a second or two."""
+"""How fast blocks and matrices compute here: measured on the very span that is to be served, in a second or two."""
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
+from farflung.model.layout import by_column
 from farflung.model.span import Span
 
 DECODE_STEPS = 20
 FORWARD_TOKENS = 256
 SECONDS_MAX = 2.0
 """Stop early once so long has been spent on each measurement; slow machines get fewer samples."""
+MATRIX_GAIN_MIN = 1.2
+"""How much faster another order of a matrix must be: clear of the noise, so that equal machines choose alike."""
+MATRIX_PROBE_BYTES = 64 << 20
+"""What a measurement of matrices reads at least, so that caches do not answer for memory."""
+MATRIX_PROBE_PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,26 @@ def _median_seconds(work: Callable[[], torch.Tensor], num_samples: int) -> float
 def _finish(output: torch.Tensor) -> None:
     """Wait for the device."""
     output[0, 0, 0].item()
+
+
+@functools.cache
+def is_faster_by_column(num_rows: int, num_columns: int) -> bool:
+    """Whether one token passes float32 matrices of this shape clearly faster in column order; a tenth of a second."""
+    num_matrices = -(-MATRIX_PROBE_BYTES // (num_rows * num_columns * 4))
+    rows_first = [torch.ones(num_rows, num_columns) for _ in range(num_matrices)]
+    columns_first = [by_column(matrix) for matrix in rows_first]
+    token_B1H = torch.ones(1, 1, num_columns)
+    samples = [
+        (_matrix_seconds(rows_first, token_B1H), _matrix_seconds(columns_first, token_B1H))
+        for _ in range(MATRIX_PROBE_PASSES)
+    ]
+    by_row_seconds, by_column_seconds = (min(each) for each in zip(*samples, strict=True))
+    return by_row_seconds > by_column_seconds * MATRIX_GAIN_MIN
+
+
+@torch.inference_mode()
+def _matrix_seconds(matrices: Iterable[torch.Tensor], token_B1H: torch.Tensor) -> float:
+    started_at = time.perf_counter()
+    for matrix in matrices:
+        torch.nn.functional.linear(token_B1H, matrix)
+    return time.perf_counter() - started_at
