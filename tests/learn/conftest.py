@@ -1,0 +1,9 @@
+"""One thread, so that runs repeat to the last bit."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
