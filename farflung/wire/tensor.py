@@ -6,6 +6,10 @@
 | fp16   | 2               | |x| 2^-11 (plus 2^-25 below the normal range), refused past 65504 |
 | bf16   | 2               | |x| 2^-8                                                        |
 | int8   | 1 + 4/64        | block maximum / 254 (blocks of 64 consecutive values)           |
+| int4   | 1/2 + 2/64      | block maximum / 15, and / 7.7 at one end of the range           |
+| int2   | 1/4 + 2/64      | .96 of the block's norm over all of it; .34 if it is normal     |
+
+`wire.blockwise` has the details of the last three.
 
 Shape, dtype and size are checked before memory is taken.
 """
@@ -16,8 +20,9 @@ from collections.abc import Callable
 import msgspec
 import torch
 
+from farflung.wire.blockwise import BLOCK_CODECS, BlockCodec
+
 NUM_DIMENSIONS_MAX = 8
-INT8_BLOCK_LENGTH = 64
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -50,7 +55,7 @@ def encode_tensor(tensor: torch.Tensor, codec: str = "raw") -> WireTensor:
     """Encode `tensor` (any device). Lossy codecs take floating-point tensors and decode to the same dtype.
 
     Raises:
-        ValueError: an unknown codec, a dtype that cannot travel, or values that fp16 cannot hold.
+        ValueError: an unknown codec, a dtype that cannot travel, or values that the codec cannot hold.
     """
     if tensor.dtype not in _NAMES:
         raise ValueError(f"tensors of {tensor.dtype} cannot be sent")
@@ -82,6 +87,11 @@ def decode_tensor(wire: WireTensor, *, num_bytes_max: int = 1 << 30) -> torch.Te
     if len(wire.data) != num_bytes(length, dtype):
         raise MalformedTensor(f"{len(wire.data)} bytes for shape {wire.shape} of {wire.dtype} in codec {wire.codec}")
     return decode(wire.data, length, dtype).reshape(wire.shape)
+
+
+def num_encoded_bytes(codec: str, length: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of the data of `length` values in `codec`."""
+    return _CODECS[codec][2](length, dtype)
 
 
 def _bytes_of(flat: torch.Tensor) -> memoryview:
@@ -120,27 +130,6 @@ def _decode_bf16(data: memoryview, length: int, dtype: torch.dtype) -> torch.Ten
     return _from_bytes(data, torch.bfloat16).to(dtype)
 
 
-def _encode_int8(tensor: torch.Tensor) -> memoryview:
-    """Blocks of 64 values share one float32 scale, the block's maximum / 127; scales follow the values."""
-    flat = tensor.reshape(-1).to(torch.float32)
-    if not flat.isfinite().all():
-        raise ValueError("int8 cannot hold infinite values or NaN; use bf16")
-    num_blocks = -(-flat.numel() // INT8_BLOCK_LENGTH)
-    blocks = torch.zeros(num_blocks * INT8_BLOCK_LENGTH)
-    blocks[: flat.numel()] = flat
-    blocks = blocks.view(num_blocks, INT8_BLOCK_LENGTH)
-    scales = blocks.abs().amax(dim=1) / 127 if num_blocks else torch.empty(0)
-    codes = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round().clamp(-127, 127)
-    values = codes.to(torch.int8).reshape(-1)[: flat.numel()]
-    return memoryview(bytes(_bytes_of(values)) + bytes(_bytes_of(scales)))
-
-
-def _decode_int8(data: memoryview, length: int, dtype: torch.dtype) -> torch.Tensor:
-    values = _from_bytes(data[:length], torch.int8).to(torch.float32)
-    scales = _from_bytes(data[length:], torch.float32)
-    return (values * scales.repeat_interleave(INT8_BLOCK_LENGTH)[:length]).to(dtype)
-
-
 def _num_bytes_raw(length: int, dtype: torch.dtype) -> int:
     return length * dtype.itemsize
 
@@ -149,21 +138,26 @@ def _num_bytes_16(length: int, dtype: torch.dtype) -> int:
     return length * 2
 
 
-def _num_bytes_int8(length: int, dtype: torch.dtype) -> int:
-    return length + 4 * -(-length // INT8_BLOCK_LENGTH)
-
-
 _Codec = tuple[
     Callable[[torch.Tensor], memoryview],
     Callable[[memoryview, int, torch.dtype], torch.Tensor],
     Callable[[int, torch.dtype], int],
 ]
+
+
+def _blockwise(codec: BlockCodec) -> _Codec:
+    return (
+        lambda tensor: _bytes_of(codec.encode(tensor.reshape(-1))),
+        lambda data, length, dtype: codec.decode(_from_bytes(data, torch.uint8), length, dtype),
+        lambda length, dtype: codec.num_bytes(length),
+    )
+
+
 _CODECS: dict[str, _Codec] = {
     "raw": (_encode_raw, _decode_raw, _num_bytes_raw),
     "fp16": (_encode_fp16, _decode_fp16, _num_bytes_16),
     "bf16": (_encode_bf16, _decode_bf16, _num_bytes_16),
-    "int8": (_encode_int8, _decode_int8, _num_bytes_int8),
-}
+} | {name: _blockwise(codec) for name, codec in BLOCK_CODECS.items()}
 
 CODECS = tuple(_CODECS)
 """Names of all codecs."""

@@ -1,0 +1,140 @@
+"""Blockwise codecs keep their bounds in every block, whatever the length, size and type of the values."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from farflung.wire.blockwise import BLOCK_CODECS, BLOCK_LENGTH
+from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
+
+torch.set_num_threads(1)
+NAMES = list(BLOCK_CODECS)
+FLOOR = 1e-36
+HALF = {torch.float32: 2**-22, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+
+
+def coded(tensor: torch.Tensor, codec: str) -> torch.Tensor:
+    wire = encode_tensor(tensor, codec)
+    return decode_tensor(WireTensor(wire.dtype, wire.shape, codec, memoryview(bytes(wire.data))))
+
+
+def values(length: int, seed: int, kind: str) -> torch.Tensor:
+    """Double-precision values: well spread, with outliers, mostly zero, or of one sign."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.randn(length, generator=generator, dtype=torch.float64)
+    match kind:
+        case "outliers":
+            return spread**5
+        case "sparse":
+            return spread * (torch.rand(length, generator=generator) < 0.05)
+        case "positive":
+            return spread.square()
+        case _:
+            return spread
+
+
+def bounds(codec: str, block: torch.Tensor) -> torch.Tensor:
+    """What `wire.blockwise` allows as the error of each value."""
+    maximum = block.abs().max()
+    if codec == "int8":
+        return (maximum / 254).expand_as(block)
+    extreme = block[block.abs().argmax()]
+    is_opposite = block * -extreme.sign() > maximum * 14 / 15
+    return torch.where(is_opposite, maximum / 7.7, maximum / 15)
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("kind", ["spread", "outliers", "sparse", "positive"])
+@given(length=st.integers(0, 300), seed=st.integers(0, 1000), scale=st.sampled_from([1e-30, 1e-7, 1.0, 1e30]))
+@settings(max_examples=30)
+def test_the_bound_holds_in_every_block(codec: str, kind: str, length: int, seed: int, scale: float) -> None:
+    tensor = (values(length, seed, kind) * scale).float()
+    back = coded(tensor, codec)
+    for block, error in zip(
+        tensor.double().split(BLOCK_LENGTH), (back - tensor).double().split(BLOCK_LENGTH), strict=True
+    ):
+        if codec == "int2":
+            assert error.norm() <= block.norm() * 0.96 + FLOOR
+        elif len(block):
+            assert bool((error.abs() <= bounds(codec, block) * (1 + 1e-4) + FLOOR).all())
+
+
+@pytest.mark.parametrize("codec", ["int4", "int2"])
+def test_the_worst_block_comes_close_to_the_bound(codec: str) -> None:
+    """The bounds are not idle: one non-zero value (int2), or two ends of equal size (int4), nearly meet them."""
+    block = torch.zeros(BLOCK_LENGTH)
+    block[5] = 3.0
+    if codec == "int2":
+        assert float((coded(block, codec) - block).norm() / block.norm()) > 0.95
+        return
+    block[9] = -3.0
+    assert float((coded(block, codec) - block).abs().max()) > 3.0 / 8.1
+
+
+@pytest.mark.parametrize(("codec", "expected"), [("int8", 0.006), ("int4", 0.095), ("int2", 0.34)])
+def test_the_error_of_normal_values_is_there_and_as_stated(codec: str, expected: float) -> None:
+    tensor = values(1 << 16, 0, "spread").float()
+    assert float((coded(tensor, codec) - tensor).norm() / tensor.norm()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("dtype", list(HALF), ids=str)
+def test_every_floating_point_type_keeps_its_range(codec: str, dtype: torch.dtype) -> None:
+    limit = torch.finfo(dtype).max
+    for tensor in (torch.full((70,), limit, dtype=dtype), torch.tensor([limit, -limit, 0.0, limit / 3], dtype=dtype)):
+        back = coded(tensor, codec)
+        assert back.dtype == dtype and bool(back.isfinite().all())
+    tensor = values(200, 3, "spread").to(dtype)
+    error = (coded(tensor, codec).double() - tensor.double()).norm() / tensor.double().norm()
+    assert float(error) < {"int8": 0.01, "int4": 0.15, "int2": 0.5}[codec] + HALF[dtype]
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_zeros_are_exact_and_tiny_values_finite(codec: str) -> None:
+    assert torch.equal(coded(torch.zeros(100), codec), torch.zeros(100))
+    for size in (1e-45, 1e-38, 1e-37):
+        error = coded(torch.full((100,), size), codec) - size
+        assert float(error.abs().max()) <= FLOOR
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [0, 63, 64, 129])
+def test_values_that_are_not_finite_are_refused(codec: str, bad: float, position: int) -> None:
+    tensor = torch.ones(130)
+    tensor[position] = bad
+    with pytest.raises(ValueError, match="infinite values or NaN"):
+        encode_tensor(tensor, codec)
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_blocks_beyond_the_first_chunk_are_coded_as_if_alone(codec: str) -> None:
+    tensor = values((1 << 18) * 2 + 64 * 3 + 7, 1, "outliers").float()
+    whole = coded(tensor, codec)
+    for first in (0, (1 << 18) - 64, 1 << 18, 1 << 19, (1 << 19) + 128):
+        assert torch.equal(whole[first : first + 128], coded(tensor[first : first + 128], codec))
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_the_codes_are_where_they_are_stated_to_be(codec: str) -> None:
+    """The layout is the wire's: scales first, then codes from the low bits up."""
+    data = bytes(encode_tensor(torch.tensor([-8.0, 0.0, 4.0, 7.0, 1.0]), codec).data)
+    rms = torch.tensor(26.0).sqrt().to(torch.bfloat16)  # of 64 + 16 + 49 + 1 over 5
+    golden = {
+        "int8": torch.tensor([8 / 127]).numpy().tobytes() + bytes([1, 128, 192, 239, 144]),
+        "int4": torch.tensor([1.0]).to(torch.bfloat16).view(torch.uint8).numpy().tobytes() + bytes([0x80, 0xFC, 0x89]),
+        "int2": rms.view(1).view(torch.uint8).numpy().tobytes() + bytes([0b11_10_10_00, 0b10_10_10_10]),
+    }
+    assert data == golden[codec]
+    assert math.isclose(float(rms), math.sqrt(26), rel_tol=2**-8)
+
+
+@pytest.mark.parametrize("codec", NAMES)
+@given(data=st.binary(min_size=0, max_size=200), length=st.integers(0, 400))
+def test_any_bytes_of_the_right_number_decode(codec: str, data: bytes, length: int) -> None:
+    num_bytes = BLOCK_CODECS[codec].num_bytes(length)
+    data = (data * (num_bytes // max(len(data), 1) + 1))[:num_bytes].ljust(num_bytes, b"\xff")
+    assert decode_tensor(WireTensor("float16", (length,), codec, memoryview(data))).shape == (length,)
