@@ -7,7 +7,7 @@ import torch
 
 from farflung.systems.swarm.checks import NUM_EDITS_MAX, NUM_HOPS_MAX, check_request, check_step, follow
 from farflung.systems.swarm.messages import Backward, Forward, Hop, Reorder, Truncate
-from farflung.wire.tensor import WireTensor
+from farflung.wire.tensor import CODECS, WireTensor
 from farflung.world.address import PeerId
 from tests.systems.swarm.steps import LIMITS, MODEL, SERVER, step, wire
 
@@ -40,7 +40,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("the position ids must be int64 of shape (1, 1), not int64 (1, 2)",
      {"position_ids": wire(1, 2, dtype=torch.int64)}),
     ("the attention mask must be int64 of shape (1, 1), not float32 (1, 1)", {"attention_mask": wire(1, 1)}),
-    ("the codec must be one of raw, fp16, bf16, int8, not 'zip'", {"codec": "zip"}),
+    (f"the codec must be one of {', '.join(CODECS)}, not 'zip'", {"codec": "zip"}),
     ("deep prompts of float32 (4, 3, 16) do not fit these blocks", {"prompts": wire(4, 3, 16)}),
     ("deep prompts of float32 (1, 3, 32) do not fit these blocks", {"prompts": wire(1, 3, 32)}),
     ("deep prompts of float32 (4, 1025, 32) do not fit these blocks", {"prompts": wire(4, 1025, 32)}),
@@ -113,7 +113,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("a request needs a range of blocks that is not empty", {"first": 2, "last": 0}),
     ("a request needs a range of blocks that is not empty", {"first": -1}),
     ("hidden states are 16 wide but this model's are 32", {"hidden": wire(1, 2, 16)}),
-    ("the codec must be one of raw, fp16, bf16, int8, not ''", {"codec": ""}),
+    (f"the codec must be one of {', '.join(CODECS)}, not ''", {"codec": ""}),
     ("deep prompts of float32 (3, 1, 32) do not fit these blocks", {"prompts": wire(3, 1, 32)}),
     ("the attention mask must be int64 of shape (1, 2), not int64 (1, 1)",
      {"attention_mask": wire(1, 1, dtype=torch.int64)}),
