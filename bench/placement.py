@@ -21,6 +21,8 @@ from farflung.systems.swarm.placement import Holder, PlacementConfig, choose_blo
 from farflung.world.address import PeerId
 
 NUM_BLOCKS = 80
+FIRST_SEED = 100
+"""The settings of the rule were chosen on seeds 0 to 7: others judge it."""
 SPEED_SIGMA = 0.6
 LEAVING_FRACTION = 0.3
 BALANCE_QUALITY = 0.75
@@ -202,7 +204,7 @@ def main() -> int:
     """Measure, print and judge."""
     parser = bench_arguments("Balance of a swarm and blocks moved for it, beside the published rule.")
     arguments = parser.parse_args()
-    seeds = range(4 if arguments.quick else 8)
+    seeds = range(FIRST_SEED, FIRST_SEED + (4 if arguments.quick else 8))
     settings = {"num_blocks": NUM_BLOCKS, "sizes": [4, 20], "speed_sigma": SPEED_SIGMA, "num_seeds": len(seeds)}
     report = Report("placement", {**settings, "leaving_fraction": LEAVING_FRACTION, "quick": arguments.quick})
     rows: list[tuple[object, ...]] = []
