@@ -1,20 +1,8 @@
-"""Blockwise codecs: 64 consecutive values share one scale and are rounded to 2^bits evenly spaced levels.
+"""The form that all blockwise codecs share: scales of blocks of 64 consecutive values, then packed codes.
 
-    scales (one per block) │ codes, packed from the low bits up; the last byte is filled up with what 0 is coded as
+    scales (some per block) │ codes, packed from the low bits up; the last byte is filled up as if zeros followed
 
-A code c stands for (c - center) * scale. How a block's scale is fitted and what error that leaves:
-
-| codec | levels / scale  | scale                                           | error                                    |
-|-------|-----------------|-------------------------------------------------|------------------------------------------|
-| int8  | -127 ... 127    | float32, block maximum / 127                    | maximum / 254                            |
-| int4  | -8 ... 7        | bfloat16, the block's extreme value / -8, so    | maximum / 15; maximum / 7.7 where x is   |
-|       |                 | either end may be the one with more levels      | within 1/15 of minus the extreme value   |
-| int2  | -1.5 -.5 .5 1.5 | bfloat16, root mean square of the block         | at most .96 of the block's norm          |
-
-"Maximum" is the largest magnitude of the block. Each bound has a floor of 1e-36, where scales underflow. The bound of
-int2 is met by a block with a single non-zero value; normally distributed values leave .34 of their norm. Since it is
-below 1, error feedback (`learn.feedback`) converges. bfloat16 scales keep the range of float32: second moments of
-1e-12 would underflow in float16.
+What the codes mean, and what error they leave, is in `wire.levels`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,18 +14,21 @@ BLOCK_LENGTH = 64
 
 # Values worked on at once: passes over them stay in the processor's cache, temporaries stay small. Whole blocks.
 _CHUNK_LENGTH = 1 << 18
-_SCALE_MIN = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCodec:
-    """One row of the table above."""
+    """How blocks become codes of `bits` bits (2, 4 or 8) and scales, and back."""
 
     bits: int
-    center: float
     scale_dtype: torch.dtype
-    fit: Callable[[torch.Tensor, int], torch.Tensor]
-    """Scales [blocks] of values [blocks, BLOCK_LENGTH], of which those past the given number are padding."""
+    num_scales: int
+    """In each block."""
+    quantize: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+    """(scales [blocks, num_scales], codes in floating point) of float32 [blocks, BLOCK_LENGTH] and the number of values
+    in them; after those follow zeros, less than a block of them. ValueError: values that the codec cannot hold."""
+    restore: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """float32 [blocks, BLOCK_LENGTH] of scales (in float32) and codes uint8 [blocks, BLOCK_LENGTH]."""
 
     def num_bytes(self, length: int) -> int:
         """Encoded size of `length` values."""
@@ -47,16 +38,15 @@ class BlockCodec:
         """uint8 [num_bytes] of floating-point [length] on the CPU.
 
         Raises:
-            ValueError: NaN or infinite values.
+            ValueError: values that the codec cannot hold.
         """
         encoded = torch.empty(self.num_bytes(flat.numel()), dtype=torch.uint8)
         scales, codes = self._parts(encoded, flat.numel())
         for first, last in _chunks(flat.numel()):
             blocks = _padded(flat[first:last].to(torch.float32), BLOCK_LENGTH).view(-1, BLOCK_LENGTH)
-            fitted = _in_range(self.fit(blocks, last - first), self.scale_dtype)
+            fitted, rounded = self.quantize(blocks, last - first)
             scales[first // BLOCK_LENGTH : -(-last // BLOCK_LENGTH)] = fitted
-            rounded = blocks.mul(_inverse(fitted.to(torch.float32))[:, None]).add_(self.center).round_()
-            packed = _packed(rounded.clamp_(0, 2**self.bits - 1).to(torch.uint8).view(-1), self.bits)
+            packed = _packed(rounded.to(torch.uint8).view(-1), self.bits)
             begin, end = first * self.bits // 8, -(-last * self.bits // 8)
             codes[begin:end] = packed[: end - begin]
         return encoded
@@ -69,41 +59,18 @@ class BlockCodec:
         for first, last in _chunks(length):
             packed = codes[first * self.bits // 8 : -(-last * self.bits // 8)]
             unpacked = _unpacked(_padded(packed, BLOCK_LENGTH * self.bits // 8), self.bits)
-            blocks = torch.sub(unpacked, self.center).view(-1, BLOCK_LENGTH)
-            blocks *= scales[first // BLOCK_LENGTH : -(-last // BLOCK_LENGTH)].to(torch.float32)[:, None]
+            fitted = scales[first // BLOCK_LENGTH : -(-last // BLOCK_LENGTH)].to(torch.float32)
+            blocks = self.restore(fitted, unpacked.view(-1, BLOCK_LENGTH))
             decoded[first:last] = blocks.view(-1)[: last - first].clamp_(-limit, limit)
         return decoded
 
     def _parts(self, encoded: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         num_scale_bytes = self._num_scale_bytes(length)
-        return encoded[:num_scale_bytes].view(self.scale_dtype), encoded[num_scale_bytes:]
+        scales = encoded[:num_scale_bytes].view(self.scale_dtype).view(-1, self.num_scales)
+        return scales, encoded[num_scale_bytes:]
 
     def _num_scale_bytes(self, length: int) -> int:
-        return -(-length // BLOCK_LENGTH) * self.scale_dtype.itemsize
-
-
-def _fit_maximum(blocks: torch.Tensor, num_values: int) -> torch.Tensor:
-    return blocks.abs().amax(dim=1) / 127
-
-
-def _fit_extreme(blocks: torch.Tensor, num_values: int) -> torch.Tensor:
-    highest, lowest = blocks.amax(dim=1), blocks.amin(dim=1)
-    return torch.where(highest > -lowest, highest, lowest) / -8
-
-
-def _fit_mean_square(blocks: torch.Tensor, num_values: int) -> torch.Tensor:
-    # In double precision: squares of float32 may be too large or too small for float32.
-    sums = blocks.to(torch.float64).square_().sum(dim=1)
-    counts = torch.full_like(sums, BLOCK_LENGTH)
-    counts[-1] -= blocks.numel() - num_values
-    return (sums / counts).sqrt_().to(torch.float32)
-
-
-BLOCK_CODECS: dict[str, BlockCodec] = {
-    "int8": BlockCodec(8, 128.0, torch.float32, _fit_maximum),
-    "int4": BlockCodec(4, 8.0, torch.bfloat16, _fit_extreme),
-    "int2": BlockCodec(2, 1.5, torch.bfloat16, _fit_mean_square),
-}
+        return -(-length // BLOCK_LENGTH) * self.num_scales * self.scale_dtype.itemsize
 
 
 def _chunks(length: int) -> Iterator[tuple[int, int]]:
@@ -113,18 +80,6 @@ def _chunks(length: int) -> Iterator[tuple[int, int]]:
 def _padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:
     missing = -flat.numel() % multiple
     return torch.cat((flat, flat.new_zeros(missing))) if missing else flat
-
-
-def _in_range(scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # NaN and infinity among the values reach the scales of their blocks, which are fewer to look at.
-    if not scales.isfinite().all():
-        raise ValueError("blockwise codecs cannot hold infinite values or NaN; use bf16")
-    limit = torch.finfo(dtype).max
-    return scales.clamp_(-limit, limit).masked_fill_(scales.abs() < _SCALE_MIN, 0.0).to(dtype)
-
-
-def _inverse(scales: torch.Tensor) -> torch.Tensor:
-    return scales.reciprocal().masked_fill_(scales == 0, 0.0)
 
 
 def _packed(codes: torch.Tensor, bits: int) -> torch.Tensor:

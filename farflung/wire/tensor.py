@@ -8,8 +8,10 @@
 | int8   | 1 + 4/64        | block maximum / 254 (blocks of 64 consecutive values)           |
 | int4   | 1/2 + 2/64      | block maximum / 15, and / 7.7 at one end of the range           |
 | int2   | 1/4 + 2/64      | .96 of the block's norm over all of it; .34 if it is normal     |
+| log8   | 1 + 4/64        | a factor of 1.05; no negative values                            |
+| log4   | 1/2 + 4/64      | a factor of 2.4, about 1.2 in practice; no negative values      |
 
-`wire.blockwise` has the details of the last three.
+The last five are blockwise; `wire.levels` has their details.
 
 Shape, dtype and size are checked before memory is taken.
 """
@@ -20,7 +22,8 @@ from collections.abc import Callable
 import msgspec
 import torch
 
-from farflung.wire.blockwise import BLOCK_CODECS, BlockCodec
+from farflung.wire.blockwise import BlockCodec
+from farflung.wire.levels import BLOCK_CODECS
 
 NUM_DIMENSIONS_MAX = 8
 

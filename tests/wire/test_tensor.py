@@ -73,7 +73,13 @@ def test_half_codecs_keep_their_bounds(dtype: torch.dtype, shape: tuple[int, ...
 def test_codecs_take_the_bytes_that_they_state() -> None:
     tensor = torch.zeros(10, 64)
     sizes = {codec: len(encode_tensor(tensor, codec).data) for codec in CODECS}
-    blocks = {"int8": 640 + 4 * 10, "int4": 320 + 2 * 10, "int2": 160 + 2 * 10}
+    blocks = {
+        "int8": 640 + 4 * 10,
+        "int4": 320 + 2 * 10,
+        "int2": 160 + 2 * 10,
+        "log8": 640 + 4 * 10,
+        "log4": 320 + 4 * 10,
+    }
     assert sizes == {"raw": 2560, "fp16": 1280, "bf16": 1280, **blocks}
     assert sizes == {codec: num_encoded_bytes(codec, 640) for codec in CODECS}
 
