@@ -1,0 +1,84 @@
+"""When each of parameters and moments is due for averaging (pure; DES-LOC, arXiv 2505.22549, listing and section 4).
+
+Steps are counted from 0; what is due at step t is averaged before that step. At step 0 all replicas are equal, so
+nothing is due. `Cadence` answers by periods (t % K == 0) or, with a coin, by independent flips with probability 1 / K
+that every member makes alike, because they are hashes of the run's name, the state's name and the step.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PARAMETERS = "parameters"
+GRADIENTS = "gradients"
+STEPS_AHEAD_MAX = 1 << 20
+"""A coin that lands nowhere within so many steps is taken to land there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """The period of each averaged state."""
+
+    periods: Mapping[str, int] = field(default_factory=dict[str, int])
+    """K by name (`parameters`, `first_moment` ...), in steps; what has none is never averaged."""
+    coin: str | None = None
+    """With a name, the probabilistic form: p = 1 / K at every step."""
+
+    def __post_init__(self) -> None:
+        for name, period in self.periods.items():
+            if period < 1:
+                raise ValueError(f"The period of {name} must be at least 1 step, not {period}.")
+
+    def due(self, step: int) -> tuple[str, ...]:
+        """Names of what is averaged before `step`, in the order of `periods`."""
+        return tuple(name for name, period in self.periods.items() if step > 0 and self._is_due(name, period, step))
+
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which anything is due."""
+        if not self.periods:
+            return step + STEPS_AHEAD_MAX
+        if self.coin is None:
+            return min((step // period + 1) * period for period in self.periods.values())
+        ahead = range(step + 1, step + STEPS_AHEAD_MAX)
+        return next((later for later in ahead if self.due(later)), step + STEPS_AHEAD_MAX)
+
+    def _is_due(self, name: str, period: int, step: int) -> bool:
+        if self.coin is None:
+            return step % period == 0
+        digest = hashlib.blake2b(f"{self.coin}\0{name}\0{step}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") < (1 << 64) // period
+
+
+def half_life_steps(decay: float) -> float:
+    """Steps after which a moment has forgotten half of what it was: ln .5 / ln beta; 13.5 for .95, 693 for .999."""
+    return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
+
+
+def choose_periods(
+    step_seconds: float,
+    exchange_seconds: float,
+    decays: Mapping[str, float],
+    *,
+    exchange_share_max: float = 0.1,
+    parameters_every_max: int = 512,
+) -> tuple[dict[str, int], str]:
+    """Periods by name from measured times and the moments' decays, and the reason.
+
+    Parameters as often as `exchange_share_max` of the time allows; a moment at its half-life, but never more often
+    than the parameters.
+    """
+    wanted = math.ceil(exchange_seconds / max(exchange_share_max * step_seconds, 1e-12))
+    every = min(max(1, wanted), parameters_every_max)
+    periods = {PARAMETERS: every} | {name: max(every, round(half_life_steps(beta))) for name, beta in decays.items()}
+    reason = (
+        f"an exchange takes {exchange_seconds:.3g} s and a step {step_seconds:.3g} s: every {every} steps it costs "
+        f"{exchange_seconds / max(every * step_seconds, 1e-12):.0%} of the time; moments at their half-lives"
+    )
+    return periods, reason
+
+
+def scaled_steps(num_steps: int, speed: float, speed_max: float) -> int:
+    """Steps of a worker while the fastest makes `num_steps`: max(1, ceil(H speed / speed_max))."""
+    # A speed that was measured may be a rounding error above a whole number of steps.
+    return max(1, math.ceil(num_steps * speed / speed_max - 1e-6))

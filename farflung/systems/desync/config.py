@@ -1,0 +1,164 @@
+"""What one can set on a run: which states are averaged when, by which rule, over which ways, and how patiently.
+
+Every synchronous method is one `DesyncConfig`; `ddp`, `local_adam`, `diloco`, `desloc` and `farflung` name the usual
+ones, and each takes all other settings too.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from farflung.learn.rules import Descent, Nesterov, Rule
+from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS, Cadence
+from farflung.wire.tensor import CODECS
+
+WEIGHTS = ("members", "steps", "tokens")
+TOPOLOGIES = ("ring", "two-level")
+ADAM_MOMENTS = ("first_moment", "second_moment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundConfig:
+    """How patient rounds are."""
+
+    quorum: int = 1
+    """No round has fewer members."""
+    deadline_seconds: float = 60.0
+    """After the first member's arrival a round waits so long for the others."""
+    exchange_seconds_max: float = 600.0
+    """An exchange that has not come to an end is abandoned, and formed anew."""
+    ask_again_seconds: float = 10.0
+    """Without an answer for so long, ask again."""
+    ban_seconds: float = 20.0
+    """A member that others cannot reach is left out for so long."""
+
+    def __post_init__(self) -> None:
+        if self.quorum < 1:
+            raise ValueError(f"quorum must be at least 1, not {self.quorum}")
+        times = (self.deadline_seconds, self.exchange_seconds_max, self.ask_again_seconds, self.ban_seconds)
+        if not all(seconds > 0 for seconds in times):
+            raise ValueError("Deadlines and the time until asking again must be above 0 seconds.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesyncConfig:
+    """A method, complete."""
+
+    num_worker_steps: int
+    """Budget: local steps over all workers together."""
+    parameters_every: int = 32
+    """K_x, in steps of the fastest worker."""
+    moments_every: Mapping[str, int] = field(default_factory=dict[str, int])
+    """K_u, K_v ...: by the optimizer's name of a moment; what is missing is never averaged."""
+    is_probabilistic: bool = False
+    """Flip shared coins with p = 1 / K instead of counting to K."""
+    averages_gradients: bool = False
+    """Average every step's gradients and nothing else (synchronous data parallelism)."""
+    outer: Rule = field(default_factory=Descent)
+    """SERVEROPT: what is done with the mean delta of the parameters."""
+    is_speed_scaled: bool = False
+    """Each worker makes max(1, ceil(H speed / fastest speed)) steps per round."""
+    weights: str = "members"
+    """A worker's weight in means: the same for all members, or by its steps or tokens since the last round."""
+    codec: str = "raw"
+    """Of parameter deltas (or gradients) between sites."""
+    site_codec: str = "raw"
+    """Of parameter deltas (or gradients) within a site."""
+    moment_codec: str = "raw"
+    """Of moments, anywhere; their values travel, without feedback."""
+    feedback_decay: float = 1.0
+    """Share of what a lossy codec left out that is added to the next; 0: no error feedback."""
+    topology: str = "ring"
+    """`ring` over all members, or `two-level`: within the sites first, then one ring between them."""
+    are_moments_local: bool = False
+    """Average moments among the members of each site only."""
+    is_overlapped: bool = False
+    """Go on with local steps while an average travels."""
+    moment_decays: Mapping[str, float] = field(default_factory=dict[str, float])
+    """beta by moment, with which an average that arrives late is aged; needed for moments if overlapped."""
+    bytes_per_second: Mapping[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    """Known bandwidth from site to site, for the best ring; what is missing counts as `bytes_per_second_else`."""
+    bytes_per_second_else: float = 12.5e6
+    part_values_max: int = 1 << 21
+    """Values of one message."""
+    rounds: RoundConfig = field(default_factory=RoundConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_worker_steps < 1:
+            raise ValueError(f"num_worker_steps must be at least 1, not {self.num_worker_steps}")
+        self._check_periods()
+        for name in ("codec", "site_codec", "moment_codec"):
+            if getattr(self, name) not in CODECS:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(CODECS)}")
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        if self.topology not in TOPOLOGIES:
+            raise ValueError(f"topology must be one of {', '.join(TOPOLOGIES)}, not {self.topology!r}")
+        if not 0 <= self.feedback_decay <= 1:
+            raise ValueError(f"feedback_decay must be from 0 to 1, not {self.feedback_decay}")
+        if self.part_values_max < 64 or self.part_values_max % 64:
+            raise ValueError(f"part_values_max must be a multiple of 64, not {self.part_values_max}")
+
+    def _check_periods(self) -> None:
+        periods = {PARAMETERS: self.parameters_every, **self.moments_every}
+        Cadence(periods=periods)
+        for name, period in self.moments_every.items():
+            if period < self.parameters_every:
+                raise ValueError(
+                    f"{name} would be averaged every {period} steps and the parameters every {self.parameters_every}: "
+                    "never average a moment more often than the parameters"
+                )
+            if self.is_overlapped and name not in self.moment_decays:
+                raise ValueError(f"With is_overlapped, say how {name} ages: moment_decays = {{{name!r}: beta}}.")
+        if self.averages_gradients and (self.parameters_every != 1 or self.moments_every or self.is_overlapped):
+            raise ValueError("Gradients are averaged at every step, without periods, moments or overlap.")
+
+    @property
+    def cadence(self) -> Cadence:
+        """When what is due."""
+        if self.averages_gradients:
+            return Cadence(periods={GRADIENTS: 1})
+        periods = {PARAMETERS: self.parameters_every, **self.moments_every}
+        return Cadence(periods=periods, coin=self.fingerprint if self.is_probabilistic else None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for members that can work together."""
+        own = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        told = [f"{name}={sorted(one.items()) if isinstance(one, Mapping) else one!r}" for name, one in own.items()]
+        return hashlib.sha256("; ".join(told).encode()).hexdigest()[:32]
+
+    def bandwidth(self, one: str, other: str) -> float:
+        """Bytes per second from site to site, for the choice of ring."""
+        return self.bytes_per_second.get((one, other), self.bytes_per_second_else)
+
+
+def ddp(num_worker_steps: int, **settings: Any) -> DesyncConfig:
+    """Synchronous data parallelism: gradients are averaged at every step."""
+    return DesyncConfig(num_worker_steps=num_worker_steps, averages_gradients=True, parameters_every=1, **settings)
+
+
+def local_adam(
+    num_worker_steps: int, every: int, *, moments: tuple[str, ...] = ADAM_MOMENTS, **settings: Any
+) -> DesyncConfig:
+    """Parameters and all moments are averaged together."""
+    return desloc(num_worker_steps, every, dict.fromkeys(moments, every), **settings)
+
+
+def desloc(
+    num_worker_steps: int, every: int, moments_every: Mapping[str, int] | None = None, **settings: Any
+) -> DesyncConfig:
+    """Each state at its own period; by default K_u = 3 K_x and K_v = 6 K_x."""
+    if moments_every is None:
+        moments_every = {"first_moment": 3 * every, "second_moment": 6 * every}
+    return DesyncConfig(
+        num_worker_steps=num_worker_steps, parameters_every=every, moments_every=moments_every, **settings
+    )
+
+
+def diloco(num_worker_steps: int, every: int, *, outer: Rule | None = None, **settings: Any) -> DesyncConfig:
+    """Parameters only, with an outer Nesterov step (rate .7, momentum .9); `is_speed_scaled=True` gives DynUpd."""
+    outer = outer or Nesterov(learning_rate=0.7, momentum=0.9)
+    return DesyncConfig(num_worker_steps=num_worker_steps, parameters_every=every, outer=outer, **settings)

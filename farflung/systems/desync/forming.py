@@ -1,0 +1,151 @@
+"""Who takes part in the next round, and what it is (pure): decisions with their reasons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from farflung.systems.desync.cadence import scaled_steps
+from farflung.systems.desync.config import DesyncConfig, RoundConfig
+from farflung.systems.desync.messages import Assignment
+from farflung.world.address import Address
+
+
+@dataclass(slots=True)
+class Member:
+    """What the coordinator knows of a worker."""
+
+    address: Address
+    life: int
+    site: str
+    steps_per_second: float
+    """0: unknown."""
+    heard_at: float
+    has_state: bool
+    """Whether it has the outcome of every round so far."""
+    arrived_at: float | None = None
+    """When it had done its steps of this round."""
+    num_steps: int = 0
+    """In this round."""
+    num_steps_unsent: int = 0
+    """Since parameters were last averaged with its."""
+    num_tokens_unsent: int = 0
+    loss: float = 0.0
+    is_awaited: bool = True
+    """A member that missed a deadline is not waited for until it is heard of again."""
+    banned_until: float = 0.0
+    is_done: bool = False
+    """It waits for leave to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to form a round."""
+
+    members: tuple[Address, ...]
+    """None of them: not yet."""
+    reason: str
+    wake_at: float | None = None
+    """When to decide again if nothing happens."""
+
+
+def form_round(present: Sequence[Member], now: float, config: RoundConfig) -> Decision:
+    """All that are awaited have arrived, or the deadline after the first arrival has passed and a quorum is there."""
+    arrived = [member for member in present if member.arrived_at is not None and member.banned_until <= now]
+    banned = [member for member in present if member.banned_until > now]
+    awaited = [member for member in present if member.is_awaited and member.arrived_at is None]
+    if not arrived:
+        return Decision((), "nobody has arrived", min((one.banned_until for one in banned), default=None))
+    members = tuple(member.address for member in arrived)
+    deadline = min(member.arrived_at for member in arrived if member.arrived_at is not None) + config.deadline_seconds
+    if len(arrived) < config.quorum:
+        wake = min((member.banned_until for member in banned), default=None)
+        return Decision((), f"{len(arrived)} have arrived, the quorum is {config.quorum}", wake)
+    if not awaited:
+        return Decision(members, f"all {len(arrived)} have arrived")
+    missing = ", ".join(str(member.address) for member in awaited)
+    if now >= deadline:
+        return Decision(members, f"{len(arrived)} have arrived by the deadline, without {missing}")
+    return Decision((), f"waiting for {missing}", deadline)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a round consists of."""
+
+    first: int
+    """Step of the fastest worker at which it begins."""
+    num_steps: int
+    """Steps of the fastest worker until its exchange."""
+    due: tuple[str, ...]
+    """What is averaged then; nothing: the run is over."""
+
+
+def plan_round(first: int, num_credited: int, speeds: Sequence[float], config: DesyncConfig) -> Plan:
+    """The round that begins at step `first`, for workers of these speeds (0: unknown), with what the budget leaves.
+
+    The last round averages everything that is ever averaged, so that all end alike.
+    """
+    cadence = config.cadence
+    num_steps = cadence.next_due(first) - first
+    num_left = config.num_worker_steps - num_credited
+    if num_left <= 0:
+        return Plan(first, 0, tuple(cadence.periods))
+    if steps_of_all(num_steps, speeds, config) < num_left:
+        return Plan(first, num_steps, cadence.due(first + num_steps))
+    low, high = 1, num_steps
+    while low < high:
+        middle = (low + high) // 2
+        if steps_of_all(middle, speeds, config) < num_left:
+            low = middle + 1
+        else:
+            high = middle
+    return Plan(first, low, tuple(cadence.periods))
+
+
+def own_steps(num_steps: int, speed: float, speeds: Sequence[float], config: DesyncConfig) -> int:
+    """Steps of one worker in a round of `num_steps` of the fastest."""
+    speed_max = max(speeds, default=0.0)
+    if not config.is_speed_scaled or not speed_max or num_steps == 0:
+        return num_steps
+    return scaled_steps(num_steps, speed or speed_max, speed_max)
+
+
+def steps_of_all(num_steps: int, speeds: Sequence[float], config: DesyncConfig) -> int:
+    """Steps of all workers in a round."""
+    return sum(own_steps(num_steps, speed, speeds, config) for speed in speeds)
+
+
+def assign(
+    plan: Plan, number: int, member: Member, num_credited: int, speeds: Sequence[float], config: DesyncConfig
+) -> Assignment:
+    """What `member` does in round `number`."""
+    expected = num_credited + steps_of_all(plan.num_steps, speeds, config)
+    return Assignment(
+        round=number,
+        num_steps=own_steps(plan.num_steps, member.steps_per_second, speeds, config),
+        due=plan.due,
+        progress_first=min(1.0, num_credited / config.num_worker_steps),
+        progress_last=min(1.0, expected / config.num_worker_steps),
+    )
+
+
+@dataclass(slots=True)
+class Forming:
+    """An exchange under way."""
+
+    exchange: int
+    seats: Mapping[Address, float]
+    """Weights, in ring order."""
+    deadline: float
+    is_ready: dict[Address, bool] = field(default_factory=dict[Address, bool])
+
+
+def weight_of(member: Member, config: DesyncConfig) -> float:
+    """Of a member's values in the mean."""
+    match config.weights:
+        case "steps":
+            return float(max(1, member.num_steps_unsent + member.num_steps))
+        case "tokens":
+            return float(max(1, member.num_tokens_unsent))
+        case _:
+            return 1.0

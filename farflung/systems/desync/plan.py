@@ -1,0 +1,54 @@
+"""From who is there and what is due to sections and parts: the same on every member (pure)."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS
+from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.exchange import Section
+from farflung.systems.desync.messages import Seat
+from farflung.systems.desync.routes import Part, best_ring, cut, ring_trees, two_level_trees
+
+SQUARES = ("second_moment",)
+"""Moments that are means of squares."""
+
+
+def order_seats(seats: Sequence[Seat], config: DesyncConfig) -> tuple[Seat, ...]:
+    """Seats in ring order: the best ring of sites, the members of a site next to each other by name."""
+    by_site: dict[str, list[Seat]] = {}
+    for seat in sorted(seats, key=lambda seat: (seat.site, seat.address)):
+        by_site.setdefault(seat.site, []).append(seat)
+    return tuple(itertools.chain(*(by_site[site] for site in best_ring(list(by_site), config.bandwidth))))
+
+
+def sections_of(lengths: Mapping[str, int], due: Sequence[str], config: DesyncConfig) -> list[Section]:
+    """One section for each state that is due; `lengths` in values by its name."""
+    sections: list[Section] = []
+    first = 0
+    for name in due:
+        last = first + lengths[name]
+        if name in (PARAMETERS, GRADIENTS):
+            section = Section(name, first, last, config.codec, config.site_codec, _feedback_decay(config))
+        else:
+            section = Section(name, first, last, config.moment_codec, config.moment_codec, is_square=name in SQUARES)
+        sections.append(section)
+        first = last
+    return sections
+
+
+def _feedback_decay(config: DesyncConfig) -> float:
+    is_lossy = config.codec != "raw" or config.site_codec != "raw"
+    return config.feedback_decay if is_lossy else 0.0
+
+
+def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: DesyncConfig) -> list[Part]:
+    """All parts of an exchange among `seats` (in ring order)."""
+    groups = [list(group) for _, group in itertools.groupby(range(len(seats)), key=lambda seat: seats[seat].site)]
+    everyone = ring_trees(range(len(seats))) if config.topology == "ring" else two_level_trees(groups)
+    parts: list[Part] = []
+    for number, section in enumerate(sections):
+        is_local = config.are_moments_local and section.name not in (PARAMETERS, GRADIENTS)
+        length = section.last - section.first
+        for trees in [ring_trees(group) for group in groups] if is_local else [everyone]:
+            parts += cut(section.first, length, number, trees, config.part_values_max)
+    return parts
