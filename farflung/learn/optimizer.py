@@ -112,19 +112,21 @@ class NamedOptimizer:
 
     @property
     def gradients(self) -> Tensors:
-        """Live; zeros for parameters that the loss did not reach, so that all sites hold the same names."""
-        gradients: Tensors = {}
-        for name, parameter in self.parameters.items():
+        """Live, of the parameters that have one."""
+        return {name: tensor.grad for name, tensor in self.parameters.items() if tensor.grad is not None}
+
+    def complete_gradients(self) -> None:
+        """Zeros for parameters that the loss did not reach, so that all sites have the same names and steps."""
+        for parameter in self.parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients[name] = parameter.grad
-        return gradients
 
     def step(self, factor: float) -> float:
         """Clip, step with `factor` times the learning rate, forget the gradients; returns their norm before the clip.
 
         With a norm that is not finite nothing is changed: such a step would ruin this model, and then all others.
         """
+        self.complete_gradients()
         total = torch.nn.utils.get_total_norm(self.gradients.values())
         gradient_norm = float(total)
         if math.isfinite(gradient_norm):

@@ -100,7 +100,7 @@ class Trainer:
         return self.optimizer.gradients
 
     def compute_gradients(self) -> float:
-        """Draw a step's batches and leave their mean gradient in `gradients`; returns their mean loss."""
+        """Draw a step's batches and leave their mean gradient in every parameter's `grad`; returns their mean loss."""
         total = torch.zeros((), device=loss.device_of(self.model))
         for number in range(self.num_micro_batches):
             batch = self.stream.next_batch()
@@ -110,6 +110,7 @@ class Trainer:
             total += micro_loss.detach()
             self.num_tokens += batch[:, 1:].numel()
         self.num_steps += 1
+        self.optimizer.complete_gradients()
         return float(total)
 
     def apply(self, factor: float) -> float:
@@ -177,10 +178,18 @@ def _mean(values: list[float]) -> float:
 
 @contextmanager
 def _seeded(purpose: str, device: torch.device) -> Generator[None, None, None]:
-    """Dropout inside depends on `purpose` alone, and torch's own streams outside do not notice."""
+    """Dropout inside depends on `purpose` alone, and the device's own random stream does not notice."""
     number = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=7).digest(), "little")
-    devices = [] if device.type == "cpu" else [device]
-    accelerator = "cuda" if device.type == "cpu" else device.type
-    with torch.random.fork_rng(devices, device_type=accelerator):  # pyright: ignore[reportUnknownMemberType]
-        torch.manual_seed(number)  # pyright: ignore[reportUnknownMemberType]
+    if device.type != "cpu":
+        with torch.random.fork_rng([device], device_type=device.type):  # pyright: ignore[reportUnknownMemberType]
+            torch.manual_seed(number)  # pyright: ignore[reportUnknownMemberType]
+            yield
+        return
+    # torch.manual_seed would ask for every kind of device and take as long as a small model's optimizer step.
+    stream = torch.default_generator
+    before = stream.get_state()
+    stream.manual_seed(number)
+    try:
         yield
+    finally:
+        stream.set_state(before)

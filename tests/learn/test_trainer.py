@@ -118,6 +118,12 @@ def test_run_is_gradients_and_steps() -> None:
     assert math.isclose(descended.loss, sum(losses) / 4)
 
 
+def test_experts_that_no_token_reached_have_gradients_too() -> None:
+    trainer = trainer_of(moe_config(), ADAMW)
+    trainer.compute_gradients()
+    assert trainer.gradients.keys() == trainer.parameters.keys()
+
+
 def test_the_schedule_reaches_the_steps() -> None:
     still = trainer_of(llama_config(), OptimizerConfig(weight_decay=0.0), schedule=Cosine(warmup=0.5, floor=0.0))
     before = fingerprint(still.parameters)

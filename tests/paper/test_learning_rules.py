@@ -58,7 +58,7 @@ def data_parallel(optimizer: type[torch.optim.Optimizer], num_steps: int, **sett
     for _ in range(num_steps):
         for trainer in trainers:
             assign_(trainer.parameters, parameters)
-            trainer.optimizer.step(0.0)  # forget the gradients of the step before
+            trainer.model.zero_grad()
             trainer.compute_gradients()
         for name, gradient in mean([trainer.gradients for trainer in trainers]).items():
             parameters[name].grad = gradient
