@@ -1,4 +1,4 @@
-"""The demonstration: corpus, tokenizer, training and its cache; and that no interrupt leaves a process behind."""
+"""The demonstration: training and its cache; and that no interrupt leaves a process behind."""
 
 import os
 import signal
@@ -9,32 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from farflung.apps.demo.corpus import standard_library
-from farflung.apps.demo.tokenizer import learn_tokenizer
-from farflung.apps.demo.train import TrainConfig, trained_model
+from farflung.apps.demo.train import CHARACTERS_MAX, TrainConfig, trained_model
+from farflung.learn.corpus import standard_library
 from tests.apps.processes import ROOT, wait_until
 
 SMALL = {"vocabulary_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_blocks": 2, "num_heads": 2}
-
-
-def test_the_corpus_is_python_and_always_the_same() -> None:
-    texts = standard_library()
-    assert 300_000 < sum(map(len, texts)) < 900_000
-    assert sum("def " in text for text in texts) > len(texts) / 2
-    assert texts == standard_library()
-
-
-TOKENIZER = learn_tokenizer(["def main():\n    return None\n"] * 3, 300)
-
-
-@given(st.text(max_size=50))
-def test_any_text_has_tokens_that_spell_it(text: str) -> None:
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
 def test_training_learns_and_is_not_repeated(tmp_path: Path) -> None:
@@ -43,7 +25,8 @@ def test_training_learns_and_is_not_repeated(tmp_path: Path) -> None:
     console = Console(quiet=True)
     folder = trained_model(tmp_path, config, console)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    ids = AutoTokenizer.from_pretrained(folder)(standard_library()[0][:2000], return_tensors="pt")["input_ids"]
+    text = standard_library(CHARACTERS_MAX)[0][:2000]
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         loss = float(model(input_ids=ids, labels=ids).loss)
     assert loss < 5.5  # a guess among 512 tokens is 6.2

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from farflung.apps.demo.tokenizer import END, learn_tokenizer
+from farflung.learn.tokenizer import END, learn_tokenizer
 
 TEXTS = ["def main(arguments):\n    return len(arguments)\n\n\nclass Tree:\n    pass\n"] * 3
 

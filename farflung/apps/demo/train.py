@@ -19,9 +19,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from farflung.apps.demo.corpus import standard_library
-from farflung.apps.demo.tokenizer import learn_tokenizer
+from farflung.learn.corpus import standard_library
+from farflung.learn.documents import Piece
+from farflung.learn.tokenized import encode
+from farflung.learn.tokenizer import learn_tokenizer
 
+CHARACTERS_MAX = 500_000
+"""Of the corpus: as much as a minute and a half of training reads about twice."""
 WARM_UP_SHARE = 0.03
 LEARNING_RATE_LAST_SHARE = 0.05
 LOSS_SMOOTHING = 0.03
@@ -54,7 +58,7 @@ class TrainConfig:
 
 def trained_model(folder: Path, config: TrainConfig, console: Console) -> Path:
     """The folder of the trained model; trains it unless one of the same corpus and settings is there already."""
-    texts = standard_library()
+    texts = standard_library(CHARACTERS_MAX)
     content = json.dumps([asdict(config), texts], sort_keys=True).encode()
     target = folder / f"model-{hashlib.sha256(content).hexdigest()[:12]}"
     if target.is_dir():
@@ -145,9 +149,8 @@ def _share(done: float) -> float:
 
 def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """All texts in one row, an end mark after each."""
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    assert isinstance(encoded, list)
-    return torch.tensor([token for tokens in encoded for token in (*tokens, tokenizer.eos_token_id)])
+    pieces = [Piece(text, ends_document=True) for text in texts]
+    return torch.cat([torch.from_numpy(row) for row in encode(pieces, tokenizer)])
 
 
 def _new_model(config: TrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
