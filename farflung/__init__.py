@@ -5,10 +5,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from farflung.apps.library import AutoModelForCausalLM as AutoModelForCausalLM
+    from farflung.apps.low_communication.library import LowCommunication as LowCommunication
+    from farflung.apps.low_communication.policy import DesLoc as DesLoc
+    from farflung.apps.low_communication.policy import DiLoCo as DiLoCo
+    from farflung.apps.low_communication.policy import LocalAdam as LocalAdam
 
 __version__ = "0.1.0"
 
-_PUBLIC_NAMES: dict[str, str] = {"AutoModelForCausalLM": "farflung.apps.library"}
+_PUBLIC_NAMES: dict[str, str] = {
+    "AutoModelForCausalLM": "farflung.apps.library",
+    "DesLoc": "farflung.apps.low_communication.policy",
+    "DiLoCo": "farflung.apps.low_communication.policy",
+    "LocalAdam": "farflung.apps.low_communication.policy",
+    "LowCommunication": "farflung.apps.low_communication.library",
+}
 """Public name -> module that defines it; the module is imported on first use, so `import farflung` loads no torch."""
 
 

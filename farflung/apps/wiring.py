@@ -7,7 +7,7 @@ import asyncio
 import atexit
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -201,24 +201,25 @@ class LoopBridge:
 
 
 class Connection:
-    """A client's membership for synchronous code: a node of its own on a loop in a thread of its own.
+    """A membership for synchronous code: a node of its own on a loop in a thread of its own.
 
-    A client keeps nothing, so it lives in a home that is removed with it; any number can run beside a server.
+    It keeps nothing, so it lives in a home that is removed with it; any number can run beside a server.
     """
 
-    def __init__(self, ticket: str) -> None:
-        """Join as one who only dials.
+    def __init__(self, ticket: str | None, place: Place | None = None, *, new_swarm: str | None = None) -> None:
+        """Join at a place (its home is not used), by default as one who only dials; or found a swarm there.
 
         Raises:
-            ValueError: a bad ticket.
+            ValueError: a bad ticket, a port in use.
             JoinFailed: nobody of the swarm answered.
         """
         self._folder = TemporaryDirectory(prefix="farflung-client-")
         self._thread = LoopThread()
         self._is_closed = False
         self.bridge = LoopBridge(self._thread)
+        here = replace(place or Place(is_dial_only=True), home=Path(self._folder.name))
         try:
-            self.node = self.bridge.run(join(Place(home=Path(self._folder.name), is_dial_only=True), ticket=ticket))
+            self.node = self.bridge.run(join(here, ticket=ticket, new_swarm=new_swarm))
             self._or_close(self.node.wait_joined())
         except BaseException:
             self._thread.close()

@@ -1,7 +1,7 @@
 """Moves values between the layouts of one site's ranks: from the shards that train to the lanes that travel, and back.
 
 Only what a rank lacks crosses the process group, a bounded number of values at a time; where each rank's lanes are its
-own shards nothing does.
+own shards nothing does. Values cross in float32.
 """
 
 import itertools
@@ -45,7 +45,7 @@ class Site:
         ]
 
     def exchange(self, sent: Sequence[torch.Tensor], lengths: Sequence[int]) -> list[torch.Tensor]:
-        """Send `sent[r]` to rank r and return what each rank sent here; 1-D, float32 or float64, on the CPU."""
+        """Send `sent[r]` to rank r and return what each rank sent here; 1-D, float32, on the CPU."""
         assert self._group is not None
         received = torch.empty(sum(lengths), dtype=sent[0].dtype, device=self._device)
         outgoing = torch.cat([part.reshape(-1) for part in sent]).to(self._device)
@@ -81,10 +81,9 @@ class Redistribution:
         for name, plan in self._plans.items():
             if name in targets:
                 self._copy_own(sources.get(name), targets[name], plan)
-            dtype = next(values.dtype for values in (sources.get(name), targets.get(name)) if values is not None)
             crossing = [transfer for transfer in plan if transfer.source != transfer.target]
             for batch in _batches(crossing):
-                self._move_batch(sources.get(name), targets.get(name), batch, _wide(dtype))
+                self._move_batch(sources.get(name), targets.get(name), batch)
 
     def _copy_own(self, source: torch.Tensor | None, target: torch.Tensor, plan: Sequence[Transfer]) -> None:
         for transfer in plan:
@@ -92,15 +91,13 @@ class Redistribution:
                 assert source is not None
                 self._write(target, transfer.piece, self._read(source, transfer.piece))
 
-    def _move_batch(
-        self, source: torch.Tensor | None, target: torch.Tensor | None, batch: Sequence[Transfer], dtype: torch.dtype
-    ) -> None:
+    def _move_batch(self, source: torch.Tensor | None, target: torch.Tensor | None, batch: Sequence[Transfer]) -> None:
         rank = self._site.rank
         sent: list[torch.Tensor] = []
         for other in range(self._site.num_ranks):
             pieces = [transfer.piece for transfer in batch if (transfer.source, transfer.target) == (rank, other)]
-            parts = [self._read(source, piece).to("cpu", dtype) for piece in pieces if source is not None]
-            sent.append(torch.cat([*parts, torch.empty(0, dtype=dtype)]))
+            parts = [self._read(source, piece).to("cpu", torch.float32) for piece in pieces if source is not None]
+            sent.append(torch.cat([*parts, torch.empty(0)]))
         arriving = [
             [transfer.piece for transfer in batch if (transfer.source, transfer.target) == (other, rank)]
             for other in range(self._site.num_ranks)
@@ -124,11 +121,6 @@ class Redistribution:
 def _split(values: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor]:
     ends = list(itertools.accumulate(lengths))
     return [values[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """In what values cross: short types without loss in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _batches(transfers: Sequence[Transfer]) -> Iterator[list[Transfer]]:
