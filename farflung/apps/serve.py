@@ -4,16 +4,18 @@ import asyncio
 import json
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.apps.announced import SERVING_ROLES
-from farflung.apps.serving import BlockServer, ServeOptions
+from farflung.apps.serving import BlockServer, ServeOptions, Tell
 from farflung.apps.tickets import ticket_path, write_ticket
 from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.model.source import ModelSource
 from farflung.wire.certificate import TicketRole
 from farflung.wire.ticket import SWARM_NAME_LENGTH_MAX, Meeting, Ticket
+from farflung.world.nursery import open_nursery
 
 SHOWN_TICKET_SECONDS = 30 * 86400.0
 """How long the ticket is valid that a founder prints for further servers."""
@@ -39,7 +41,8 @@ def serve(model: str, options: ServeOptions, place: Place, membership: Membershi
     """Serve until interrupted or terminated.
 
     Raises:
-        ValueError: an unknown model, blocks out of range, a bad ticket, a port in use, no memory.
+        ValueError: an unknown model, blocks out of range, a bad ticket, a port in use, no memory, a ticket file that
+            cannot be written.
         FarflungError: nobody of the swarm answers.
     """
     if membership.ticket is not None:
@@ -67,19 +70,18 @@ async def _serve(source: ModelSource, server: BlockServer, place: Place, members
     if membership.ticket is None:
         new_swarm = membership.swarm_name or source.name[-SWARM_NAME_LENGTH_MAX:]
     node = await join(place, ticket=membership.ticket, new_swarm=new_swarm)
-    founding: asyncio.Task[None] | None = None
     _tell(f"node {node.peer}")
     try:
-        if new_swarm is not None:
-            _tell_how_to_join(node, source.name)
-            founding = asyncio.create_task(_keep_tickets(node, place, membership), name="tickets")
-        await server.serve(node, _tell)
+        async with open_nursery() as nursery:
+            if new_swarm is not None:
+                _tell_how_to_join(node, source.name)
+                paths = [ticket_path(place.home), *([membership.ticket_file] if membership.ticket_file else [])]
+                nursery.start(keep_tickets(node, paths, _tell), name="tickets")
+            await server.serve(node, _tell)
     except asyncio.CancelledError:
         if not is_terminated:
             raise  # an interrupt: the caller ends with its own status
     finally:
-        if founding is not None:
-            founding.cancel()
         _tell(f"leaves the swarm; {json.dumps(traffic(node))}")
         await node.close()
 
@@ -106,19 +108,36 @@ def _tell_how_to_join(node: SwarmNode, model: str) -> None:
     _tell("tickets for clients and other machines: farflung invite")
 
 
-async def _keep_tickets(node: SwarmNode, place: Place, membership: Membership) -> None:
-    """Keep the admin ticket in the home, and where the user wants it, naming the rendezvous nodes that are here."""
+async def keep_tickets(node: SwarmNode, paths: Sequence[Path], tell: Tell) -> None:
+    """Keep the founder's admin ticket in `paths`, naming the rendezvous nodes that are here; until cancelled.
+
+    That a later one cannot be written (a full disk) is told once and tried again: the swarm can do without.
+
+    Raises:
+        ValueError: the first one cannot be written.
+    """
     await node.wait_joined()
-    known: list[Meeting] = []
+    known = _meetings(node)
+    _write_tickets(node, known, paths)
+    told = ""
     while True:
-        meetings = _meetings(node)
-        if meetings != known:
-            known = meetings
-            text = node.node.ticket.meeting_at(meetings).text()
-            for path in (ticket_path(place.home), membership.ticket_file):
-                if path is not None:
-                    write_ticket(path, text)
         await asyncio.sleep(TICKET_SECONDS)
+        meetings = _meetings(node)
+        if meetings == known:
+            continue
+        try:
+            _write_tickets(node, meetings, paths)
+            known, told = meetings, ""
+        except ValueError as error:
+            if str(error) != told:
+                told = str(error)
+                tell(told)
+
+
+def _write_tickets(node: SwarmNode, meetings: Sequence[Meeting], paths: Sequence[Path]) -> None:
+    text = node.node.ticket.meeting_at(meetings).text()
+    for path in paths:
+        write_ticket(path, text)
 
 
 def _meetings(node: SwarmNode) -> list[Meeting]:
