@@ -28,6 +28,12 @@ class SqliteJournal:
         for (record,) in self._database.execute("SELECT record FROM records ORDER BY number"):
             yield record
 
+    def drop(self, num_records: int) -> None:
+        assert not self._database.in_transaction, "sync before records are dropped"
+        self._database.execute(
+            "DELETE FROM records WHERE number IN (SELECT number FROM records ORDER BY number LIMIT ?)", (num_records,)
+        )
+
     def close(self) -> None:
         """Give up what was not synced."""
         if self._database.in_transaction:

@@ -53,3 +53,8 @@ class DiskJournal:
 
     def records(self) -> list[bytes]:
         return [*self._synced, *self._unsynced]
+
+    def drop(self, num_records: int) -> None:
+        assert not self._unsynced, "sync before records are dropped"
+        if self._process.is_alive:
+            del self._synced[:num_records]

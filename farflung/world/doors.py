@@ -128,6 +128,10 @@ class Journal(Protocol):
         """All records in order of appending."""
         ...
 
+    def drop(self, num_records: int) -> None:
+        """Forget the oldest records for good; call it with everything synced. A crash leaves all of them or none."""
+        ...
+
 
 class Traffic(Protocol):
     """The one byte counter that every report uses."""

@@ -48,4 +48,44 @@ class Introduce:
     contact: Contact
 
 
-Effect = Send | Run | WakeAt | Note | Introduce
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write a value to the store; it is durable before the effects after this one are carried out."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read a value of the store; it, or None, comes back through `Role.finished(job, value, now)`."""
+
+    job: object
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Forget a value of the store."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Add a record to a journal; it is synced before the effects after this one are carried out, so that what they
+    acknowledge survives a crash."""
+
+    journal: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a journal's oldest records, once a saved state holds what they say."""
+
+    journal: str
+    num_records: int
+
+
+Effect = Send | Run | WakeAt | Note | Introduce | Save | Load | Delete | Append | Drop

@@ -5,7 +5,19 @@ from collections.abc import Callable, Sequence
 
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
-from farflung.world.effects import Effect, Introduce, Note, Run, Send, WakeAt
+from farflung.world.effects import (
+    Append,
+    Delete,
+    Drop,
+    Effect,
+    Introduce,
+    Load,
+    Note,
+    Run,
+    Save,
+    Send,
+    WakeAt,
+)
 from farflung.world.errors import PeerMisbehaved
 from farflung.world.role import Role
 
@@ -47,19 +59,52 @@ class Host:
             self.perform(self._role.lost(peer, reason, self._world.clock.now()))
 
     def perform(self, effects: Sequence[Effect]) -> None:
-        """Carry out effects, in order: those of a handler, or those that local code made the role ask for."""
+        """Carry out effects, in order: those of a handler, or those that local code made the role ask for.
+
+        A disk that does not take what is to be kept stops the role there: nothing is sent that is not durable.
+        """
+        try:
+            self._perform_all(effects)
+        except OSError as error:
+            self._world.note(self._actor, f"stops, because the disk fails: {error}")
+            self.stop()
+
+    def _perform_all(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case Send(destination, message):
-                    self._world.network.send(self._actor, destination, message)
-                case Run(job, function, arguments, seconds):
-                    self._submit(job, function, arguments, seconds)
-                case WakeAt(time):
-                    self._wake_at(time)
-                case Note(sentence):
-                    self._world.note(self._actor, sentence)
-                case Introduce(peer, contact):
-                    self._world.network.introduce(peer, contact)
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(destination, message):
+                self._world.network.send(self._actor, destination, message)
+            case Run(job, function, arguments, seconds):
+                self._submit(job, function, arguments, seconds)
+            case WakeAt(time):
+                self._wake_at(time)
+            case Note(sentence):
+                self._world.note(self._actor, sentence)
+            case Introduce(peer, contact):
+                self._world.network.introduce(peer, contact)
+            case _:
+                self._keep(effect)
+
+    def _keep(self, effect: Save | Load | Delete | Append | Drop) -> None:
+        """Effects on what survives a crash."""
+        match effect:
+            case Save(key, value):
+                self._world.store.write(key, value)
+            case Delete(key):
+                self._world.store.delete(key)
+            case Append(name, record):
+                journal = self._world.journal(name)
+                journal.append(record)
+                journal.sync()
+            case Drop(name, num_records):
+                self._world.journal(name).drop(num_records)
+            case Load(job, key):
+                value = self._world.store.read(key)
+                if not self._is_stopped:
+                    self._perform_all(self._role.finished(job, value, self._world.clock.now()))
 
     def _submit(
         self, job: object, function: Callable[..., object], arguments: tuple[object, ...], seconds: float

@@ -1,0 +1,79 @@
+"""What a server keeps in memory about each client: where it is, what it sends, what it is being sent."""
+
+import re
+from dataclasses import dataclass, field
+
+from farflung.systems.hierarchy.flow import Inflow, Outflow
+from farflung.systems.hierarchy.messages import Join, ModelHeader, RunIdentity, UpdateHeader
+from farflung.world.address import Address
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
+CURSOR_KEYS_MAX = 1024
+
+
+@dataclass(slots=True)
+class Arriving:
+    """An update of which some parts are here."""
+
+    sequence: int
+    header: UpdateHeader
+    inflow: Inflow
+
+
+@dataclass(slots=True)
+class Leaving:
+    """A model on its way to the client."""
+
+    dispatch: int
+    header: ModelHeader
+    outflow: Outflow
+    resident: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Parts that have not arrived there; empty if they lie on disk."""
+    is_on_disk: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """One client under its present lease, since the server started."""
+
+    address: Address
+    lost_at: float | None = None
+    """Since when it cannot be reached."""
+    arriving: Arriving | None = None
+    leaving: Leaving | None = None
+    is_preparing: bool = False
+    """A model for it is waited for or being encoded."""
+
+    def heard(self, source: Address) -> None:
+        """A message came from it."""
+        self.address, self.lost_at = source, None
+
+    def is_lapsed(self, now: float, lease_seconds: float) -> bool:
+        """Whether it has been away for so long that others may have what it held."""
+        return self.lost_at is not None and now - self.lost_at > lease_seconds
+
+
+def difference(join: Join, own: RunIdentity) -> str | None:
+    """Why a client cannot take part in this run, or None if it can."""
+    if not NAME.fullmatch(join.name):
+        return "a name has 1 to 60 letters, digits, points, dashes and underscores"
+    if join.run.code != own.code:
+        return f"this run is on version {own.code}, not {join.run.code[:40]}: install the same on every machine"
+    if join.run.layout != own.layout:
+        return "this run trains a model with other parameters: start the worker from the run's own model"
+    if join.run.config != own.config:
+        return "this run has other settings: start the worker with the run's own file"
+    return None
+
+
+def is_sound(header: UpdateHeader, num_parts: int) -> bool:
+    """Whether an update's header is one that an honest client of a model with so many parts sends."""
+    return (
+        header.num_parts == num_parts
+        and header.num_steps >= 1
+        and header.num_tokens >= 0
+        and header.base_version >= 0
+        and 0 <= header.speed < float("inf")
+        and abs(header.loss) < float("inf")
+        and len(header.cursor) <= CURSOR_KEYS_MAX
+    )

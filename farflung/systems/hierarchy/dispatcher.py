@@ -1,0 +1,174 @@
+"""Models on their way from a server to its clients: each as it was at one moment, part by part, a few parts ahead.
+
+A model is encoded between two updates, so that its parts are of one version however long it takes to travel; it waits
+in memory if it is small and on disk if it is not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from farflung.systems.hierarchy.clients import Leaving, Session
+from farflung.systems.hierarchy.config import HierarchyConfig
+from farflung.systems.hierarchy.durable import dispatch_key
+from farflung.systems.hierarchy.flow import Outflow
+from farflung.systems.hierarchy.merge import digest
+from farflung.systems.hierarchy.messages import Fetch, ModelHeader, ModelPart, Sent
+from farflung.systems.hierarchy.pace import scaled_steps
+from farflung.systems.hierarchy.state import ServerState
+from farflung.systems.hierarchy.work import Compute, Work
+from farflung.world.effects import Delete, Effect, Load, Save, Send
+
+VALUE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PartJob:
+    """A part of a model that is read from disk to be sent."""
+
+    name: str
+    dispatch: int
+    index: int
+
+
+class Dispatcher:
+    """Sends models to the clients of one server."""
+
+    def __init__(
+        self,
+        config: HierarchyConfig,
+        state: ServerState,
+        sessions: Mapping[str, Session],
+        codec: str,
+        first_dispatch: int,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._sessions = sessions
+        self._codec = codec
+        self._num_dispatches = first_dispatch
+        num_values = sum(tensor.numel() for tensor in state.model.parameters.values())
+        self._is_on_disk = num_values * VALUE_BYTES > config.resident_bytes_max
+
+    def prepare(self, name: str) -> Work:
+        """Encode the model as it is now and send its first parts to the client; its turn comes with the queue's."""
+        session = self._sessions.get(name)
+        if session is None or not session.is_preparing:
+            return
+        self._num_dispatches += 1
+        header = self._header(name)
+        leaving = Leaving(self._num_dispatches, header, Outflow(header.num_parts, self._config.num_parts_ahead))
+        leaving.is_on_disk = self._is_on_disk
+        yield from self.forget(session)
+        session.leaving, session.is_preparing = leaving, False
+        for index in range(header.num_parts):
+            data = yield Compute(self._state.model.dispatch_part, (index, self._codec))
+            if session.leaving is not leaving:
+                return
+            if self._is_on_disk:
+                yield Save(dispatch_key(leaving.dispatch, index), data)
+            else:
+                leaving.resident[index] = data
+            leaving.outflow.ready = index + 1
+            yield from self._send_next(name, session)
+
+    def _header(self, name: str) -> ModelHeader:
+        state, client = self._state, self._state.ledger.clients[name]
+        num_steps, speed_max = self._config.num_local_steps, state.speed_max
+        if self._config.is_speed_scaled and client.speed and speed_max:
+            num_steps = scaled_steps(num_steps, client.speed, speed_max)
+        return ModelHeader(
+            num_parts=state.model.num_parts,
+            sequence=client.sequence,
+            version=state.counters.version,
+            num_local_steps=num_steps,
+            global_steps=state.global_steps,
+            speed_max=speed_max,
+            is_over=state.counters.is_over,
+        )
+
+    def forget(self, session: Session) -> list[Effect]:
+        """Nothing more of the model on its way to that client is wanted."""
+        leaving, session.leaving = session.leaving, None
+        if leaving is None or not leaving.is_on_disk:
+            return []
+        left = range(leaving.outflow.arrived, leaving.outflow.ready)
+        return [Delete(dispatch_key(leaving.dispatch, index)) for index in left]
+
+    def fetch(self, session: Session, message: Fetch) -> list[Effect]:
+        """The client says what it has of a model, or asks where it is."""
+        client, leaving = self._state.ledger.clients[message.name], session.leaving
+        if message.sequence != client.sequence:
+            return []
+        if leaving is None:
+            return [*self._begin(message.name, session), *self._answer(session, message)]
+        if message.dispatch == leaving.dispatch and message.is_lost and message.next < leaving.outflow.arrived:
+            # It had them and has lost them, in a crash: it gets a model anew.
+            return [*self.forget(session), *self._begin(message.name, session)]
+        effects: list[Effect] = []
+        if message.dispatch == leaving.dispatch:
+            effects += self._take_news(leaving, message)
+        effects += self._send_next(message.name, session)
+        return [*effects, *self._answer(session, message)]
+
+    def _begin(self, name: str, session: Session) -> list[Effect]:
+        if session.is_preparing:
+            return []
+        session.is_preparing = True
+        return self._state.queue.push(self.prepare(name))
+
+    def _take_news(self, leaving: Leaving, message: Fetch) -> list[Effect]:
+        before = leaving.outflow.arrived
+        if message.is_lost:
+            leaving.outflow.rewind(message.next)
+        else:
+            leaving.outflow.take_news(message.next)
+        arrived = range(before, leaving.outflow.arrived)
+        for index in arrived:
+            leaving.resident.pop(index, None)
+        return [Delete(dispatch_key(leaving.dispatch, index)) for index in arrived] if leaving.is_on_disk else []
+
+    def _answer(self, session: Session, message: Fetch) -> list[Effect]:
+        """Say what was sent, behind what was sent."""
+        if not message.ask:
+            return []
+        leaving = session.leaving
+        sent = Sent(
+            name=message.name,
+            lease=message.lease,
+            sequence=message.sequence,
+            dispatch=leaving.dispatch if leaving else 0,
+            upto=leaving.outflow.sent if leaving else 0,
+            ask=message.ask,
+        )
+        return [Send(session.address, sent)]
+
+    def _send_next(self, name: str, session: Session) -> list[Effect]:
+        leaving = session.leaving
+        assert leaving is not None
+        effects: list[Effect] = []
+        for index in leaving.outflow.next_parts():
+            if leaving.is_on_disk:
+                effects.append(Load(PartJob(name, leaving.dispatch, index), dispatch_key(leaving.dispatch, index)))
+            else:
+                effects.append(self._part(name, session, leaving, index, leaving.resident[index]))
+        return effects
+
+    def loaded(self, job: PartJob, data: object) -> list[Effect]:
+        """A part was read from disk."""
+        session = self._sessions.get(job.name)
+        if session is None or session.leaving is None or session.leaving.dispatch != job.dispatch:
+            return []
+        assert isinstance(data, bytes), "a part of a model that is being sent is missing"
+        return [self._part(job.name, session, session.leaving, job.index, data)]
+
+    def _part(self, name: str, session: Session, leaving: Leaving, index: int, data: bytes) -> Effect:
+        part = ModelPart(
+            name=name,
+            lease=self._state.ledger.clients[name].lease,
+            dispatch=leaving.dispatch,
+            index=index,
+            header=leaving.header,
+            digest=digest(data),
+            slices=memoryview(data),
+        )
+        return Send(session.address, part)

@@ -1,0 +1,68 @@
+"""Whole trees of servers without faults: they learn, end, and their counts add up."""
+
+import torch
+
+from farflung.systems.hierarchy.config import HierarchyConfig
+from tests.hierarchies import Quadratic, SimulatedHierarchy, targets
+
+SIZES = {"a": (3, 4), "b": (5,)}
+ZEROS = {name: torch.zeros(size) for name, size in SIZES.items()}
+CONFIG = HierarchyConfig(
+    budget_steps=2000,
+    num_local_steps=8,
+    updates_per_push=4,
+    local_delay=2,
+    local_learning_rate=0.5,
+    local_momentum=0.5,
+    global_delay=1,
+    global_learning_rate=0.7,
+    global_momentum=0.2,
+    merge_weight=0.5,
+)
+REGIONS = {"eu": (1.0, 2.0), "us": (1.0, 1.5)}
+
+
+def test_a_tree_learns_and_its_counts_add_up() -> None:
+    target = targets(1, SIZES)
+    with SimulatedHierarchy(CONFIG, REGIONS, lambda region, number: Quadratic(target), ZEROS) as tree:
+        reports = tree.run()
+        assert tree.global_server is not None
+        root = tree.global_server.report()
+        for region, server in tree.servers.items():
+            local = server.report()
+            own = [report for name, report in reports.items() if name.startswith(region)]
+            assert local.num_steps == sum(report.num_steps_taken for report in own)
+            assert local.version == sum(report.num_updates for report in own) == sum(local.staleness.values())
+            assert local.num_pushes == root.clients[region].num_updates == local.num_merges
+            assert root.clients[region].num_steps == server.state.counters.pushed_steps
+        assert root.num_steps >= CONFIG.budget_steps and root.is_over
+        distance = sum(
+            float((value - target[name]).norm()) for name, value in tree.global_server.state.model.parameters.items()
+        )
+        assert distance < 0.05 * sum(float(value.norm()) for value in target.values())
+    assert all(report.is_over and report.num_steps == report.num_steps_taken for report in reports.values())
+
+
+def test_slower_workers_make_fewer_steps_and_schedules_follow_global_progress() -> None:
+    learners: dict[tuple[str, int], Quadratic] = {}
+
+    def learner(region: str, number: int) -> Quadratic:
+        learners[region, number] = Quadratic(targets(1, SIZES))
+        return learners[region, number]
+
+    with SimulatedHierarchy(CONFIG, {"eu": (1.0, 4.0)}, learner, ZEROS) as tree:
+        reports = tree.run()
+    fast, slow = reports["eu-0"], reports["eu-1"]
+    assert 0.2 < slow.num_steps / fast.num_steps < 0.4
+    progress = learners["eu", 1].progress
+    assert progress[-1] > 0.9 and progress == sorted(progress), "the slow one is where the run is, not where it is"
+
+
+def test_without_a_global_server_it_is_one_asynchronous_server() -> None:
+    with SimulatedHierarchy(
+        CONFIG, {"eu": (1.0, 1.3)}, lambda region, number: Quadratic(targets(1, SIZES)), ZEROS, has_global=False
+    ) as tree:
+        reports = tree.run()
+        local = tree.servers["eu"].report()
+    assert local.is_over and local.num_steps >= CONFIG.budget_steps and local.num_pushes == 0
+    assert local.num_steps == sum(report.num_steps_taken for report in reports.values())
