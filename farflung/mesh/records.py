@@ -7,7 +7,7 @@ nobody renews is gone when its lease ends, counted on the holder's own clock fro
 import msgspec
 
 from farflung.wire.certificate import TicketRole
-from farflung.wire.identity import KEY_BYTES, BadSignature, Identity, Signed
+from farflung.wire.identity import BadSignature, Identity, Signed
 from farflung.world.address import PeerId
 from farflung.world.doors import Contact
 
@@ -75,7 +75,6 @@ def check_limits(record: Record) -> None:
         ("endpoints", len(contact.endpoints), ENDPOINTS_MAX),
         ("characters in an endpoint", max(map(len, contact.endpoints), default=0), ENDPOINT_LENGTH_MAX),
         ("relays", len(contact.relays), RELAYS_MAX),
-        ("bytes in the sealing key", len(contact.sealing_key), KEY_BYTES),
         ("characters in the site's name", len(record.site), SITE_LENGTH_MAX),
     ]
     for what, length, limit in lengths:

@@ -44,8 +44,6 @@ class Contact:
     """host:port pairs that accept connections; none for a node behind a NAT or firewall."""
     relays: tuple[PeerId, ...] = ()
     """Peers that hold a stream of this node and forward to it."""
-    sealing_key: bytes = b""
-    """X25519 public key with which relayed frames are sealed end to end; 32 bytes."""
 
 
 class Network(Protocol):

@@ -29,7 +29,7 @@ def book(*, num_records_max: int = 10) -> RecordBook:
 
 
 def test_a_signed_record_is_read_back_and_verified() -> None:
-    contact = Contact(endpoints=("host:1",), relays=(identity("relay").peer,), sealing_key=bytes(32))
+    contact = Contact(endpoints=("host:1",), relays=(identity("relay").peer,))
     said = record(contact=contact, topics={"swarm": b"\x00\xff"}, is_rendezvous=True)
     signed = said.sign(identity("node"))
     assert read(signed) == said
@@ -44,7 +44,6 @@ def test_a_signed_record_is_read_back_and_verified() -> None:
         {"topics": {"swarm": bytes(RECORD_BYTES_MAX)}},
         {"contact": Contact(endpoints=("host:1",) * 17)},
         {"contact": Contact(endpoints=("h" * 261,))},
-        {"contact": Contact(sealing_key=bytes(33))},
         {"site": "x" * 65},
         {"lease_seconds": 0.0},
         {"lease_seconds": 1e9},
