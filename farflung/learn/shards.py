@@ -1,182 +1,152 @@
-"""Where the values of a sharded tensor lie: pieces (name, global offset, length) that no mesh appears in.
+"""Who holds which parts of the data: shards dealt to workers by weight, and moved without drawing a sample twice.
 
-    site of 2 FSDP ranks      rank 0: (w, 0, 6)   rank 1: (w, 6, 6)
-    site of 1 process         rank 0: (w, 0, 12)
-    2 lanes on the wire       lane 0: (w, 0, 6)   lane 1: (w, 6, 6)
-
-Offsets count values of the whole tensor in row-major order, so that sites which shard differently mean the same by a
-piece. Sites exchange lanes: equal shares of every tensor, cut as FSDP2 cuts, so that a site with as many ranks as there
-are lanes sends each rank's own shard and nothing moves inside it.
+The number of shards is the capacity of a run and stays; workers come, go, and change their speed. A shard moves only
+when its holder reports how far it is: between that report and the answer the holder draws nothing, so the next holder
+goes on exactly there. Of a holder that is gone, what it drew after its last report was never acknowledged and is drawn
+again by whoever gets its shards.
 """
 
-import itertools
-import math
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch.distributed.tensor import DTensor
-
-
-class Piece(NamedTuple):
-    """Values [offset, offset + length) of the named tensor, flattened in row-major order."""
-
-    name: str
-    offset: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """One past the last value."""
-        return self.offset + self.length
-
-    def overlap(self, other: "Piece") -> "Piece | None":
-        """What both hold; None if that is nothing."""
-        first, end = max(self.offset, other.offset), min(self.end, other.end)
-        return Piece(self.name, first, end - first) if self.name == other.name and first < end else None
+ORDER = "order"
+"""Key of a cursor: which order of which samples its counts belong to."""
+SHARD_PREFIX = "shard_"
+"""Key of a cursor, before a shard's index: how many samples have been drawn from it, over all epochs."""
 
 
-Layout = Mapping[str, tuple[Piece, ...]]
-"""Name -> the pieces that one rank (or lane) holds, in the order in which its local values lie."""
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `num_shards` equal parts of the samples."""
+
+    index: int
+    num_shards: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.num_shards:
+            raise ValueError(f"there is no shard {self.index} of {self.num_shards}: shards are counted from 0")
 
 
-class Transfer(NamedTuple):
-    """A piece that one rank sends to another, or keeps (`source == target`)."""
-
-    source: int
-    target: int
-    piece: Piece
-
-
-def local_values(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that lies on this rank, sharing its memory: a DTensor's shard, or the tensor itself."""
-    with torch.no_grad():
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def local_pieces(name: str, tensor: torch.Tensor) -> tuple[Piece, ...]:
-    """The pieces of the whole tensor that `local_values` holds here, in its row-major order.
+def shards_of(cursor: Mapping[str, int], num_shards: int) -> dict[int, int]:
+    """How many samples have been drawn from each shard of a cursor, in order of their indices.
 
     Raises:
-        ValueError: partial sums, which are no part of the tensor's values yet.
+        ValueError: this is no cursor in so many shards.
     """
-    indices = [list(range(size)) for size in tensor.shape]
-    if isinstance(tensor, DTensor):
-        coordinate = tensor.device_mesh.get_coordinate()
-        assert coordinate is not None, "a rank outside the mesh has no model"
-        for mesh_dimension, placement in enumerate(tensor.placements):
-            if placement.is_partial():
-                raise ValueError(f"{name} holds partial sums ({placement}); redistribute it before it is averaged")
-            dimension: int | None = getattr(placement, "dim", None)
-            if dimension is None:
-                continue
-            num_shards, shard = tensor.device_mesh.size(mesh_dimension), coordinate[mesh_dimension]
-            num_strides: int = getattr(placement, "split_factor", 1)
-            indices[dimension] = _shard(indices[dimension], num_shards, shard, num_strides)
-    return pieces_of_block(name, tuple(tensor.shape), indices)
+    counts = {key: count for key, count in cursor.items() if key != ORDER}
+    if not all(_is_position(key, count, num_shards) for key, count in counts.items()):
+        raise ValueError(f"{dict(cursor)} is no position in {num_shards} shards: what was kept of it is damaged")
+    return dict(sorted((int(key.removeprefix(SHARD_PREFIX)), count) for key, count in counts.items()))
 
 
-def _shard(indices: list[int], num_shards: int, shard: int, num_strides: int) -> list[int]:
-    """What `torch.chunk` gives a shard; a strided one (FSDP over tensor parallelism) gets its share of every stride."""
-    return [index for part in _chunks(indices, num_strides) for index in _chunks(part, num_shards)[shard]]
+def cursor_of(order: int, drawn: Mapping[int, int]) -> dict[str, int]:
+    """The cursor that says so; undoes `shards_of`."""
+    return {ORDER: order, **{f"{SHARD_PREFIX}{index}": count for index, count in drawn.items()}}
 
 
-def _chunks(indices: list[int], num_chunks: int) -> list[list[int]]:
-    size = max(1, -(-len(indices) // num_chunks))
-    return [indices[chunk * size : (chunk + 1) * size] for chunk in range(num_chunks)]
+def _is_position(key: str, count: object, num_shards: int) -> bool:
+    index = key.removeprefix(SHARD_PREFIX)
+    is_shard = key.startswith(SHARD_PREFIX) and index.isdecimal() and int(index) < num_shards
+    return is_shard and isinstance(count, int) and count >= 0
 
 
-def pieces_of_block(name: str, shape: Sequence[int], indices: Sequence[Sequence[int]]) -> tuple[Piece, ...]:
-    """Pieces of the block that has, along every dimension, the given ascending indices of a tensor of `shape`."""
-    if any(len(of_dimension) == 0 for of_dimension in indices):
-        return ()
-    last = len(shape) - 1  # the last dimension that is not held whole: what follows it is contiguous
-    while last >= 0 and len(indices[last]) == shape[last]:
-        last -= 1
-    if last < 0:
-        return (Piece(name, 0, math.prod(shape)),)
-    strides = [math.prod(shape[dimension + 1 :]) for dimension in range(last + 1)]
-    spans = list(_spans(indices[last]))
-    found: list[Piece] = []
-    for before in itertools.product(*indices[:last]):
-        base = sum(index * stride for index, stride in zip(before, strides, strict=False))
-        for first, end in spans:
-            found.append(Piece(name, base + first * strides[last], (end - first) * strides[last]))
-    return tuple(found)
+def deal_shards(
+    num_shards: int, weights: Mapping[str, float], held: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Deal all shards in proportion to the holders' weights (their speed, say), moving as few as the shares allow.
 
-
-def _spans(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Runs [first, end) of consecutive indices."""
-    first = indices[0]
-    for index, following in itertools.pairwise([*indices, -1]):
-        if following != index + 1:
-            yield first, index + 1
-            first = following
-
-
-def cut_lanes(shapes: Mapping[str, Sequence[int]], num_lanes: int) -> list[Layout]:
-    """Every tensor in shares along its first dimension, in whole rows (a single value goes to the first lane).
-
-    The same names, shapes and number give the same lanes everywhere. Together they hold every value once.
-    """
-    lanes: list[dict[str, tuple[Piece, ...]]] = [{} for _ in range(num_lanes)]
-    for name, shape in shapes.items():
-        num_rows, row = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        for lane, rows in zip(lanes, _chunks(list(range(num_rows)), num_lanes), strict=True):
-            if rows and row:
-                lane[name] = (Piece(name, rows[0] * row, len(rows) * row),)
-    return list(lanes)
-
-
-class Holding:
-    """The pieces of one tensor on one rank, found by their offsets."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        """`pieces`: in the order of the local values, with rising offsets."""
-        self._pieces = pieces
-        self._offsets = [piece.offset for piece in pieces]
-        self._firsts = list(itertools.accumulate((piece.length for piece in pieces), initial=0))
-
-    def find(self, wanted: Piece) -> Iterator[tuple[Piece, int]]:
-        """What is held of a piece, in rising parts, each with the place of its first value in the local values."""
-        for place in range(max(0, bisect_right(self._offsets, wanted.offset) - 1), len(self._pieces)):
-            held = self._pieces[place]
-            if held.offset >= wanted.end:
-                return
-            shared = held.overlap(wanted)
-            if shared is not None:
-                yield shared, self._firsts[place] + shared.offset - held.offset
-
-
-def plan_transfers(sources: Sequence[Holding], targets: Sequence[Sequence[Piece]]) -> list[Transfer]:
-    """How one tensor gets from the ranks that hold `sources` to those that want `targets`.
-
-    A rank takes what it can from itself, and the rest from the lowest rank that has it; ordered by target and offset.
+    `held` says who has which now, also of holders without a weight, which lose theirs. Every holder gets at least one.
 
     Raises:
-        ValueError: values that no rank holds.
+        ValueError: more holders than shards, or a weight that is not positive.
     """
-    plan: list[Transfer] = []
-    for target, wanted in enumerate(targets):
-        missing = list(wanted)
-        for source in sorted(range(len(sources)), key=lambda rank: (rank != target, rank)):
-            rests: list[Piece] = []
-            for piece in missing:
-                found = [shared for shared, _ in sources[source].find(piece)]
-                plan += [Transfer(source, target, shared) for shared in found]
-                rests += _without(piece, found)
-            missing = rests
-        if missing:
-            name, offset, _ = missing[0]
-            raise ValueError(f"no rank of this site holds values {offset} to {missing[0].end} of {name}")
-    return sorted(plan, key=lambda transfer: (transfer.target, transfer.piece.offset))
+    if len(weights) > num_shards:
+        raise ValueError(f"{len(weights)} workers cannot share {num_shards} shards: begin a run with more shards")
+    if not all(weight > 0 for weight in weights.values()):
+        raise ValueError("the weight of a worker that shares the data must be positive")
+    shares = _shares(num_shards, weights)
+    kept = {name: sorted(held.get(name, ()))[:share] for name, share in shares.items()}
+    settled = {index for indices in kept.values() for index in indices}
+    free = [index for index in range(num_shards) if index not in settled]
+    for name, share in shares.items():
+        num_missing = share - len(kept[name])
+        kept[name] += free[:num_missing]
+        del free[:num_missing]
+    return {name: tuple(sorted(indices)) for name, indices in kept.items()}
 
 
-def _without(piece: Piece, taken: Sequence[Piece]) -> Iterator[Piece]:
-    """What is left of a piece between parts of it, which rise."""
-    first = piece.offset
-    for part in [*taken, Piece(piece.name, piece.end, 0)]:
-        if part.offset > first:
-            yield Piece(piece.name, first, part.offset - first)
-        first = part.end
+def _shares(num_shards: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """How many each gets: one, and of the rest its share, rounded so that they add up (largest remainder)."""
+    if not weights:
+        return {}
+    rest, total = num_shards - len(weights), sum(weights.values())
+    exact = {name: rest * weights[name] / total for name in sorted(weights)}
+    shares = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: shares[name] - exact[name])
+    for name in by_remainder[: rest - sum(shares.values())]:
+        shares[name] += 1
+    return {name: 1 + share for name, share in shares.items()}
+
+
+@dataclass(slots=True)
+class ShardLedger:
+    """The leader's book: how far each shard is, who holds it, and who shall. Its fields are all its state."""
+
+    num_shards: int
+    order: int | None = None
+    """Of the run's data; that of the first report."""
+    drawn: dict[int, int] = field(default_factory=dict[int, int])
+    """Samples drawn from each shard as last reported."""
+    holders: dict[int, str] = field(default_factory=dict[int, str])
+    """Who draws from a shard now."""
+    wanted: dict[int, str] = field(default_factory=dict[int, str])
+    """Who shall, as soon as its holder has reported."""
+
+    def admit(self, weights: Mapping[str, float]) -> None:
+        """Share all shards among exactly these; whoever is not named is gone and its shards are free at once.
+
+        Raises:
+            ValueError: as `deal_shards`.
+        """
+        dealt = deal_shards(self.num_shards, weights, self._by_name(self.wanted))
+        self.wanted = {index: name for name, indices in dealt.items() for index in indices}
+        self.holders = {index: name for index, name in self.holders.items() if name in weights}
+
+    def report(self, name: str, cursor: Mapping[str, int]) -> dict[str, int]:
+        """Note how far a holder is with what it holds; the cursor from which it shall go on, with more shards or fewer.
+
+        A cursor without shards says that all of its own are with others still, or that it was not admitted: it asks
+        again later.
+
+        Raises:
+            ValueError: its data is not the run's.
+        """
+        order = cursor.get(ORDER)
+        if self.order is None:
+            self.order = order
+        if order is None or order != self.order:
+            raise ValueError(
+                f"{name} has other data than this run, or cuts it in another way: give it the same source, tokenizer, "
+                f"sequence length and seed"
+            )
+        for index, count in shards_of(cursor, self.num_shards).items():
+            if self.holders.get(index) == name:
+                self.drawn[index] = max(count, self.drawn.get(index, 0))
+        self._exchange(name)
+        mine = [index for index in range(self.num_shards) if self.holders.get(index) == name]
+        return cursor_of(order, {index: self.drawn.get(index, 0) for index in mine})
+
+    def _exchange(self, name: str) -> None:
+        for index in range(self.num_shards):
+            wanted = self.wanted.get(index)
+            if self.holders.get(index) == name and wanted != name:
+                del self.holders[index]
+            elif index not in self.holders and wanted == name:
+                self.holders[index] = name
+
+    @staticmethod
+    def _by_name(assigned: Mapping[int, str]) -> dict[str, list[int]]:
+        by_name: dict[str, list[int]] = {}
+        for index, name in assigned.items():
+            by_name.setdefault(name, []).append(index)
+        return by_name

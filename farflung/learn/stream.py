@@ -11,35 +11,19 @@ from the shards it holds and its cursor says how far each of them is: handed ove
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from farflung.learn.permutation import Permutation
+from farflung.learn.shards import ORDER, Shard, cursor_of, shards_of
 
 Tokens = np.ndarray[tuple[int], np.dtype[Any]]
 """One row of token numbers: uint16, uint32 or any other integers, in memory or mapped from a file."""
 
-ORDER = "order"
-"""Key of a cursor: which order of which samples its counts belong to."""
-SHARD_PREFIX = "shard_"
-"""Key of a cursor, before a shard's index: how many samples have been drawn from it, over all epochs."""
 PROBE_TOKENS = 4096
 """Tokens at either end of the data that tell it from other data of the same length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `num_shards` equal parts of the samples."""
-
-    index: int
-    num_shards: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.num_shards:
-            raise ValueError(f"there is no shard {self.index} of {self.num_shards}: shards are counted from 0")
 
 
 class TokenStream:
@@ -78,8 +62,7 @@ class TokenStream:
     @property
     def cursor(self) -> dict[str, int]:
         """How far each held shard is: a copy, fit for a checkpoint or for whoever holds these shards next."""
-        counts = {f"{SHARD_PREFIX}{index}": drawn for index, drawn in self._drawn.items()}
-        return {ORDER: self._order, **counts}
+        return cursor_of(self._order, self._drawn)
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -102,11 +85,7 @@ class TokenStream:
                 "this position in the data is of a run with other tokens, sequence length, number of shards or seed: "
                 "resume with the settings and the data that the run began with"
             )
-        counts = {key: count for key, count in cursor.items() if key != ORDER}
-        if not all(self._is_position(key, count) for key, count in counts.items()):
-            raise ValueError(f"{dict(cursor)} is no position in {self._num_shards} shards: the file is damaged")
-        indices = {int(key.removeprefix(SHARD_PREFIX)): count for key, count in counts.items()}
-        self._drawn = dict(sorted(indices.items()))
+        self._drawn = shards_of(cursor, self._num_shards)
 
     def next_batch(self) -> torch.Tensor:
         """The next samples, int64 of shape [batch_size, sequence_length + 1]."""
@@ -134,11 +113,6 @@ class TokenStream:
         for probe in (self._tokens[:PROBE_TOKENS], self._tokens[-PROBE_TOKENS:]):
             digest.update(probe.astype("<i8").tobytes())
         return int.from_bytes(digest.digest(), "little")
-
-    def _is_position(self, key: str, count: object) -> bool:
-        index = key.removeprefix(SHARD_PREFIX)
-        is_shard = key.startswith(SHARD_PREFIX) and index.isdecimal() and int(index) < self._num_shards
-        return is_shard and isinstance(count, int) and count >= 0
 
 
 def hold_out(tokens: Tokens | torch.Tensor, sequence_length: int, num_sequences: int) -> tuple[Tokens, Tokens]:

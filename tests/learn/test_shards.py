@@ -1,109 +1,133 @@
-"""Shards as pieces of the whole: sites that shard differently mean the same values, and average to the same."""
+"""Shards among workers that come and go: all are dealt, few move, and no sample is drawn twice in an epoch."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
-import torch
-from torch.distributed.tensor.placement_types import _StridedShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from farflung.learn import redistribute
-from farflung.learn.redistribute import Redistribution, Site
-from farflung.learn.shards import Holding, Piece, _shard, cut_lanes, local_pieces, pieces_of_block, plan_transfers
-from tests.learn.shard_ranks import SHAPES, whole_tensors
+from farflung.learn.shards import Shard, ShardLedger, cursor_of, deal_shards, shards_of
+from farflung.learn.stream import TokenStream
 
-ROOT = Path(__file__).parents[2]
-
-
-def values_of(pieces: tuple[Piece, ...], whole: torch.Tensor) -> torch.Tensor:
-    flat = whole.reshape(-1)
-    return torch.cat([flat[piece.offset : piece.end] for piece in pieces])
+LENGTH = 3
+WEIGHTS = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.1, 10), min_size=1, max_size=8)
 
 
-def test_pieces_of_a_block_are_its_values_in_their_order() -> None:
-    whole = torch.arange(2 * 5 * 3 * 2).reshape(2, 5, 3, 2)
-    for indices in ([[0, 1], [1, 2], [0, 1, 2], [0, 1]], [[1], [0, 2, 3], [1, 2], [0, 1]], [[0, 1], [4], [0, 2], [1]]):
-        pieces = pieces_of_block("w", whole.shape, indices)
-        block = whole
-        for dimension, chosen in enumerate(indices):
-            block = block.index_select(dimension, torch.tensor(chosen))
-        assert torch.equal(values_of(pieces, whole), block.reshape(-1))
-    assert pieces_of_block("w", (4, 6), [[2, 3], list(range(6))]) == (Piece("w", 12, 12),)
-    assert pieces_of_block("w", (4, 6), [[], list(range(6))]) == ()
-    assert pieces_of_block("w", (), []) == (Piece("w", 0, 1),)
+@given(st.integers(8, 64), WEIGHTS, WEIGHTS)
+def test_all_shards_are_dealt_by_weight_and_only_what_must_moves(
+    num_shards: int, before: dict[str, float], after: dict[str, float]
+) -> None:
+    held = deal_shards(num_shards, before, {})
+    dealt = deal_shards(num_shards, after, held)
+    assert sorted(index for indices in dealt.values() for index in indices) == list(range(num_shards))
+    rest = num_shards - len(after)
+    for name, indices in dealt.items():
+        share = 1 + rest * after[name] / sum(after.values())
+        assert share - 1 < len(indices) < share + 1
+        kept = {*indices} & {*held.get(name, ())}
+        assert len(kept) == min(len(indices), len(held.get(name, ()))), "nothing moves that could have stayed"
+    assert deal_shards(num_shards, after, dealt) == dealt
 
 
-@pytest.mark.parametrize("num_rows", [1, 7, 8, 13])
-def test_a_strided_shard_has_the_rows_that_torch_gives_it(num_rows: int) -> None:
-    rows = torch.arange(num_rows)
-    for num_strides, num_shards in ((2, 2), (2, 3), (4, 2)):
-        expected, _ = _StridedShard(0, split_factor=num_strides)._split_tensor(rows, num_shards, with_padding=False)
-        for shard in range(num_shards):
-            assert _shard(rows.tolist(), num_shards, shard, num_strides) == expected[shard].tolist()
+def test_impossible_deals_are_refused() -> None:
+    assert deal_shards(4, {}, {"a": (0, 1)}) == {}
+    with pytest.raises(ValueError, match="2 workers cannot share 1 shards"):
+        deal_shards(1, {"a": 1, "b": 1}, {})
+    with pytest.raises(ValueError, match="must be positive"):
+        deal_shards(4, {"a": 1, "b": 0}, {})
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2, 3, 9])
-def test_lanes_hold_every_value_once(num_lanes: int) -> None:
-    lanes = cut_lanes(SHAPES, num_lanes)
-    for name, whole in whole_tensors(1).items():
-        held = sorted(piece for lane in lanes for piece in lane.get(name, ()))
-        assert torch.equal(values_of(tuple(held), whole), whole.reshape(-1))
+@dataclass
+class Worker:
+    """Draws single samples from the shards it holds, as its leader last said."""
+
+    stream: TokenStream
+    unreported: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Epoch of the shard and sample, of what was drawn after the last report."""
+
+    def draw(self, lengths: dict[int, int]) -> None:
+        if not self.stream.shards:
+            return
+        before = shards_of(self.stream.cursor, len(lengths))
+        sample = int(self.stream.next_batch()[0, 0]) // LENGTH
+        after = shards_of(self.stream.cursor, len(lengths))
+        (index,) = (index for index in after if after[index] != before[index])
+        assert sample % len(lengths) == index
+        self.unreported.append((before[index] // lengths[index], sample))
 
 
-def test_a_rank_takes_from_itself_first_and_is_told_what_nobody_holds() -> None:
-    sources = [Holding([Piece("w", 0, 6)]), Holding([Piece("w", 0, 2), Piece("w", 5, 5)])]
-    plan = plan_transfers(sources, [[], [Piece("w", 0, 10)]])
-    assert [(transfer.source, *transfer.piece[1:]) for transfer in plan] == [(1, 0, 2), (0, 2, 3), (1, 5, 5)]
-    with pytest.raises(ValueError, match="no rank of this site holds values 10 to 12 of w"):
-        plan_transfers(sources, [[Piece("w", 3, 9)]])
+@settings(max_examples=60)
+@given(st.data(), st.integers(6, 12), st.integers(12, 50))
+def test_over_changes_of_holders_no_sample_is_drawn_twice(data: st.DataObject, num_shards: int, num: int) -> None:
+    tokens = np.arange(num * LENGTH + 1, dtype=np.uint16)
+    lengths = {index: len(range(index, num, num_shards)) for index in range(num_shards)}
+    ledger, workers = ShardLedger(num_shards), dict[str, Worker]()
+    trained: Counter[tuple[int, int]] = Counter()
+
+    def report(name: str) -> None:
+        worker = workers[name]
+        answer = ledger.report(name, worker.stream.cursor)
+        trained.update(worker.unreported)
+        worker.unreported = []
+        worker.stream.seek(answer)
+
+    for _ in range(data.draw(st.integers(1, 12))):
+        present = data.draw(st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 10), min_size=1))
+        ledger.admit(present)
+        # Whoever is not there any more has died: what it drew and did not report is lost.
+        workers = {name: workers.get(name) or new_worker(tokens, num_shards) for name in present}
+        for _ in range(data.draw(st.integers(0, 30))):
+            name = data.draw(st.sampled_from(sorted(workers)))
+            workers[name].draw(lengths) if data.draw(st.booleans()) else report(name)
+    for _ in range(2):  # what is held by one and wanted by another changes hands in two rounds
+        for name in sorted(workers):
+            report(name)
+    held = sorted(index for worker in workers.values() for index in worker.stream.shards)
+    assert held == list(range(num_shards)), "each shard has one holder again"
+    assert all(count == 1 for count in trained.values()), "a sample twice in an epoch"
+    assert sum(ledger.drawn.values()) == trained.total()
+    for index in range(num_shards):
+        whole_epochs = ledger.drawn.get(index, 0) // lengths[index]
+        assert all(
+            (epoch, sample) in trained for epoch in range(whole_epochs) for sample in range(index, num, num_shards)
+        )
 
 
-def test_a_single_process_is_a_site_and_a_plain_tensor_one_piece() -> None:
-    site, whole = Site(), whole_tensors(3)
-    pieces = {name: local_pieces(name, tensor) for name, tensor in whole.items()}
-    lanes = cut_lanes(SHAPES, 1)
-    moved = {name: torch.zeros(tensor.numel()) for name, tensor in whole.items()}
-    Redistribution(site, site.layouts(pieces), lanes).move({n: t.reshape(-1) for n, t in whole.items()}, moved)
-    assert all(torch.equal(moved[name], tensor.reshape(-1)) for name, tensor in whole.items())
+def new_worker(tokens: np.ndarray, num_shards: int) -> Worker:
+    stream = TokenStream(tokens, LENGTH, 1, Shard(0, num_shards), "seed")
+    stream.seek(cursor_of(stream.cursor["order"], {}))
+    return Worker(stream)
 
 
-def test_batches_are_bounded_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redistribute, "NUM_VALUES_MAX", 4)
-    (plan,) = [plan_transfers([Holding([Piece("w", 0, 23)]), Holding([])], [[], [Piece("w", 1, 22)]])]
-    batches = list(redistribute._batches(plan))
-    assert all(sum(transfer.piece.length for transfer in batch) <= 4 for batch in batches)
-    parts = [transfer.piece for batch in batches for transfer in batch]
-    assert [value for part in parts for value in range(part.offset, part.end)] == list(range(1, 23))
+def test_a_shard_moves_only_once_its_holder_has_reported() -> None:
+    ledger = ShardLedger(2)
+    ledger.admit({"a": 1})
+    assert ledger.report("a", {"order": 7}) == {"order": 7, "shard_0": 0, "shard_1": 0}
+    ledger.admit({"a": 1, "b": 1})
+    assert ledger.report("b", {"order": 7}) == {"order": 7}, "its shard is with the other still"
+    assert ledger.report("a", {"order": 7, "shard_0": 5, "shard_1": 4}) == {"order": 7, "shard_0": 5}
+    assert ledger.report("b", {"order": 7}) == {"order": 7, "shard_1": 4}
+    ledger.admit({"a": 1})
+    assert ledger.report("b", {"order": 7, "shard_1": 9}) == {"order": 7}, "one that is gone has no say"
+    assert ledger.report("a", {"order": 7, "shard_0": 6}) == {"order": 7, "shard_0": 6, "shard_1": 4}
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    """What two gloo processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.learn.shard_ranks"]
-    processes = [subprocess.Popen([*command, str(rank), "2", str(folder)], cwd=ROOT) for rank in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+def test_a_late_report_takes_nothing_back() -> None:
+    ledger = ShardLedger(1)
+    ledger.admit({"a": 1})
+    ledger.report("a", {"order": 7})
+    ledger.report("a", {"order": 7, "shard_0": 5})
+    assert ledger.report("a", {"order": 7, "shard_0": 3}) == {"order": 7, "shard_0": 5}
 
 
-@pytest.mark.parametrize("num_lanes", [1, 2, 3])
-def test_any_layout_and_number_of_lanes_give_the_same_average(ranks: list[dict[str, object]], num_lanes: int) -> None:
-    own, other = whole_tensors(1), whole_tensors(2)
-    for rank in ranks:
-        for name, found in rank[str(num_lanes)].items():  # type: ignore[attr-defined]
-            assert torch.equal(torch.tensor(found), (own[name] + other[name]) / 2)
-
-
-def test_short_values_are_averaged_in_full_and_rounded_once(ranks: list[dict[str, object]]) -> None:
-    own, other = whole_tensors(1), whole_tensors(2)
-    for name, found in ranks[0]["bfloat16"].items():  # type: ignore[attr-defined]
-        assert torch.equal(torch.tensor(found), ((own[name].bfloat16().float() + other[name]) / 2).bfloat16().float())
-
-
-def test_nothing_moves_inside_a_site_whose_ranks_are_the_lanes(ranks: list[dict[str, object]]) -> None:
-    assert ranks[0]["fsdp"] == 0
-    # Uneven rows, columns and copies: only the columns cross with two lanes, and with one lane the second rank's part.
-    assert ranks[0]["moved 2"] == 12
-    assert ranks[0]["moved 1"] == 2 * 3 + 4 * 3
+def test_other_data_is_refused() -> None:
+    ledger = ShardLedger(2)
+    ledger.admit({"a": 1, "b": 1})
+    ledger.report("a", {"order": 7})
+    for cursor in ({"order": 8}, {}):
+        with pytest.raises(ValueError, match="b has other data than this run"):
+            ledger.report("b", cursor)
+    with pytest.raises(ValueError, match="no position in 2 shards"):
+        ledger.report("b", {"order": 7, "shard_2": 0})
