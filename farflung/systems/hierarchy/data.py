@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from farflung.learn.stream import ORDER, SHARD_PREFIX, TokenStream
+from farflung.learn.shards import ORDER, SHARD_PREFIX
+from farflung.learn.stream import TokenStream
 
 
 class Data(Protocol):
