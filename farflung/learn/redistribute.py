@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import distributed
 
-from farflung.learn.shards import Holding, Layout, Piece, Transfer, plan_transfers
+from farflung.learn.tensor_shards import Holding, Layout, Piece, Transfer, plan_transfers
 
 NUM_VALUES_MAX = 1 << 22
 """Values of one tensor that cross the process group in one collective."""

@@ -160,7 +160,7 @@ class Rounds:
     def _connect(self, ticket: str | None) -> Connection:
         is_founding = self._where.new_swarm is not None and self._site.rank == 0 and not self._connections
         number = self._site.rank + len(self._connections)
-        place = self._where.place(number, is_rendezvous=is_founding)
+        place = self._where.place(number)
         connection = Connection(ticket, place, new_swarm=self._where.new_swarm if is_founding else None)
         self._connections.append(connection)
         return connection

@@ -14,7 +14,7 @@ import torch
 
 from farflung.learn.parameters import Tensors
 from farflung.learn.redistribute import Redistribution, Site
-from farflung.learn.shards import Layout, Piece, cut_lanes, local_pieces, local_values
+from farflung.learn.tensor_shards import Layout, Piece, cut_lanes, local_pieces, local_values
 
 PARAMETERS = "parameters"
 

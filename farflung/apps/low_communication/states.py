@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT
 from farflung.learn.parameters import Tensors
-from farflung.learn.shards import local_values
+from farflung.learn.tensor_shards import local_values
 
 MOMENTS = {"exp_avg": FIRST_MOMENT, "momentum_buffer": FIRST_MOMENT, "exp_avg_sq": SECOND_MOMENT}
 """torch's names -> ours; a state that is not here keeps its name."""

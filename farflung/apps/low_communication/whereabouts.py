@@ -31,15 +31,18 @@ class Whereabouts:
         """
         return None if self.new_swarm is not None else find_ticket(self.swarm)
 
-    def place(self, number: int, *, is_rendezvous: bool) -> Place:
-        """Of the site's node of that number: each has a port of its own, one above the other if they are stated."""
+    def place(self, number: int) -> Place:
+        """Of the site's node of that number: each has a port of its own, one above the other if they are stated.
+
+        The first node of every site that can be called keeps the directory, so that a run outlives its founder.
+        """
         if self.host is None:
             return Place(is_dial_only=True, site=self.region)
         return Place(
             host=self.host,
             port=self.port + number if self.port else 0,
             advertise=tuple(_above(place, number) for place in self.advertise),
-            is_rendezvous=is_rendezvous,
+            is_rendezvous=number == 0,
             site=self.region,
         )
 

@@ -1,4 +1,4 @@
-"""One rank of a site of gloo processes, for test_shards: `python -m tests.learn.shard_ranks RANK NUM_RANKS FOLDER`."""
+"""One rank of a site of gloo processes, for test_tensor_shards: `python -m tests.learn.tensor_shard_ranks RANK NUM_RANKS FOLDER`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from farflung.learn.redistribute import Redistribution, Site
-from farflung.learn.shards import cut_lanes, local_pieces, local_values
+from farflung.learn.tensor_shards import cut_lanes, local_pieces, local_values
 
 SHAPES: dict[str, tuple[int, ...]] = {"rows": (5, 3), "columns": (4, 6), "everywhere": (7,), "short": (1, 4), "one": ()}
 PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "everywhere": Replicate(), "short": Shard(0), "one": Replicate()}
