@@ -1,6 +1,7 @@
 """A whole run of `systems/desync` in the simulator: a coordinator, and workers whose learners descend on quadratics."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,9 @@ from farflung.sim.topology import Topology
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.learner import Learner
 from farflung.systems.desync.messages import COORDINATOR
+from farflung.systems.desync.progress import WorkerReport
 from farflung.systems.desync.round import Coordinator
-from farflung.systems.desync.worker import Worker, WorkerReport
+from farflung.systems.desync.worker import Worker
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.host import Host
@@ -58,6 +60,7 @@ class Quadratic:
         self._scale = {name: torch.linspace(0.5, 1.5, one.numel()) for name, one in self.parameters.items()}
         self._optimizer, self._names = _optimizer(optimizer, list(self.parameters.values()), learning_rate, momentum)
         self.num_batches = 0
+        self._num_steps = 0
 
     @property
     def moments(self) -> dict[str, Tensors]:
@@ -69,10 +72,11 @@ class Quadratic:
 
     @property
     def num_steps(self) -> int:
-        return int(next(iter(self._optimizer.state.values())).get("step", 0))
+        return self._num_steps
 
     @num_steps.setter
     def num_steps(self, num_steps: int) -> None:
+        self._num_steps = num_steps
         for state in self._optimizer.state.values():
             if "step" in state:
                 state["step"].fill_(num_steps)
@@ -86,11 +90,12 @@ class Quadratic:
             loss = loss + (away**2).sum() / 2 + (one * torch.randn(one.shape, generator=noise)).sum() * self._noise
         for one in self.parameters.values():
             one.grad = None
-        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        loss.backward()
         return Steps(loss.item(), 1, 10)
 
     def apply(self, progress: float) -> None:
         self._optimizer.step()
+        self._num_steps += 1
 
     def run(self, num_steps: int, progress_of_step: Callable[[int], float]) -> Steps:
         losses: list[float] = []
@@ -137,6 +142,9 @@ class SimulatedDesync:
     is_speed_declared: bool = True
 
     def __post_init__(self) -> None:
+        if self.config.rounds.num_members_at_start == 1:  # those that boot together begin together
+            rounds = dataclasses.replace(self.config.rounds, num_members_at_start=len(self.workers))
+            self.config = dataclasses.replace(self.config, rounds=rounds)
         self.simulation = Simulation(
             seed=self.seed, faults=self.faults, topology=self.topology, keep_trace=self.keep_trace
         )

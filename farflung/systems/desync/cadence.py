@@ -12,8 +12,19 @@ from dataclasses import dataclass, field
 
 PARAMETERS = "parameters"
 GRADIENTS = "gradients"
+FRAGMENT_SEPARATOR = "/"
 STEPS_AHEAD_MAX = 1 << 20
 """A coin that lands nowhere within so many steps is taken to land there."""
+
+
+def fragment_name(number: int, num_fragments: int) -> str:
+    """What a stretch of the parameters is called: `parameters/2`, or `parameters` if it is all of them."""
+    return PARAMETERS if num_fragments == 1 else f"{PARAMETERS}{FRAGMENT_SEPARATOR}{number}"
+
+
+def is_parameters(name: str) -> bool:
+    """Whether a state is the parameters or a fragment of them."""
+    return name.split(FRAGMENT_SEPARATOR, maxsplit=1)[0] == PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +33,8 @@ class Cadence:
 
     periods: Mapping[str, int] = field(default_factory=dict[str, int])
     """K by name (`parameters`, `first_moment` ...), in steps; what has none is never averaged."""
+    offsets: Mapping[str, int] = field(default_factory=dict[str, int])
+    """By name, if not 0: it is due at the steps t with t % K == offset."""
     coin: str | None = None
     """With a name, the probabilistic form: p = 1 / K at every step."""
 
@@ -39,13 +52,17 @@ class Cadence:
         if not self.periods:
             return step + STEPS_AHEAD_MAX
         if self.coin is None:
-            return min((step // period + 1) * period for period in self.periods.values())
+            return min(self._next_multiple(name, period, step) for name, period in self.periods.items())
         ahead = range(step + 1, step + STEPS_AHEAD_MAX)
         return next((later for later in ahead if self.due(later)), step + STEPS_AHEAD_MAX)
 
+    def _next_multiple(self, name: str, period: int, step: int) -> int:
+        offset = self.offsets.get(name, 0)
+        return (step - offset) // period * period + period + offset
+
     def _is_due(self, name: str, period: int, step: int) -> bool:
         if self.coin is None:
-            return step % period == 0
+            return step % period == self.offsets.get(name, 0)
         digest = hashlib.blake2b(f"{self.coin}\0{name}\0{step}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") < (1 << 64) // period
 

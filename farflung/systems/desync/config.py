@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from farflung.learn.rules import Descent, Nesterov, Rule
-from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS, Cadence
+from farflung.systems.desync.cadence import GRADIENTS, Cadence, fragment_name
+from farflung.systems.desync.routes import ALIGNMENT_VALUES
 from farflung.wire.tensor import CODECS
 
-WEIGHTS = ("members", "steps", "tokens")
-TOPOLOGIES = ("ring", "two-level")
+WEIGHTS = ("members", "steps", "tokens", "speed")
+TOPOLOGIES = ("ring", "two-level", "star")
 ADAM_MOMENTS = ("first_moment", "second_moment")
 
 
@@ -25,6 +26,9 @@ class RoundConfig:
 
     quorum: int = 1
     """No round has fewer members."""
+    num_members_at_start: int = 1
+    """The run begins once so many have joined, or a quorum at the deadline after the first: who comes later must be
+    given the state."""
     deadline_seconds: float = 60.0
     """After the first member's arrival a round waits so long for the others."""
     exchange_seconds_max: float = 600.0
@@ -35,8 +39,8 @@ class RoundConfig:
     """A member that others cannot reach is left out for so long."""
 
     def __post_init__(self) -> None:
-        if self.quorum < 1:
-            raise ValueError(f"quorum must be at least 1, not {self.quorum}")
+        if self.quorum < 1 or self.num_members_at_start < 1:
+            raise ValueError("quorum and num_members_at_start must be at least 1")
         times = (self.deadline_seconds, self.exchange_seconds_max, self.ask_again_seconds, self.ban_seconds)
         if not all(seconds > 0 for seconds in times):
             raise ValueError("Deadlines and the time until asking again must be above 0 seconds.")
@@ -61,7 +65,7 @@ class DesyncConfig:
     is_speed_scaled: bool = False
     """Each worker makes max(1, ceil(H speed / fastest speed)) steps per round."""
     weights: str = "members"
-    """A worker's weight in means: the same for all members, or by its steps or tokens since the last round."""
+    """A worker's weight in means: the same for all members, by its steps or tokens since the last, or by its speed."""
     codec: str = "raw"
     """Of parameter deltas (or gradients) between sites."""
     site_codec: str = "raw"
@@ -71,11 +75,18 @@ class DesyncConfig:
     feedback_decay: float = 1.0
     """Share of what a lossy codec left out that is added to the next; 0: no error feedback."""
     topology: str = "ring"
-    """`ring` over all members, or `two-level`: within the sites first, then one ring between them."""
+    """`ring` over all members; `two-level`: within the sites first, then one ring between them; `star`: as two-level,
+    but each part goes straight to its owner's site and back, and sites own as much as their links can carry."""
     are_moments_local: bool = False
     """Average moments among the members of each site only."""
     is_overlapped: bool = False
     """Go on with local steps while an average travels."""
+    is_free_running: bool = False
+    """With overlap: a round begins as soon as the last has landed, not after a number of steps; nobody ever waits."""
+    round_seconds_min: float = 0.0
+    """Free-running rounds begin at least so long after one another."""
+    num_fragments: int = 1
+    """The parameters are averaged in so many fragments, one after another, each with period `parameters_every`."""
     moment_decays: Mapping[str, float] = field(default_factory=dict[str, float])
     """beta by moment, with which an average that arrives late is aged; needed for moments if overlapped."""
     bytes_per_second: Mapping[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
@@ -102,8 +113,13 @@ class DesyncConfig:
             raise ValueError(f"part_values_max must be a multiple of 64, not {self.part_values_max}")
 
     def _check_periods(self) -> None:
-        periods = {PARAMETERS: self.parameters_every, **self.moments_every}
-        Cadence(periods=periods)
+        if self.num_fragments < 1 or self.parameters_every % self.num_fragments:
+            raise ValueError(
+                f"parameters_every ({self.parameters_every}) must be a multiple of num_fragments ({self.num_fragments})"
+            )
+        if self.is_free_running and not self.is_overlapped:
+            raise ValueError("Rounds can only run freely beside local steps: set is_overlapped too.")
+        Cadence(periods={"parameters": self.parameters_every, **self.moments_every})
         for name, period in self.moments_every.items():
             if period < self.parameters_every:
                 raise ValueError(
@@ -120,8 +136,23 @@ class DesyncConfig:
         """When what is due."""
         if self.averages_gradients:
             return Cadence(periods={GRADIENTS: 1})
-        periods = {PARAMETERS: self.parameters_every, **self.moments_every}
-        return Cadence(periods=periods, coin=self.fingerprint if self.is_probabilistic else None)
+        stride = self.parameters_every // self.num_fragments
+        offsets = {fragment_name(number, self.num_fragments): number * stride for number in range(self.num_fragments)}
+        periods = {**dict.fromkeys(offsets, self.parameters_every), **self.moments_every}
+        coin = self.fingerprint if self.is_probabilistic else None
+        return Cadence(periods=periods, offsets=offsets, coin=coin)
+
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether what codecs leave out is kept."""
+        return self.feedback_decay > 0 and (self.codec != "raw" or self.site_codec != "raw")
+
+    def fragment_bounds(self, length: int) -> dict[str, tuple[int, int]]:
+        """[first, last) of each fragment of parameters of `length` values."""
+        count = self.num_fragments
+        blocks = -(-length // ALIGNMENT_VALUES)
+        marks = [min(length, blocks * number // count * ALIGNMENT_VALUES) for number in range(count + 1)]
+        return {fragment_name(number, count): (marks[number], marks[number + 1]) for number in range(count)}
 
     @property
     def fingerprint(self) -> str:

@@ -6,8 +6,9 @@ on and a newcomer is served while local steps run.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
+from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.giving import Donor, Fetch
 from farflung.systems.desync.messages import SyncFarewell, SyncStateAsk, SyncStatePartAsk, SyncWelcome
 from farflung.systems.desync.participation import Participation
@@ -42,12 +43,16 @@ class Copied:
 class Correspondence:
     """Everything that a worker hears and says."""
 
-    def __init__(self, world: World, mailbox: Mailbox, coordinator: Address, replica: Replica, values_max: int) -> None:
+    def __init__(
+        self, world: World, mailbox: Mailbox, coordinator: Address, replica: Replica, config: DesyncConfig
+    ) -> None:
         self._world = world
         self._mailbox = mailbox
         self._coordinator = coordinator
         self._replica = replica
-        self._donor = Donor(values_max)
+        # With overlap, outcomes land on the event loop, and what is agreed on must be copied there.
+        self._is_overlapped = config.is_overlapped
+        self._donor = Donor(config.part_values_max)
         self._results: dict[int, object] = {}
         self._num_jobs = 0
         self.participation: Participation | None = None
@@ -68,27 +73,44 @@ class Correspondence:
         for send in sends:
             self._mailbox.send(send.destination, send.message)
 
-    async def compute(self, function: Callable[..., Result], *arguments: object, seconds: float) -> Result:
-        """Run something on the device, and answer others meanwhile.
-
-        Raises:
-            Exception: what `function` raised.
-        """
+    def begin(self, function: Callable[..., object], *arguments: object, seconds: float) -> int:
+        """Run something on the device; returns the number of the job."""
         self._num_jobs += 1
         job = self._num_jobs
-        began = self._world.clock.now()
         self._world.compute.submit(
             lambda result: self._mailbox.deliver(self.address, Computed(job, result)),
             function,
             *arguments,
             seconds=seconds,
         )
-        await self.until(lambda: job in self._results)
-        self.busy_seconds += self._world.clock.now() - began
+        return job
+
+    def is_done(self, job: int) -> bool:
+        """Whether the result of a job is here."""
+        return job in self._results
+
+    def take(self, job: int, seconds: float) -> Any:
+        """The result of a job that kept the device busy for `seconds`.
+
+        Raises:
+            Exception: what the job raised.
+        """
+        self.busy_seconds += seconds
         result = self._results.pop(job)
         if isinstance(result, Failed):
             raise result.error
-        return cast(Result, result)
+        return result
+
+    async def compute(self, function: Callable[..., Result], *arguments: object, seconds: float) -> Result:
+        """Run something on the device, and answer others meanwhile.
+
+        Raises:
+            Exception: what `function` raised.
+        """
+        began = self._world.clock.now()
+        job = self.begin(function, *arguments, seconds=seconds)
+        await self.until(lambda: self.is_done(job))
+        return self.take(job, self._world.clock.now() - began)
 
     async def until(self, condition: Callable[[], bool], *, deadline: float | None = None) -> bool:
         """Answer whatever comes until `condition()` holds; False if the deadline passes first."""
@@ -105,11 +127,11 @@ class Correspondence:
         return True
 
     async def ask_until(
-        self, question: Callable[[], Sequence[Send]], condition: Callable[[], bool], ask_again_seconds: float
+        self, question: Sequence[Send], condition: Callable[[], bool], ask_again_seconds: float
     ) -> None:
         """Say something again and again until `condition()` holds."""
         while not condition():
-            self.send(question())
+            self.send(question)
             await self.until(condition, deadline=self._world.clock.now() + ask_again_seconds)
 
     def _wake_at(self, otherwise: float) -> float:
@@ -153,7 +175,8 @@ class Correspondence:
     def _copy_for(self, newcomer: Address) -> None:
         self._world.compute.submit(
             lambda result: self._mailbox.deliver(self.address, Copied(newcomer, result)),
-            self._replica.state,
+            self._replica.with_moments,
+            self._replica.copy_agreed() if self._is_overlapped else None,
             seconds=0.0,
         )
 

@@ -55,8 +55,8 @@ class Exchange:
         values: torch.Tensor,
         residual: torch.Tensor,
     ) -> None:
-        """`values`: [length] float32, this member's own; `residual`: [length of the first section], which alone may be
-        fed back, or of no length. Neither is changed."""
+        """`values`: [length] float32, this member's own; `residual`: the same, or of no length if none is kept. Neither
+        is changed."""
         self._seats = seats
         self._seat = seat
         self._sections = sections

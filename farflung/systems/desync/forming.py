@@ -20,6 +20,7 @@ class Member:
     site: str
     steps_per_second: float
     """0: unknown."""
+    joined_at: float
     heard_at: float
     has_state: bool
     """Whether it has the outcome of every round so far."""
@@ -80,16 +81,22 @@ class Plan(msgspec.Struct, frozen=True):
     """What is averaged then; nothing: the run is over."""
 
 
-def plan_round(first: int, num_credited: int, speeds: Sequence[float], config: DesyncConfig) -> Plan:
+def plan_round(
+    first: int, num_credited: int, speeds: Sequence[float], config: DesyncConfig, num_credited_last: int = 0
+) -> Plan:
     """The round that begins at step `first`, for workers of these speeds (0: unknown), with what the budget leaves.
 
-    The last round averages everything that is ever averaged, so that all end alike.
+    The last round averages everything that is ever averaged, so that all end alike. Rounds that run freely are expected
+    to credit what the one before did.
     """
     cadence = config.cadence
     num_steps = cadence.next_due(first) - first
     num_left = config.num_worker_steps - num_credited
     if num_left <= 0:
         return Plan(first, 0, tuple(cadence.periods))
+    if config.is_free_running:
+        is_last = num_left <= num_credited_last
+        return Plan(first, num_steps, tuple(cadence.periods) if is_last else cadence.due(first + num_steps))
     if steps_of_all(num_steps, speeds, config) < num_left:
         return Plan(first, num_steps, cadence.due(first + num_steps))
     low, high = 1, num_steps
@@ -115,17 +122,32 @@ def steps_of_all(num_steps: int, speeds: Sequence[float], config: DesyncConfig) 
     return sum(own_steps(num_steps, speed, speeds, config) for speed in speeds)
 
 
-def assign(
-    plan: Plan, number: int, member: Member, num_credited: int, speeds: Sequence[float], config: DesyncConfig
-) -> Assignment:
-    """What `member` does in round `number`."""
-    expected = num_credited + steps_of_all(plan.num_steps, speeds, config)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run is."""
+
+    round: int
+    num_credited: int
+    num_credited_last: int
+    """In the last round."""
+    speeds: tuple[float, ...]
+    """Of all members."""
+
+
+def assign(plan: Plan, standing: Standing, member: Member, config: DesyncConfig) -> Assignment:
+    """What `member` does next."""
+    num_steps = own_steps(plan.num_steps, member.steps_per_second, standing.speeds, config)
+    num_expected = steps_of_all(plan.num_steps, standing.speeds, config)
+    if config.is_free_running and standing.num_credited_last:
+        num_expected = standing.num_credited_last
+        share = (member.steps_per_second or 1.0) / max(sum(standing.speeds), 1e-12)
+        num_steps = max(1, round(num_expected * min(1.0, share)))
     return Assignment(
-        round=number,
-        num_steps=own_steps(plan.num_steps, member.steps_per_second, speeds, config),
+        round=standing.round,
+        num_steps=num_steps,
         due=plan.due,
-        progress_first=min(1.0, num_credited / config.num_worker_steps),
-        progress_last=min(1.0, expected / config.num_worker_steps),
+        progress_first=min(1.0, standing.num_credited / config.num_worker_steps),
+        progress_last=min(1.0, (standing.num_credited + num_expected) / config.num_worker_steps),
     )
 
 
@@ -147,5 +169,7 @@ def weight_of(member: Member, config: DesyncConfig) -> float:
             return float(max(1, member.num_steps_unsent + member.num_steps))
         case "tokens":
             return float(max(1, member.num_tokens_unsent))
+        case "speed":
+            return member.steps_per_second or 1.0
         case _:
             return 1.0

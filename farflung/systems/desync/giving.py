@@ -57,7 +57,7 @@ class Donor:
             snapshot=self.num_snapshots,
             round=state.round,
             num_steps=state.num_steps,
-            rule_step=state.rule_step,
+            rule_steps=state.rule_steps,
             shapes=shapes,
             num_parts=len(parts_of(shapes, self.values_max)),
         )
@@ -90,7 +90,7 @@ class Fetch:
     def state(self) -> ReplicaState:
         """What was fetched, once it is complete."""
         assert self.head is not None and not self._missing
-        return ReplicaState(self.tensors, self.head.round, self.head.rule_step, self.head.num_steps)
+        return ReplicaState(self.tensors, self.head.round, self.head.rule_steps, self.head.num_steps)
 
     @property
     def is_done(self) -> bool:

@@ -36,8 +36,13 @@ class Learner(Protocol):
         """Live optimizer moments by name (`first_moment`, `second_moment` ...), from the first step on."""
         ...
 
-    num_steps: int
-    """Optimizer steps so far, which bias corrections count."""
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps so far, which bias corrections count."""
+        ...
+
+    @num_steps.setter
+    def num_steps(self, num_steps: int) -> None: ...
 
     def run(self, num_steps: int, progress_of_step: Callable[[int], float]) -> Descended:
         """Make local steps; step i of them (from 0) is at `progress_of_step(i)` of the run's budget."""

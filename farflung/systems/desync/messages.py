@@ -158,7 +158,8 @@ class SyncStateHead(Message, kw_only=True):
     round: int
     num_steps: int
     """Optimizer steps behind the moments."""
-    rule_step: int
+    rule_steps: tuple[int, ...]
+    """Of each fragment's outer rule."""
     shapes: dict[str, tuple[int, ...]]
     num_parts: int
 

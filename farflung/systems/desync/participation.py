@@ -29,6 +29,7 @@ from farflung.systems.desync.messages import (
     SyncWelcome,
 )
 from farflung.systems.desync.plan import plan_parts, sections_of
+from farflung.systems.desync.replica import Snapshot
 from farflung.wire.message import Message
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Send
@@ -54,6 +55,7 @@ class Committed:
     residual: torch.Tensor
     sections: Sequence[Section]
     num_members: int
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,7 @@ class Participation:
         join: SyncJoin,
         arrive: SyncArrive,
         lengths: Mapping[str, int],
-        due: Sequence[str],
-        values: torch.Tensor,
-        residual: torch.Tensor,
+        snapshot: Snapshot,
         *,
         longest_wait_seconds: float = 0.0,
     ) -> None:
@@ -86,10 +86,8 @@ class Participation:
         self._coordinator = coordinator
         self._join = join
         self._arrive = arrive
-        self._sections = sections_of(lengths, due, config)
-        self._due = tuple(due)
-        self._values = values
-        self._residual = residual
+        self._sections = sections_of(lengths, snapshot.due, config)
+        self._snapshot = snapshot
         self.outcome: Committed | Stale | None = None
         self._form: SyncForm | None = None
         self._newest = 0
@@ -175,9 +173,15 @@ class Participation:
                 return self._begin(message, now)
             case SyncCommit() if message.exchange == self._newest:
                 assert self._exchange is not None and self._exchange.is_done, "committed without having been ready"
-                mean, residual = self._exchange.mean, self._exchange.residual
-                num_members = len(self._form.seats) if self._form is not None else 0
-                self.outcome = Committed(self._newest, message.assignment, mean, residual, self._sections, num_members)
+                self.outcome = Committed(
+                    exchange=self._newest,
+                    assignment=message.assignment,
+                    mean=self._exchange.mean,
+                    residual=self._exchange.residual,
+                    sections=self._sections,
+                    num_members=0 if self._form is None else len(self._form.seats),
+                    snapshot=self._snapshot,
+                )
             case SyncAbort() if message.exchange == self._newest and self._form is not None:
                 self._form = self._exchange = None
                 return self._ask_coordinator(now)
@@ -196,11 +200,13 @@ class Participation:
 
     def _begin(self, form: SyncForm, now: float) -> list[Send]:
         seat = next((number for number, one in enumerate(form.seats) if one.address == self._me), None)
-        if seat is None or form.due != self._due:
+        if seat is None or form.due != self._snapshot.due:
             raise PeerMisbehaved(self._coordinator.peer, "formed a round that is not the one it had announced")
         parts = plan_parts(form.seats, self._sections, self._config)
         self._form, self._newest = form, form.exchange
-        self._exchange = Exchange(form.seats, seat, self._sections, parts, self._values, self._residual)
+        self._exchange = Exchange(
+            form.seats, seat, self._sections, parts, self._snapshot.values, self._snapshot.residual
+        )
         self._num_waits, self._progress_at = 0, now
         sends = self._outgoing(self._exchange.start(), now)
         early, self._early = self._early, []

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS
+from farflung.systems.desync.cadence import GRADIENTS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.messages import Seat
@@ -27,7 +27,7 @@ def sections_of(lengths: Mapping[str, int], due: Sequence[str], config: DesyncCo
     first = 0
     for name in due:
         last = first + lengths[name]
-        if name in (PARAMETERS, GRADIENTS):
+        if name == GRADIENTS or is_parameters(name):
             section = Section(name, first, last, config.codec, config.site_codec, _feedback_decay(config))
         else:
             section = Section(name, first, last, config.moment_codec, config.moment_codec, is_square=name in SQUARES)
@@ -37,8 +37,7 @@ def sections_of(lengths: Mapping[str, int], due: Sequence[str], config: DesyncCo
 
 
 def _feedback_decay(config: DesyncConfig) -> float:
-    is_lossy = config.codec != "raw" or config.site_codec != "raw"
-    return config.feedback_decay if is_lossy else 0.0
+    return config.feedback_decay if config.keeps_residual else 0.0
 
 
 def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: DesyncConfig) -> list[Part]:
@@ -47,7 +46,7 @@ def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: Desyn
     everyone = ring_trees(range(len(seats))) if config.topology == "ring" else two_level_trees(groups)
     parts: list[Part] = []
     for number, section in enumerate(sections):
-        is_local = config.are_moments_local and section.name not in (PARAMETERS, GRADIENTS)
+        is_local = config.are_moments_local and not (section.name == GRADIENTS or is_parameters(section.name))
         length = section.last - section.first
         for trees in [ring_trees(group) for group in groups] if is_local else [everyone]:
             parts += cut(section.first, length, number, trees, config.part_values_max)

@@ -1,48 +1,86 @@
 """One replica between its local steps: what all have agreed on, what it brings to a mean, and how a mean is applied.
 
-With overlap, local steps go on while a mean travels. Let x_s be the parameters of which the mean was taken, g what the
-rule made of it and x those of now: then x becomes g + (x - x_s). A moment s with decay beta that was averaged k steps
-ago becomes s + beta^k (mean - s_s), which is what it would be had the mean come at once. Without overlap both reduce to
-g and the mean. All functions run on the compute door.
+Local steps may go on while a mean travels. Let x_s be the parameters that were brought, g what the rule made of their
+mean and x those of now: then x becomes x + (g - x_s). A moment s with decay beta that was averaged k steps ago becomes
+s + beta^k (mean - s_s), which is what it would be had the mean come at once. Where no step was made meanwhile, they
+become g and the mean to the bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from farflung.learn.parameters import Tensors, assign_, copies, joined
+from farflung.learn.parameters import Tensors, assign_, joined
 from farflung.learn.rules import RuleState
-from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS
+from farflung.systems.desync.cadence import GRADIENTS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.learner import Learner
-from farflung.systems.desync.participation import Committed
-from farflung.systems.desync.payload import flattened, lengths_of, unflattened
+from farflung.systems.desync.payload import add_stretch, assign_stretch, flattened, length_of, unflattened
+
+AGREED = "agreed"
 
 
 @dataclass(slots=True)
+class Boundary:
+    """Copies of what a learner is between two steps."""
+
+    num_steps: int
+    """The learner's."""
+    states: dict[str, torch.Tensor]
+    """[length] each: `parameters`, moments or `gradients`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a replica was when it arrived."""
+    """What a replica brought to an exchange."""
 
     due: tuple[str, ...]
     values: torch.Tensor
     """[length]: agreed minus own parameters, own moments, or gradients, one after another."""
-    parameters: Tensors = field(default_factory=dict[str, torch.Tensor])
-    """x_s; only with overlap."""
-    num_steps: int = 0
+    residual: torch.Tensor
+    """[length]: what lossy codecs left out there so far."""
+    num_steps: int
     """The learner's, then."""
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """What an average that has landed means for one stretch of the replica."""
+
+    state: str
+    """`parameters`, a moment or `gradients`."""
+    first: int
+    target: torch.Tensor
+    """What it becomes if no step was made since."""
+    change: torch.Tensor
+    """What is added otherwise."""
+    num_steps: int
+    """Of the learner when the averaged values were taken."""
+    decay: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """A replica at one moment."""
+    """A replica at one moment, as another takes it over."""
 
     tensors: Tensors
     """By path, such as `moment/first_moment/wte`."""
     round: int
-    rule_step: int
+    rule_steps: tuple[int, ...]
+    """Of each fragment's rule."""
     num_steps: int
     """Of the optimizer."""
+
+
+@dataclass(slots=True)
+class Fragment:
+    """A stretch of the parameters that is averaged on its own."""
+
+    first: int
+    last: int
+    rule_state: RuleState = field(default_factory=RuleState)
 
 
 class Replica:
@@ -51,108 +89,173 @@ class Replica:
     def __init__(self, learner: Learner, config: DesyncConfig) -> None:
         self.learner = learner
         self._config = config
-        self.lengths = lengths_of(learner)
-        # Replicas whose gradients are averaged are equal at all times: their parameters are what is agreed.
-        self.agreed: Tensors = learner.parameters if config.averages_gradients else copies(learner.parameters)
-        """Parameters as of the last round that averaged them."""
-        self.rule_state: RuleState = config.outer.init(self.agreed)
-        is_lossy = config.codec != "raw" or config.site_codec != "raw"
-        keeps_residual = is_lossy and config.feedback_decay > 0
-        self.residual = torch.zeros(self.lengths[PARAMETERS] if keeps_residual else 0)
-        """What lossy codecs have left out so far, in units of the mean."""
+        length = length_of(learner.parameters)
+        self.agreed = flattened(learner.parameters)
+        """Parameters as of the last round that averaged them, [length] float32."""
         self.round = 0
         """Rounds of the run whose outcome it has."""
+        bounds = config.fragment_bounds(length)
+        self._fragments = {name: Fragment(first, last) for name, (first, last) in bounds.items()}
+        for fragment in self._fragments.values():
+            fragment.rule_state = config.outer.init(self._stretch(fragment))
+        moments = {name: length_of(tensors) for name, tensors in learner.moments.items()}
+        fragments = {name: one.last - one.first for name, one in self._fragments.items()}
+        self.lengths: dict[str, int] = {**fragments, GRADIENTS: length, **moments}
+        """Values of every state that can be averaged."""
+        self._residual = torch.zeros(length if config.keeps_residual else 0)
+        """What lossy codecs have left out so far, in units of the mean."""
+
+    def _stretch(self, fragment: Fragment) -> Tensors:
+        return {AGREED: self.agreed[fragment.first : fragment.last]}
+
+    @property
+    def agreed_parameters(self) -> Tensors:
+        """`agreed` by name (views)."""
+        return unflattened(self.agreed, self.learner.parameters)
+
+    # What it brings
 
     @torch.no_grad()
-    def snapshot(self, due: tuple[str, ...]) -> Snapshot:
-        """What this replica brings to an exchange."""
+    def boundary(self, due: Sequence[str]) -> Boundary:
+        """Copies of what `due` needs; runs on the device, between two steps."""
+        states: dict[str, torch.Tensor] = {}
+        for name in due:
+            if is_parameters(name):
+                states["parameters"] = states.get("parameters", torch.empty(0))
+            elif name == GRADIENTS:
+                gradients = {which: one.grad for which, one in self.learner.parameters.items() if one.grad is not None}
+                assert gradients.keys() == self.learner.parameters.keys(), "a parameter has no gradient"
+                states[GRADIENTS] = flattened(gradients)
+            else:
+                states[name] = flattened(self.learner.moments[name])
+        if "parameters" in states:
+            states["parameters"] = flattened(self.learner.parameters)
+        return Boundary(self.learner.num_steps, states)
+
+    def bring(self, due: tuple[str, ...], boundary: Boundary) -> Snapshot:
+        """What this replica puts into an exchange."""
         values = torch.empty(sum(self.lengths[name] for name in due))
+        residual = torch.zeros(len(values) if self._residual.numel() else 0)
         first = 0
         for name in due:
-            self._write(name, values[first : first + self.lengths[name]])
+            place = slice(first, first + self.lengths[name])
+            if is_parameters(name):
+                fragment = self._fragments[name]
+                own = slice(fragment.first, fragment.last)
+                torch.sub(self.agreed[own], boundary.states["parameters"][own], out=values[place])
+            else:
+                values[place] = boundary.states[name]
+            kept = self._kept_residual(name)
+            if kept.numel():
+                residual[place] = kept
             first += self.lengths[name]
-        is_kept = self._config.is_overlapped and PARAMETERS in due
-        own = copies(self.learner.parameters) if is_kept else {}
-        return Snapshot(due, values, own, self.learner.num_steps)
+        return Snapshot(due, values, residual, boundary.num_steps)
 
-    def _write(self, name: str, out: torch.Tensor) -> None:
-        if name == PARAMETERS:
-            flattened(self.agreed, out)
-            for own, view in self._pairs(self.learner.parameters, out):
-                view.sub_(own.detach())
-        elif name == GRADIENTS:
-            gradients = {name: one.grad for name, one in self.learner.parameters.items() if one.grad is not None}
-            assert gradients.keys() == self.learner.parameters.keys(), "a parameter has no gradient"
-            flattened(gradients, out)
-        else:
-            flattened(self.learner.moments[name], out)
+    def _kept_residual(self, name: str) -> torch.Tensor:
+        """View of what is kept for a state; empty if nothing is."""
+        if name == GRADIENTS:
+            return self._residual
+        fragment = self._fragments.get(name)
+        return self._residual[:0] if fragment is None else self._residual[fragment.first : fragment.last]
 
-    @staticmethod
-    def _pairs(tensors: Mapping[str, torch.Tensor], vector: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        views = unflattened(vector, tensors)
-        return [(tensor, views[name]) for name, tensor in tensors.items()]
+    # What comes back
 
     @torch.no_grad()
-    def apply(self, outcome: Committed, snapshot: Snapshot) -> None:
-        """Take over the means of a committed exchange."""
-        for section in outcome.sections:
-            mean = outcome.mean[section.first : section.last]
-            if section.name == PARAMETERS:
-                self._descend(mean, snapshot)
-            elif section.name == GRADIENTS:
-                for own, view in self._pairs(self.learner.parameters, mean):
-                    assert own.grad is not None
-                    own.grad.copy_(view)
+    def land(
+        self, sections: Sequence[Section], mean: torch.Tensor, residual: torch.Tensor, snapshot: Snapshot
+    ) -> list[Correction]:
+        """Agree on the outcome of an exchange: what it means for the learner."""
+        corrections: list[Correction] = []
+        for section in sections:
+            place = slice(section.first, section.last)
+            own = snapshot.values[place]
+            kept = self._kept_residual(section.name)
+            if kept.numel():
+                kept.copy_(residual[place])
+            if is_parameters(section.name):
+                corrections.append(self._descend(self._fragments[section.name], mean[place], own, snapshot.num_steps))
             else:
-                own_then = snapshot.values[section.first : section.last]
-                self._put_moment(section.name, mean, own_then, self.learner.num_steps - snapshot.num_steps)
-        if outcome.residual.numel():
-            self.residual = outcome.residual
+                decay = self._config.moment_decays.get(section.name, 1.0)
+                change = mean[place] - own
+                corrections.append(Correction(section.name, 0, mean[place], change, snapshot.num_steps, decay))
         self.round += 1
+        return corrections
 
-    def _descend(self, delta: torch.Tensor, snapshot: Snapshot) -> None:
-        self._config.outer.update(self.agreed, unflattened(delta, self.agreed), self.rule_state)
-        own = self.learner.parameters
-        for name, agreed in self.agreed.items():
-            if snapshot.parameters:
-                own[name].sub_(snapshot.parameters[name]).add_(agreed)
-            else:
-                own[name].copy_(agreed)
+    def _descend(self, fragment: Fragment, delta: torch.Tensor, own_delta: torch.Tensor, num_steps: int) -> Correction:
+        agreed = self.agreed[fragment.first : fragment.last]
+        then = agreed - own_delta
+        self._config.outer.update(self._stretch(fragment), {AGREED: delta}, fragment.rule_state)
+        return Correction("parameters", fragment.first, agreed.clone(), agreed - then, num_steps, 1.0)
 
-    def _put_moment(self, name: str, mean: torch.Tensor, own_then: torch.Tensor, num_steps: int) -> None:
-        decay = self._config.moment_decays.get(name, 1.0) ** num_steps if num_steps else 1.0
-        then = self._pairs(self.learner.moments[name], own_then)
-        for (moment, view), (_, old) in zip(self._pairs(self.learner.moments[name], mean), then, strict=True):
+    def apply(self, corrections: Sequence[Correction]) -> None:
+        """Correct the learner; runs on the device, between two steps."""
+        for one in corrections:
+            num_steps = self.learner.num_steps - one.num_steps
+            tensors = self._live(one.state)
             if num_steps:
-                moment.add_(view - old, alpha=decay)
+                add_stretch(tensors, one.first, one.change, one.decay**num_steps)
             else:
-                moment.copy_(view)
+                assign_stretch(tensors, one.first, one.target)
 
     @torch.no_grad()
+    def correct(self, boundary: Boundary, corrections: Sequence[Correction]) -> None:
+        """Correct copies that were taken before the corrections landed."""
+        for one in corrections:
+            state = boundary.states.get(one.state)
+            if state is not None:
+                scale = one.decay ** (boundary.num_steps - one.num_steps)
+                state[one.first : one.first + len(one.change)].add_(one.change, alpha=scale)
+
+    def _live(self, state: str) -> Mapping[str, torch.Tensor]:
+        if state == "parameters":
+            return self.learner.parameters
+        if state == GRADIENTS:
+            return {name: one.grad for name, one in self.learner.parameters.items() if one.grad is not None}
+        return self.learner.moments[state]
+
     def settle(self) -> None:
         """The run is over: forget local steps since the last round, so that all replicas are equal."""
         if not self._config.averages_gradients:
-            assign_(self.learner.parameters, self.agreed)
+            assign_stretch(self.learner.parameters, 0, self.agreed)
 
     # What a newcomer takes over
 
-    @torch.no_grad()
-    def state(self) -> ReplicaState:
-        """Copies of everything that a newcomer needs."""
-        copied = {path: tensor.detach().clone() for path, tensor in self.tensors().items()}
-        return ReplicaState(copied, self.round, self.rule_state.step, self.learner.num_steps)
+    def copy_agreed(self) -> ReplicaState:
+        """Copies of what the run has agreed on, without the learner's own."""
+        copied = {path: tensor.detach().clone() for path, tensor in joined(self._agreed_groups()).items()}
+        steps = tuple(one.rule_state.step for one in self._fragments.values())
+        return ReplicaState(copied, self.round, steps, 0)
+
+    def with_moments(self, agreed: ReplicaState | None) -> ReplicaState:
+        """What a newcomer needs: `agreed` (None: as it is now) with the learner's moments; runs on the device."""
+        if self._config.averages_gradients:
+            self.agreed = flattened(self.learner.parameters)  # replicas are equal at all times
+        agreed = self.copy_agreed() if agreed is None else agreed
+        moments = {path: tensor.detach().clone() for path, tensor in joined(self._moment_groups()).items()}
+        tensors = agreed.tensors | moments
+        return ReplicaState(tensors, agreed.round, agreed.rule_steps, self.learner.num_steps)
+
+    def _agreed_groups(self) -> dict[str, Tensors]:
+        rules = {
+            f"rule/{name}/{memory}": tensors
+            for name, one in self._fragments.items()
+            for memory, tensors in one.rule_state.tensors.items()
+        }
+        return {"run": {AGREED: self.agreed}, **rules}
+
+    def _moment_groups(self) -> dict[str, Tensors]:
+        return {f"moment/{name}": tensors for name, tensors in self.learner.moments.items()}
 
     def tensors(self) -> Tensors:
-        """Everything that a newcomer needs, live, by path."""
-        groups = {"agreed": self.agreed}
-        groups |= {f"rule/{name}": tensors for name, tensors in self.rule_state.tensors.items()}
-        groups |= {f"moment/{name}": tensors for name, tensors in self.learner.moments.items()}
-        return joined(groups)
+        """Everything that a newcomer takes over, live, by path."""
+        return joined(self._agreed_groups() | self._moment_groups())
 
     @torch.no_grad()
     def load(self, state: ReplicaState) -> None:
-        """Become a copy of the replica whose state this is; what it had learned since the last round is dropped."""
+        """Become a copy of another replica; what this one had learned since the last round is dropped."""
         assign_(self.tensors(), state.tensors)
-        self.settle()
-        self.round, self.rule_state.step, self.learner.num_steps = state.round, state.rule_step, state.num_steps
-        self.residual.zero_()
+        assign_stretch(self.learner.parameters, 0, self.agreed)
+        for fragment, step in zip(self._fragments.values(), state.rule_steps, strict=True):
+            fragment.rule_state.step = step
+        self.round, self.learner.num_steps = state.round, state.num_steps
+        self._residual.zero_()

@@ -8,9 +8,9 @@ joined -> arrived -> in an exchange -> ready -> committed (the next round begins
 
 import msgspec
 
-from farflung.systems.desync.cadence import PARAMETERS
+from farflung.systems.desync.cadence import is_parameters
 from farflung.systems.desync.config import DesyncConfig
-from farflung.systems.desync.forming import Forming, Member, Plan, assign, form_round, plan_round, weight_of
+from farflung.systems.desync.forming import Forming, Member, Plan, Standing, assign, form_round, plan_round, weight_of
 from farflung.systems.desync.messages import (
     Assignment,
     Seat,
@@ -43,6 +43,8 @@ class Decided(msgspec.Struct, frozen=True):
     round: int = 0
     num_credited: int = 0
     """Local steps in committed rounds, over all workers."""
+    num_credited_last: int = 0
+    """In the last of them."""
     exchange: int = 0
     """The last one that was committed."""
     num_exchanges: int = 0
@@ -116,7 +118,7 @@ class Coordinator(Role):
                     self.members[address].is_awaited = False
                     self.members[address].arrived_at = None
             return self._abort(f"{', '.join(map(str, late))} did not finish in time") + self._form(now)
-        return self._form(now)
+        return self._begin(now) if self._decided.plan is None and self.members else self._form(now)
 
     # Members
 
@@ -131,15 +133,22 @@ class Coordinator(Role):
         if not self._decided.fingerprint:
             self._decide(fingerprint=message.fingerprint)
         has_state = self._is_current(message)
-        member = Member(source, message.life, message.site, message.steps_per_second, now, has_state)
+        member = Member(source, message.life, message.site, message.steps_per_second, now, now, has_state)
         self.members[source] = member
         effects.append(Note(f"{source} of {message.site} joins at round {self.round}"))
         if self._decided.plan is not None:
             return effects + self._welcome(member)
-        if len(self.members) < self._config.rounds.quorum:
-            return [*effects, Note(f"{len(self.members)} of {self._config.rounds.quorum} are there")]
+        return effects + self._begin(now)
+
+    def _begin(self, now: float) -> list[Effect]:
+        """Begin the run if enough are there."""
+        rounds, num_members = self._config.rounds, len(self.members)
+        deadline = min((member.joined_at for member in self.members.values()), default=now) + rounds.deadline_seconds
+        is_late = now >= deadline and num_members >= rounds.quorum
+        if num_members < max(rounds.quorum, rounds.num_members_at_start) and not is_late:
+            return [Note(f"{num_members} of {rounds.num_members_at_start} are there"), WakeAt(deadline)]
         self._decide(plan=plan_round(0, 0, self._speeds(), self._config))
-        return effects + [effect for one in self.members.values() for effect in self._welcome(one)]
+        return [effect for one in self.members.values() for effect in self._welcome(one)]
 
     def _is_current(self, message: SyncJoin) -> bool:
         is_equal = message.round > 0 or message.fingerprint == self._decided.fingerprint
@@ -183,11 +192,11 @@ class Coordinator(Role):
 
     # Rounds
 
-    def _plan_after(self, num_credited: int) -> Plan:
+    def _plan_after(self, num_credited: int, num_credited_last: int) -> Plan:
         before = self._decided.plan
         assert before is not None
         first = before.first + before.num_steps
-        plan = plan_round(first, num_credited, self._speeds(), self._config)
+        plan = plan_round(first, num_credited, self._speeds(), self._config, num_credited_last)
         is_over = num_credited >= self._config.num_worker_steps and set(before.due) >= set(plan.due)
         return Plan(first, 0, ()) if is_over else plan
 
@@ -196,7 +205,9 @@ class Coordinator(Role):
 
     def _assignment(self, member: Member) -> Assignment:
         assert self._decided.plan is not None
-        return assign(self._decided.plan, self.round, member, self.num_credited, self._speeds(), self._config)
+        decided = self._decided
+        standing = Standing(decided.round, decided.num_credited, decided.num_credited_last, tuple(self._speeds()))
+        return assign(self._decided.plan, standing, member, self._config)
 
     def _arrive(self, source: Address, message: SyncArrive, now: float) -> list[Effect]:
         member = self.members.get(source)
@@ -248,7 +259,7 @@ class Coordinator(Role):
             return self._commit(forming) if len(forming.is_ready) == len(forming.seats) else []
         if exchange == self._decided.exchange and self._decided.plan is not None:
             # Decided in an earlier life, perhaps: its members are known from their asking.
-            assignment = self._assignment(member or Member(source, 0, "", 0.0, now, True))
+            assignment = self._assignment(member or Member(source, 0, "", 0.0, now, now, True))
             return [Send(source, SyncCommit(exchange=exchange, assignment=assignment))]
         return [Send(source, SyncAbort(exchange=exchange, reason="it was given up"))]
 
@@ -270,16 +281,21 @@ class Coordinator(Role):
 
     def _commit(self, forming: Forming) -> list[Effect]:
         assert self._decided.plan is not None
-        due = self._decided.plan.due
+        is_sent = any(is_parameters(name) for name in self._decided.plan.due)
         self._forming = None
         num_steps = sum(self.members[address].num_steps for address in forming.seats)
         num_credited = self.num_credited + num_steps
-        plan = self._plan_after(num_credited)
-        self._decide(round=self.round + 1, num_credited=num_credited, exchange=forming.exchange, plan=plan)
+        self._decide(
+            round=self.round + 1,
+            num_credited=num_credited,
+            num_credited_last=num_steps,
+            exchange=forming.exchange,
+            plan=self._plan_after(num_credited, num_steps),
+        )
         for member in self.members.values():
             member.has_state = member.address in forming.seats
-            member.num_steps_unsent = 0 if PARAMETERS in due else member.num_steps_unsent + member.num_steps
-            member.num_tokens_unsent = 0 if PARAMETERS in due else member.num_tokens_unsent
+            member.num_steps_unsent = 0 if is_sent else member.num_steps_unsent + member.num_steps
+            member.num_tokens_unsent = 0 if is_sent else member.num_tokens_unsent
             member.arrived_at, member.num_steps = None, 0
         note = Note(f"round {self.round - 1}: exchange {forming.exchange} counts; {self.num_credited} steps so far")
         members = [self.members[address] for address in forming.seats]

@@ -1,0 +1,166 @@
+"""A worker as a member of its run: how it gets the state, arrives at a round, and takes in what became of it."""
+
+from collections.abc import Callable
+
+from farflung.learn.parameters import fingerprint
+from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.correspondence import Correspondence
+from farflung.systems.desync.giving import Fetch
+from farflung.systems.desync.learner import Descended, Learner
+from farflung.systems.desync.messages import WORKER, Assignment, SyncArrive, SyncJoin
+from farflung.systems.desync.participation import Committed, Participation, Stale
+from farflung.systems.desync.progress import Stretch, WorkerReport
+from farflung.systems.desync.replica import Replica, Snapshot
+from farflung.world.address import Address
+from farflung.world.doors import World
+from farflung.world.effects import Send
+from farflung.world.mailbox import Mailbox
+
+
+class Membership:
+    """What both kinds of loops, blocking and overlapped, have in common."""
+
+    assignment: Assignment
+    """What to do until the next round."""
+
+    def __init__(
+        self,
+        world: World,
+        mailbox: Mailbox,
+        replica: Replica,
+        config: DesyncConfig,
+        coordinator: Address,
+        *,
+        site: str,
+        step_seconds: float,
+        steps_per_second: float,
+        report: WorkerReport,
+        on_round: Callable[[WorkerReport], None],
+    ) -> None:
+        self.world = world
+        self.config = config
+        self.replica = replica
+        self.step_seconds = step_seconds
+        self.since = Stretch()
+        self.report = report
+        self.talk = Correspondence(world, mailbox, coordinator, replica, config)
+        self.coordinator = coordinator
+        self._site = site
+        self._steps_per_second = steps_per_second
+        self._on_round = on_round
+        self._life = world.random(WORKER).getrandbits(48)
+        self._began_at = world.clock.now()
+        self._sent = Stretch()
+        self._longest_wait_seconds = 0.0
+
+    @property
+    def learner(self) -> Learner:
+        """Whose steps these are."""
+        return self.replica.learner
+
+    @property
+    def now(self) -> float:
+        """Of the monotonic clock."""
+        return self.world.clock.now()
+
+    def _join_message(self) -> SyncJoin:
+        return SyncJoin(
+            run=self.config.fingerprint,
+            life=self._life,
+            round=self.replica.round,
+            fingerprint=fingerprint({"agreed": self.replica.agreed}) if not self.replica.round else b"",
+            site=self._site,
+            steps_per_second=self._steps_per_second,
+        )
+
+    async def join(self) -> None:
+        """Become a member that has the state of the present round.
+
+        Raises:
+            Refused: the coordinator does not take this worker, and why.
+        """
+        ask_again = self.config.rounds.ask_again_seconds
+        while True:
+            self.talk.welcome = None
+            join = [Send(self.coordinator, self._join_message())]
+            await self.talk.ask_until(join, lambda: self.talk.welcome is not None, ask_again)
+            assert self.talk.welcome is not None
+            self.assignment = self.talk.welcome.assignment
+            if self.talk.welcome.donor is None:
+                return
+            await self._take_state(self.talk.welcome.donor)
+
+    async def _take_state(self, donor: Address) -> None:
+        """Fetch and load the state of a member, unless it falls silent."""
+        fetch = self.talk.fetch = Fetch(donor, self.replica.tensors(), self.config.part_values_max)
+        num_missing = -1
+        while not fetch.is_done and fetch.num_missing != num_missing:
+            num_missing = fetch.num_missing
+            self.talk.send(fetch.start())
+            await self.talk.until(lambda: fetch.is_done, deadline=self.now + 2 * self.config.rounds.ask_again_seconds)
+        self.talk.fetch = None
+        if fetch.is_done:
+            await self.talk.compute(self.replica.load, fetch.state, seconds=0.0)
+            self.since = Stretch()
+            self.report.round = self.replica.round
+            self.report.num_states_taken += 1
+            self.world.note(WORKER, f"took the state of round {self.replica.round} from {donor}")
+
+    def count(self, descended: Descended, seconds: float) -> None:
+        """Local steps were made."""
+        self.since.add(descended, seconds)
+        self.report.num_steps += descended.num_steps
+        self.report.num_tokens += descended.num_tokens
+        if self.since.seconds > 0:
+            self._steps_per_second = self.since.num_steps / self.since.seconds
+
+    def arrive(self, snapshot: Snapshot) -> Participation:
+        """Begin this member's part in a round."""
+        arrive = SyncArrive(
+            round=self.replica.round,
+            num_steps=self.since.num_steps,
+            num_tokens=self.since.num_tokens,
+            loss=self.since.loss,
+            steps_per_second=self._steps_per_second,
+        )
+        participation = Participation(
+            self.config,
+            self.talk.address,
+            self.coordinator,
+            self._join_message(),
+            arrive,
+            self.replica.lengths,
+            snapshot,
+            longest_wait_seconds=self._longest_wait_seconds,
+        )
+        self._sent = self.since
+        self.talk.participation = participation
+        self.talk.send(participation.start(self.now))
+        return participation
+
+    def committed(self, outcome: Committed) -> None:
+        """The outcome has been taken over: tell what became of the round."""
+        self._close()
+        self.assignment = outcome.assignment
+        report = self.report
+        report.exchanges[report.round] = outcome.exchange
+        report.round = self.replica.round
+        report.loss = self._sent.loss
+        report.progress = outcome.assignment.progress_first
+        report.num_members = outcome.num_members
+        report.num_bytes_sent = self.world.traffic.total(sent=True)
+        report.seconds = self.now - self._began_at
+        report.seconds_waiting = report.seconds - self.talk.busy_seconds
+        self._on_round(report)
+
+    async def stale(self, outcome: Stale) -> None:
+        """The run went on without this member: take over the state of another."""
+        self._close()
+        self.assignment = outcome.assignment
+        if outcome.donor is not None:
+            await self.join()
+
+    def _close(self) -> None:
+        assert self.talk.participation is not None
+        self._longest_wait_seconds = self.talk.participation.longest_wait_seconds
+        self.talk.participation = None
