@@ -14,6 +14,7 @@ from farflung.learn.text_files import TextFiles, find_files, is_json_lines, text
 
 EMBEDDED = "python"
 TOKENS_SUFFIX = ".npy"
+PARQUET_SUFFIX = ".parquet"
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".gz", ".csv", ".py")
 """Endings that say that a name which is nowhere was meant as a file's."""
 SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
@@ -27,8 +28,8 @@ class SourceConfig:
     """One source of training text."""
 
     source: str = EMBEDDED
-    """`python` (the embedded corpus), a file, folder or pattern of texts (.txt ...) or JSON Lines (.jsonl), the id of a
-    data set on the Hub or a folder that `datasets` saved, or a file of tokens (.npy)."""
+    """`python` (the embedded corpus), a file, folder or pattern of texts (.txt ...) or JSON Lines (.jsonl), a data set
+    (its id on the Hub, .parquet files, or a folder that `datasets` saved), or a file of tokens (.npy)."""
     kind: Kind = "auto"
     """What `source` is; auto: as its spelling and what is there tell."""
     text_field: str = "text"
@@ -54,7 +55,7 @@ def kind_of(config: SourceConfig) -> Kind:
         return "corpus"
     if config.source.endswith(TOKENS_SUFFIX):
         return "tokens"
-    if any((path / file).is_file() for file in SAVED_DATASET_FILES):
+    if config.source.endswith(PARQUET_SUFFIX) or _is_saved_dataset(path):
         return "dataset"
     return "files" if path.exists() or _looks_like_path(config.source) else "dataset"
 
@@ -105,22 +106,30 @@ class HubDataset:
 
 
 def _open_dataset(config: SourceConfig) -> Any:
+    path = Path(config.source).expanduser()
     try:
         library: Any = importlib.import_module("datasets")
     except ImportError:
+        is_missing = "" if path.exists() else f"there is no file or folder {config.source}, and "
         raise ValueError(
-            f"there is no file or folder {config.source}, and for data sets of the Hub the library is missing: correct "
-            f"the path, or pip install 'farflung[data]'"
+            f"{is_missing}data sets are read by a library that is not installed: correct the path, or pip install "
+            f"'farflung[data]'"
         ) from None
     try:
-        if Path(config.source).expanduser().is_dir():
-            return _of_split(library.load_from_disk(str(Path(config.source).expanduser())), config)
-        return library.load_dataset(config.source, config.subset, split=config.split)
+        if config.source.endswith(PARQUET_SUFFIX):
+            return library.load_dataset("parquet", data_files=str(path), split=config.split)
+        if _is_saved_dataset(path):
+            return _of_split(library.load_from_disk(str(path)), config)
+        return library.load_dataset(str(path) if path.exists() else config.source, config.subset, split=config.split)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"the data set {config.source} cannot be had ({reason}): check its id, subset and split {config.split!r}"
         ) from error
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return any((path / file).is_file() for file in SAVED_DATASET_FILES)
 
 
 def _of_split(loaded: Any, config: SourceConfig) -> Any:
