@@ -203,6 +203,57 @@ def status(
 
 
 @app.command()
+def pretrain(
+    run_file: Annotated[Path | None, typer.Argument(help="The run (TOML); none: a small one on this machine.")] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Train in virtual time, with links as the file says.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the full run file and do nothing.")] = False,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value: training.batch_size=4; may be repeated.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
+    advertise: Annotated[
+        list[str] | None, typer.Option("--advertise", help="host:port under which other machines reach this one.")
+    ] = None,
+) -> None:
+    """Pretrain a model over regions: on this machine and others that join, or simulated."""
+    from farflung.apps.pretrain.command import Wish, pretrain, show_run
+    from farflung.apps.wiring import Place
+
+    place = Place(host=host, port=port, advertise=advertise or ())
+    wish = Wish(path=run_file, overrides=tuple(override or ()), is_simulated=simulate, is_resumed=resume, place=place)
+    (show_run if show else pretrain)(wish)
+
+
+@app.command()
+def join(
+    ticket: Annotated[str | None, typer.Argument(help="The run's ticket.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="Where this machine is; else where most lack.")] = None,
+    seat: Annotated[int | None, typer.Option("--seat", help="Which seat of the run to take; else a worker's.")] = None,
+    result: Annotated[Path | None, typer.Option("--result", help="Leave the run's model here at the end.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
+    advertise: Annotated[
+        list[str] | None, typer.Option("--advertise", help="host:port under which others reach this machine.")
+    ] = None,
+    dial_only: Annotated[bool, typer.Option("--dial-only", help="Accept no calls (behind NAT).")] = False,
+    home: Home = None,
+) -> None:
+    """Take part in a pretraining run that is led elsewhere, as one of its workers."""
+    from farflung.apps.tickets import find_ticket
+
+    found = find_ticket(ticket)
+    from farflung.apps.pretrain.take_seat import take_seat
+    from farflung.apps.wiring import Place
+
+    place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
+    take_seat(found, place, seat=seat, region=region, result=result)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Option("--folder", help="Where the trained model is kept.")] = None,
     train_seconds: Annotated[float, typer.Option("--train-seconds", help="How long to train.")] = 90.0,

@@ -1,0 +1,149 @@
+"""The synchronous methods as seats: one coordinator, and workers that average among themselves."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from farflung.apps.pretrain.learner import Learner, RevealingCompute
+from farflung.apps.pretrain.materials import Materials
+from farflung.apps.pretrain.messages import SeatReport
+from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, worker_report
+from farflung.apps.pretrain.replicas import KeptRounds, ReplicaFolder, roll_back
+from farflung.apps.pretrain.run_file import RunFile
+from farflung.apps.pretrain.seats import Seat, worker_seats
+from farflung.learn.parameters import Tensors
+from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.messages import COORDINATOR
+from farflung.systems.desync.round import Coordinator
+from farflung.systems.desync.worker import Worker, WorkerReport
+from farflung.world.address import Address
+from farflung.world.doors import Failed
+from farflung.world.host import Host
+from farflung.world.nursery import open_nursery
+
+
+def config_of(run: RunFile) -> DesyncConfig:
+    """The engine's settings for a run."""
+    bandwidths: dict[tuple[str, str], float] = {}
+    for link in run.links:
+        one, other = link.between
+        bandwidths[one, other] = bandwidths[other, one] = link.bytes_per_second
+    return run.algorithm.desync_config(run.num_steps, run.training.optimizer, bandwidths)
+
+
+class DesyncEngine:
+    """See `engines.Engine`."""
+
+    def seats(self, run: RunFile) -> list[Seat]:
+        first = run.regions[0].name
+        return [Seat(index=0, kind="coordinator", region=first), *worker_seats(run.regions, 1)]
+
+    def needs(self, seat: Seat, seats: tuple[Seat, ...]) -> list[int]:
+        if seat.kind != "worker":
+            return []
+        # All that start here begin together: a round with few members would be worth little.
+        return [other.index for other in seats if not other.is_remote and other != seat]
+
+    def part(self, sitting: Sitting, materials: Materials) -> Part:
+        if sitting.seat.kind == "coordinator":
+            return CoordinatorPart(sitting)
+        return WorkerPart(sitting, Learner(materials.trainer(sitting.seat)))
+
+    def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
+        return [seat for seat in seats if seat.kind == "worker" and not seat.is_remote]
+
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
+        rounds = [ReplicaFolder(homes[seat.index]).newest_round for seat in self.result_seats(seats)]
+        coordinator = next(seat for seat in seats if seat.kind == "coordinator")
+        roll_back(homes[coordinator.index], max(rounds, default=0))
+
+
+class CoordinatorPart:
+    """Forms the rounds."""
+
+    def __init__(self, sitting: Sitting) -> None:
+        self._sitting = sitting
+        self._stopped = asyncio.Event()
+        self.coordinator = Coordinator(config_of(sitting.run), KeptRounds(sitting.world.store))
+        self._host = Host(self.coordinator, sitting.world, COORDINATOR)
+
+    async def run(self) -> None:
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def report(self) -> SeatReport:
+        return SeatReport(seat=self._sitting.seat.index, sent=sent_bytes(self._sitting.world))
+
+    def result(self) -> Tensors:
+        raise AssertionError("a coordinator has no model")
+
+    def close(self) -> None:
+        self._host.stop()
+
+
+class WorkerPart:
+    """Local steps and rounds."""
+
+    def __init__(self, sitting: Sitting, learner: Learner) -> None:
+        self._sitting = sitting
+        self._learner = learner
+        self._folder = None if sitting.folder is None else ReplicaFolder(sitting.folder)
+        self._is_stopping = False
+        self._ended = asyncio.Event()
+        self._saved_at = sitting.world.clock.now()
+        coordinator = next(seat for seat in sitting.seats if seat.kind == "coordinator")
+        self._worker = Worker(
+            replace(sitting.world, compute=RevealingCompute(sitting.world.compute, learner)),
+            learner,
+            config_of(sitting.run),
+            Address(sitting.peers[coordinator.index], COORDINATOR),
+            site=sitting.seat.region,
+            step_seconds=sitting.step_seconds,
+            on_round=self._on_round,
+        )
+        if self._folder is not None:
+            self._folder.load(self._worker.replica, learner)
+        if sitting.cursor:
+            learner.seek(sitting.cursor)
+
+    async def run(self) -> None:
+        async def work() -> None:
+            await self._worker.run()
+            self._ended.set()
+
+        async with open_nursery() as nursery:
+            working = nursery.start(work(), name="worker")
+            await self._ended.wait()
+            working.cancel()
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        if self._worker.report.round == 0:
+            self._ended.set()  # nothing is agreed yet that could be kept
+
+    def _on_round(self, report: WorkerReport) -> None:
+        # Called between two computations, when every replica is what the round has made of it.
+        now = self._sitting.world.clock.now()
+        if self._folder is None:
+            return
+        if self._is_stopping or now - self._saved_at >= self._sitting.run.training.checkpoint_seconds:
+            self._saved_at = now
+            folder, replica = self._folder, self._worker.replica
+            self._sitting.world.compute.submit(self._on_saved, folder.save, replica, self._learner, seconds=0.0)
+
+    def _on_saved(self, result: object) -> None:
+        if isinstance(result, Failed):
+            self._sitting.world.note("checkpoint", str(result.error))
+        if self._is_stopping:
+            self._ended.set()
+
+    def report(self) -> SeatReport:
+        return worker_report(self._sitting, self._learner, self._worker.report.seconds_waiting)
+
+    def result(self) -> Tensors:
+        return self._learner.parameters
+
+    def close(self) -> None:
+        self._ended.set()

@@ -1,0 +1,211 @@
+"""The asynchronous methods as seats: a global parameter server, one local one per region, and their workers."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from farflung.apps.pretrain.data import shards_of_region
+from farflung.apps.pretrain.learner import Learner, LearnerFolder, RevealingCompute
+from farflung.apps.pretrain.materials import Materials
+from farflung.apps.pretrain.messages import SeatReport
+from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, worker_report
+from farflung.apps.pretrain.run_file import RunFile
+from farflung.apps.pretrain.seats import Seat, worker_seats
+from farflung.learn.parameters import Tensors, named_parameters
+from farflung.learn.stream import Shard
+from farflung.systems.hierarchy.config import HierarchyConfig
+from farflung.systems.hierarchy.global_server import GlobalServer
+from farflung.systems.hierarchy.local_server import LocalServer
+from farflung.systems.hierarchy.messages import ACTOR
+from farflung.systems.hierarchy.worker import Worker
+from farflung.world.address import Address
+from farflung.world.doors import Failed
+from farflung.world.host import Host
+from farflung.world.nursery import open_nursery
+
+TREE = "halos"
+"""The algorithm with two levels of servers; the others have one local server."""
+
+
+def config_of(run: RunFile) -> HierarchyConfig:
+    """The engine's settings for a run."""
+    return run.algorithm.hierarchy_config(run.num_steps, run.num_workers + run.training.joiners_max)
+
+
+class HierarchyEngine:
+    """See `engines.Engine`."""
+
+    def seats(self, run: RunFile) -> list[Seat]:
+        first = run.regions[0]
+        if run.algorithm.name != TREE:
+            servers = [Seat(index=0, kind="local-server", region=first.name)]
+        else:
+            servers = [Seat(index=0, kind="global-server", region=first.name)]
+            servers += [
+                Seat(index=1 + place, kind="local-server", region=region.name, is_remote=region.is_remote)
+                for place, region in enumerate(run.regions)
+            ]
+        return [*servers, *worker_seats(run.regions, len(servers))]
+
+    def needs(self, seat: Seat, seats: tuple[Seat, ...]) -> list[int]:
+        server = server_of(seat, seats)
+        return [] if server is None else [server.index]
+
+    def part(self, sitting: Sitting, materials: Materials) -> Part:
+        if sitting.seat.kind == "worker":
+            return WorkerPart(sitting, materials)
+        return ServerPart(sitting, named_parameters(materials.model()))
+
+    def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
+        return [seats[0]]
+
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
+        """Nothing: servers are durable by themselves, and workers take up whatever those have."""
+
+
+def server_of(seat: Seat, seats: tuple[Seat, ...]) -> Seat | None:
+    """Whom a seat speaks to: a worker to the local server of its region (or the only one), that to the global one."""
+    if seat.kind == "global-server":
+        return None
+    if seat.kind == "local-server":
+        return next((other for other in seats if other.kind == "global-server"), None)
+    servers = [other for other in seats if other.kind == "local-server"]
+    return next((other for other in servers if other.region == seat.region), servers[0])
+
+
+class ServerPart:
+    """A parameter server."""
+
+    def __init__(self, sitting: Sitting, parameters: Mapping[str, torch.Tensor]) -> None:
+        self._sitting = sitting
+        self._stopped = asyncio.Event()
+        world, run, seat = sitting.world, sitting.run, sitting.seat
+        config = config_of(run)
+        if seat.kind == "global-server":
+            self.server: GlobalServer | LocalServer = GlobalServer.open(world, config, parameters)
+        else:
+            above = server_of(seat, sitting.seats)
+            is_only = above is None
+            regions = [region.name for region in run.regions] if is_only else [seat.region]
+            shards = [shards_of_region(run.regions, region, config.num_shards) for region in regions]
+            self.server = LocalServer.open(
+                world,
+                config,
+                parameters,
+                name=seat.name,
+                above=None if above is None else Address(sitting.peers[above.index], ACTOR),
+                shards=sorted(itertools.chain(*shards)),
+            )
+        self._host = Host(self.server, world, ACTOR)
+
+    async def run(self) -> None:
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def report(self) -> SeatReport:
+        server = self.server.report()
+        return SeatReport(
+            seat=self._sitting.seat.index, staleness=server.mean_staleness, sent=sent_bytes(self._sitting.world)
+        )
+
+    def result(self) -> Tensors:
+        return self.server.state.model.parameters
+
+    def close(self) -> None:
+        self._host.stop()
+
+
+@dataclass(slots=True)
+class DealtData:
+    """The data of a worker as its server deals them."""
+
+    learner: Learner
+    materials: Materials
+    seat: Seat
+
+    @property
+    def cursor(self) -> dict[str, int]:
+        """Where they go on."""
+        return self.learner.cursor
+
+    def assign(self, shard: int, cursor: Mapping[str, int]) -> None:
+        """Draw from that shard alone."""
+        num_shards = config_of(self.materials.run).num_shards
+        stream = self.materials.stream(self.seat, Shard(shard, num_shards))
+        if cursor:
+            stream.seek(cursor)
+        self.learner.trainer.stream = stream
+
+
+class WorkerPart:
+    """Local steps and updates."""
+
+    def __init__(self, sitting: Sitting, materials: Materials) -> None:
+        self._sitting = sitting
+        self._learner = Learner(materials.trainer(sitting.seat))
+        self._folder = None if sitting.folder is None else LearnerFolder(sitting.folder)
+        if self._folder is not None:
+            self._folder.load(self._learner)
+        self._ended = asyncio.Event()
+        self._is_stopping = False
+        server = server_of(sitting.seat, sitting.seats)
+        assert server is not None
+        self._worker = Worker(
+            replace(sitting.world, compute=RevealingCompute(sitting.world.compute, self._learner)),
+            config_of(sitting.run),
+            self._learner,
+            name=sitting.seat.name,
+            server=Address(sitting.peers[server.index], ACTOR),
+            data=DealtData(self._learner, materials, sitting.seat),
+            seconds_per_step=sitting.step_seconds,
+        )
+
+    async def run(self) -> None:
+        async def work() -> None:
+            await self._worker.run()
+            self._ended.set()
+
+        async with open_nursery() as nursery:
+            working = nursery.start(work(), name="worker")
+            saving = nursery.start(self._save_regularly(), name="checkpoints")
+            await self._ended.wait()
+            working.cancel()
+            saving.cancel()
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        self._save()
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._sitting.run.training.checkpoint_seconds)
+            self._save()
+
+    def _save(self) -> None:
+        """What no server has: the inner optimizer's moments."""
+        if self._folder is None:
+            self._saved(None)
+            return
+        # On the compute door, so that it is not in the middle of a step.
+        self._sitting.world.compute.submit(self._saved, self._folder.save, self._learner, seconds=0.0)
+
+    def _saved(self, result: object) -> None:
+        if isinstance(result, Failed):
+            self._sitting.world.note("checkpoint", str(result.error))
+        if self._is_stopping:
+            self._ended.set()
+
+    def report(self) -> SeatReport:
+        return worker_report(self._sitting, self._learner, self._worker.report().seconds_waiting)
+
+    def result(self) -> Tensors:
+        return self._learner.parameters
+
+    def close(self) -> None:
+        self._ended.set()

@@ -1,0 +1,224 @@
+"""The lead of a run: gives out seats, says who sits where, and gathers what the seats report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from farflung.apps.pretrain.history import History, Point
+from farflung.apps.pretrain.messages import (
+    SEAT_ACTOR,
+    AskPeers,
+    AskSeat,
+    Noted,
+    Peers,
+    SeatEnded,
+    SeatGiven,
+    SeatReport,
+    StopSeat,
+)
+from farflung.apps.pretrain.seats import Seat
+from farflung.wire.message import Refusal
+from farflung.world.address import Address, PeerId
+from farflung.world.effects import Effect, Note, Send
+from farflung.world.role import Role
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one seat over the lives of its process: those of lives that ended, and the newest of this one."""
+
+    before: dict[str, int] = field(default_factory=dict[str, int])
+    now: dict[str, int] = field(default_factory=dict[str, int])
+
+    def begin_life(self) -> None:
+        """The process is a new one and counts from zero."""
+        for name, count in self.now.items():
+            self.before[name] = self.before.get(name, 0) + count
+        self.now = {}
+
+    def total(self) -> dict[str, int]:
+        """Over all lives."""
+        names = dict.fromkeys([*self.before, *self.now])
+        return {name: self.before.get(name, 0) + self.now.get(name, 0) for name in names}
+
+
+class Gathered:
+    """What the seats of a run have told, as the history that logs, bars and plots show. Knows no network."""
+
+    def __init__(self, seats: Sequence[Seat], history: History, on_point: Callable[[Point], None]) -> None:
+        self.seats = list(seats)
+        self.history = history
+        self._on_point = on_point
+        self._began_at = history.seconds
+        self._bytes_before = dict(history.link_bytes)
+        self._sent: dict[int, Tally] = {}
+        self._counts: dict[int, Tally] = {}
+        self._staleness: dict[str, float] = {}
+        self.cursors: dict[int, dict[str, int]] = {}
+        """How far each worker's data are read."""
+        for point in history.newest():
+            known = [seat for seat in self.seats if seat.name == point.seat]
+            if known:
+                counts = {"steps": point.num_steps, "tokens": point.num_tokens}
+                self._counts[known[0].index] = Tally(before=counts)
+
+    def begin_life(self, seat: int) -> None:
+        """A process (again) took the seat."""
+        for tallies in (self._sent, self._counts):
+            tallies.setdefault(seat, Tally()).begin_life()
+
+    def add(self, report: SeatReport, seconds: float, region_of: Callable[[str], str | None]) -> None:
+        """Take a report that came `seconds` after this session began; `region_of` tells where a peer is."""
+        seat = self.seats[report.seat]
+        regions: dict[str, int] = {}
+        for peer, num_bytes in report.sent.items():
+            region = region_of(peer)
+            if region is not None:
+                regions[region] = regions.get(region, 0) + num_bytes
+        self._sent.setdefault(seat.index, Tally()).now = regions
+        counts = self._counts.setdefault(seat.index, Tally())
+        counts.now = {"steps": report.num_steps, "tokens": report.num_tokens}
+        self.history.link_bytes = self.link_bytes()
+        if report.staleness is not None:
+            self._staleness[seat.region] = report.staleness
+        if seat.kind != "worker":
+            return
+        self.cursors[seat.index] = report.cursor
+        point = Point(
+            seconds=self._began_at + seconds,
+            seat=seat.name,
+            region=seat.region,
+            num_steps=counts.total()["steps"],
+            num_tokens=counts.total()["tokens"],
+            loss=report.loss,
+            staleness=self._staleness.get(seat.region),
+            waiting_seconds=report.waiting_seconds,
+        )
+        self.history.append(point)
+        self._on_point(point)
+
+    def link_bytes(self) -> dict[tuple[str, str], int]:
+        """Bytes by (region that sent, region that received), earlier sessions included."""
+        summed = dict(self._bytes_before)
+        for index, tally in sorted(self._sent.items()):
+            for region, num_bytes in tally.total().items():
+                key = (self.seats[index].region, region)
+                summed[key] = summed.get(key, 0) + num_bytes
+        return summed
+
+
+class Lead(Role):
+    """Seats are held by peers; a seat whose process died is taken again by the next one that asks for it."""
+
+    def __init__(self, gathered: Gathered, *, run: str, materials: str, version: str) -> None:
+        self.gathered = gathered
+        self._run = run
+        self._materials = materials
+        self._version = version
+        self._holders: dict[int, PeerId] = {}
+        self._began_at: float | None = None
+        self.ended: dict[int, PeerId] = {}
+        """Seats whose part is done."""
+
+    @property
+    def seats(self) -> list[Seat]:
+        """All seats, those of later joiners last."""
+        return self.gathered.seats
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every worker that sits has done its part, and at least one has."""
+        sitting = [index for index in self._holders if self.seats[index].kind == "worker"]
+        return bool(sitting) and all(index in self.ended for index in sitting)
+
+    def holder(self, index: int) -> PeerId | None:
+        """Who sits there."""
+        return self._holders.get(index)
+
+    def stop(self, indices: Sequence[int], reason: str) -> list[Effect]:
+        """Tell these seats to save and leave; perform these effects with this role's host."""
+        peers = [self._holders[index] for index in indices if index in self._holders]
+        return [Send(Address(peer, SEAT_ACTOR), StopSeat(reason=reason)) for peer in peers]
+
+    def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
+        match message:
+            case AskSeat():
+                return self._give(source, message)
+            case AskPeers():
+                peers = {str(index): self._holders[index] for index in sorted(self._holders)}
+                return [Send(source, Peers(peers=peers))]
+            case SeatReport():
+                self._report(source, message, now)
+            case SeatEnded(seat=index, report=report):
+                if self._holders.get(index) == source.peer:
+                    self._report(source, report, now)
+                    self.ended[index] = source.peer
+                return [Send(source, Noted())]
+            case _:
+                pass
+        return ()
+
+    def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
+        lost = [index for index, holder in self._holders.items() if holder == peer]
+        for index in lost:
+            if self.seats[index].is_remote and index not in self.ended:
+                del self._holders[index]  # free for the next who joins
+        return [Note(f"{self.seats[index].name} is lost: {reason}") for index in lost]
+
+    def _report(self, source: Address, report: SeatReport, now: float) -> None:
+        if self._holders.get(report.seat) != source.peer:
+            return
+        if self._began_at is None:
+            self._began_at = now
+        self.gathered.add(report, now - self._began_at, self._region_of)
+
+    def _region_of(self, peer: str) -> str | None:
+        return next((self.seats[index].region for index, holder in self._holders.items() if holder == peer), None)
+
+    def _give(self, source: Address, asked: AskSeat) -> Sequence[Effect]:
+        refusal = self._why_not(asked)
+        if refusal is not None:
+            return [Send(source, Refusal(reason=refusal))]
+        seat = self._choose(source.peer, asked)
+        # A question asked twice by the same process begins two lives; the first has counted nothing by then.
+        self.gathered.begin_life(seat.index)
+        self._holders[seat.index] = source.peer
+        self.ended.pop(seat.index, None)
+        given = SeatGiven(
+            seat=seat,
+            seats=tuple(self.seats),
+            run=self._run,
+            cursor=self.gathered.cursors.get(seat.index, {}),
+            materials=self._materials,
+        )
+        return [Send(source, given), Note(f"{source.peer} takes the seat {seat.name}")]
+
+    def _why_not(self, asked: AskSeat) -> str | None:
+        if asked.version != self._version:
+            return (
+                f"this run is led by farflung {self._version}, and you have {asked.version}: install the same version"
+            )
+        if asked.seat is not None and not 0 <= asked.seat < len(self.seats):
+            return f"this run has no seat {asked.seat}"
+        regions = list(dict.fromkeys(seat.region for seat in self.seats))
+        if asked.region is not None and asked.region not in regions:
+            return f"this run has no region {asked.region!r}: it has {', '.join(regions)}"
+        return None
+
+    def _choose(self, peer: PeerId, asked: AskSeat) -> Seat:
+        if asked.seat is not None:
+            return self.seats[asked.seat]
+        for index, holder in self._holders.items():
+            if holder == peer:
+                return self.seats[index]
+        wanted = [seat for seat in self.seats if asked.region in (None, seat.region) and seat.kind == "worker"]
+        for seat in wanted:
+            if seat.is_remote and seat.index not in self._holders:
+                return seat
+        sitting: dict[str, int] = {seat.region: 0 for seat in wanted}
+        for seat in wanted:
+            sitting[seat.region] += 1
+        region = min(sitting, key=lambda name: (sitting[name], name))
+        number = 1 + max(seat.number for seat in self.seats)
+        seat = Seat(index=len(self.seats), kind="worker", region=region, number=number, is_remote=True)
+        self.seats.append(seat)
+        return seat

@@ -1,0 +1,196 @@
+"""`farflung pretrain` on real machines: leads the run here, starts its seats as local processes, waits for others."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from farflung import __version__
+from farflung.apps.pretrain.engines import engine_of
+from farflung.apps.pretrain.lead import Gathered, Lead
+from farflung.apps.pretrain.materials import Materials
+from farflung.apps.pretrain.messages import LEAD_ACTOR
+from farflung.apps.pretrain.result import load_result
+from farflung.apps.pretrain.run_file import RunFile, tables_of
+from farflung.apps.pretrain.seats import Seat
+from farflung.apps.processes import Child, ChildFailed, Supervisor
+from farflung.apps.tickets import write_ticket
+from farflung.apps.wiring import Place, SwarmNode, join
+from farflung.learn.parameters import Tensors
+from farflung.wire.certificate import TicketRole
+from farflung.world.host import Host
+
+USER_ERROR = 2
+LOOK_SECONDS = 0.1
+STOP_SECONDS = 60.0
+"""How long workers may take to come to the end of a round and save it."""
+LEAVE_SECONDS = 15.0
+TICKET_SECONDS = 365 * 86400.0
+QUICK_SECONDS = 10.0
+"""A seat that ends this soon after its start ..."""
+QUICK_ENDS_MAX = 3
+"""... so many times in a row will not do better the next time."""
+RESTART_SECONDS = 1.0
+SEATS_FOLDER = "seats"
+RESULT_FOLDER = "result"
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a termination: the seats have saved what they know."""
+
+
+@dataclass(slots=True)
+class SeatProcess:
+    """The processes, one after another, that sit on one seat."""
+
+    seat: Seat
+    home: Path
+    child: Child | None = None
+    num_lives: int = 0
+    num_quick_ends: int = 0
+    began_at: float = 0.0
+    restart_at: float = 0.0
+
+
+class LocalRun:
+    """One run led by this process."""
+
+    def __init__(
+        self,
+        run: RunFile,
+        materials: Materials,
+        gathered: Gathered,
+        folder: Path,
+        place: Place,
+        *,
+        tell: Callable[[str], object],
+        show: Callable[[], object],
+    ) -> None:
+        """`tell` gets sentences for the user, `show` is called often, to bring bars up to date."""
+        self._run = run
+        self._materials = materials
+        self._engine = engine_of(run)
+        self._folder = folder
+        self._place = place
+        self._tell = tell
+        self._show = show
+        self._is_stopping = False
+        self._seats = [
+            SeatProcess(seat, folder / SEATS_FOLDER / seat.name) for seat in gathered.seats if not seat.is_remote
+        ]
+        tables = json.dumps(tables_of(run))
+        self._lead = Lead(gathered, run=tables, materials=materials.fingerprint, version=__version__)
+
+    @property
+    def homes(self) -> dict[int, Path]:
+        """Where the seats that are started here keep what they know."""
+        return {process.seat.index: process.home for process in self._seats}
+
+    def train(self, *, is_resumed: bool) -> Tensors:
+        """Run to the end of the budget; the run's model.
+
+        Raises:
+            Interrupted: by Ctrl-C or a termination.
+            ChildFailed: a seat fails again and again.
+        """
+        if is_resumed:
+            self._engine.prepare_resume(self.homes, tuple(self._lead.seats))
+        for process in self._seats:
+            process.home.mkdir(parents=True, exist_ok=True)
+        with Supervisor(self._folder / SEATS_FOLDER) as supervisor:
+            asyncio.run(self._train(supervisor))
+        return self._result()
+
+    def _result(self) -> Tensors:
+        for seat in self._engine.result_seats(tuple(self._lead.seats)):
+            home = self.homes.get(seat.index)
+            if home is not None and (home / RESULT_FOLDER).is_dir():
+                return load_result(home / RESULT_FOLDER)
+        raise ChildFailed("the run is over and nobody has left its model; see the logs in " + str(self._folder))
+
+    async def _train(self, supervisor: Supervisor) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        node = await join(self._place, new_swarm=self._run.run.name)
+        try:
+            host = node.host(self._lead, LEAD_ACTOR)
+            await node.wait_joined()
+            ticket = self._write_ticket(node)
+            while not self._lead.is_over and not stop.is_set():
+                self._look_after(supervisor, ticket)
+                self._show()
+                await asyncio.sleep(LOOK_SECONDS)
+            is_over = self._lead.is_over
+            await self._stop(host, "the run is over" if is_over else "its owner has stopped it")
+        finally:
+            await node.close()
+        if not is_over:
+            raise Interrupted
+
+    def _write_ticket(self, node: SwarmNode) -> str:
+        now = time.time()
+        ticket = node.node.ticket.invite(TicketRole.WORKER, now + TICKET_SECONDS, now).text()
+        path = self._folder / "ticket"
+        write_ticket(path, ticket)
+        self._tell(f"another machine takes part with: farflung join $(cat {path})")
+        return ticket
+
+    # Processes
+
+    def _look_after(self, supervisor: Supervisor, ticket: str) -> None:
+        """Start the seats whose process is not there."""
+        now = time.monotonic()
+        for process in self._seats:
+            if process.child is not None:
+                if process.child.is_running or process.seat.index in self._lead.ended:
+                    continue
+                self._ended(process, now)
+            if now >= process.restart_at:
+                self._start(supervisor, process, ticket, now)
+
+    def _ended(self, process: SeatProcess, now: float) -> None:
+        child, process.child = process.child, None
+        assert child is not None
+        is_quick = now - process.began_at < QUICK_SECONDS
+        process.num_quick_ends = process.num_quick_ends + 1 if is_quick else 0
+        last = "\n".join(child.lines()[-15:])
+        if child.process.returncode == USER_ERROR or process.num_quick_ends >= QUICK_ENDS_MAX:
+            raise ChildFailed(f"{process.seat.name} cannot go on; it last wrote:\n{last}")
+        process.restart_at = now + RESTART_SECONDS
+        self._tell(f"{process.seat.name} ended with status {child.process.returncode} and is started again")
+
+    def _start(self, supervisor: Supervisor, process: SeatProcess, ticket: str, now: float) -> None:
+        process.num_lives += 1
+        process.began_at = now
+        arguments = [sys.executable, "-m", "farflung", "join", "--seat", str(process.seat.index)]
+        arguments += ["--result", str(process.home / RESULT_FOLDER)]
+        threads = str(self._run.training.num_threads)
+        variables = {
+            "FARFLUNG_TICKET": ticket,
+            "FARFLUNG_HOME": str(process.home),
+            "FARFLUNG_CACHE": os.environ.get("FARFLUNG_CACHE", str(self._materials.cache_folder)),
+            "OMP_NUM_THREADS": threads,
+        }
+        process.child = supervisor.start(f"{process.seat.name}-{process.num_lives}", arguments, variables)
+
+    # The end
+
+    async def _stop(self, host: Host, reason: str) -> None:
+        """Workers first, so that servers hear the last of them; whoever is slow is ended by the supervisor."""
+        workers = [one for one in self._seats if one.seat.kind == "worker"]
+        servers = [one for one in self._seats if one.seat.kind != "worker"]
+        for group, seconds in ((workers, STOP_SECONDS), (servers, LEAVE_SECONDS)):
+            indices = [one.seat.index for one in group]
+            indices += [seat.index for seat in self._lead.seats if seat.is_remote and group is workers]
+            host.perform(self._lead.stop(indices, reason))
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline and any(one.child and one.child.is_running for one in group):
+                self._show()
+                await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,101 @@
+"""[model] of a run file: any Hugging Face configuration, or a folder or Hub id; and the model made from it."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from farflung.apps.pretrain.reader import check_known
+
+PATH, WEIGHTS, MODEL_TYPE = "path", "weights", "model_type"
+REFERENCE_KEYS = (PATH, WEIGHTS)
+MODEL_TYPE_DEFAULT = "llama"
+
+
+def check_model_table(table: Mapping[str, Any]) -> None:
+    """Refuse a table that describes no model; loads nothing.
+
+    Raises:
+        ValueError: an unknown family or key (with the nearest known one), or both a path and a configuration.
+    """
+    if PATH in table:
+        for name in table:
+            if name not in REFERENCE_KEYS:
+                raise ValueError(f"[model] has path, which brings its configuration: take {name!r} out")
+        if not isinstance(table[PATH], str) or not isinstance(table.get(WEIGHTS, True), bool):
+            raise ValueError("in [model], path is a text and weights is true or false")
+        return
+    family = table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)
+    check_known(family, list(CONFIG_MAPPING), "model.model_type", what="family of models")
+    known = [MODEL_TYPE, *(field.name for field in fields(CONFIG_MAPPING[family]))]
+    for name in table:
+        check_known(name, known, "model")
+
+
+def config_of(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The configuration; a table takes size of vocabulary and end mark from the tokenizer unless it says them.
+
+    Raises:
+        ValueError: the path is no model, a value is refused by its family, or the vocabulary is too small.
+    """
+    try:
+        if PATH in table:
+            config = AutoConfig.from_pretrained(table[PATH])
+        else:
+            given = {name: value for name, value in table.items() if name != MODEL_TYPE}
+            marks = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+            config = CONFIG_MAPPING[table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)](**(marks | given))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"[model] cannot be made: {_first_line(error)}") from None
+    vocabulary_size = config.get_text_config().vocab_size
+    if vocabulary_size < len(tokenizer):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {vocabulary_size}: "
+            "raise model.vocab_size, or choose the model's own tokenizer in [data]"
+        )
+    return cast(PretrainedConfig, config)
+
+
+def new_model(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """The model every worker starts from: with the weights of its path, or new ones that follow from the seed.
+
+    Raises:
+        ValueError: as `config_of`, or there are no such weights.
+    """
+    config = config_of(table, tokenizer)
+    if PATH in table and table.get(WEIGHTS, True):
+        try:
+            return AutoModelForCausalLM.from_pretrained(table[PATH], dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the weights of {table[PATH]} cannot be loaded: {_first_line(error)}") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def check_length(config: PretrainedConfig, sequence_length: int) -> None:
+    """Refuse sequences that the model has no positions for.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and sequence_length > positions:
+        raise ValueError(
+            f"training.sequence_length is {sequence_length}, and the model has positions for {positions}: "
+            "lower it, or raise model.max_position_embeddings"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__

@@ -1,0 +1,99 @@
+"""What an engine makes of a seat, and how a seat is sat through: the same on real machines and on virtual time."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from farflung.apps.pretrain.learner import Learner
+from farflung.apps.pretrain.messages import SeatReport
+from farflung.apps.pretrain.run_file import RunFile
+from farflung.apps.pretrain.seats import Seat
+from farflung.learn.parameters import Tensors
+from farflung.world.address import PeerId
+from farflung.world.doors import World
+from farflung.world.nursery import open_nursery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sitting:
+    """What a part is made from."""
+
+    world: World
+    run: RunFile
+    seat: Seat
+    seats: tuple[Seat, ...]
+    """All of them, so that others can be found in `peers`."""
+    peers: Mapping[int, PeerId]
+    """By seat: at least the servers that this seat speaks to."""
+    folder: Path | None = None
+    """Where a worker keeps its checkpoints; None: it keeps none (a simulation is replayed, not resumed)."""
+    cursor: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How far this seat's data were read by whoever sat here before."""
+
+    @property
+    def step_seconds(self) -> float:
+        """What virtual time charges a worker of speed 1 for a local step."""
+        return self.run.simulation.step_seconds
+
+
+class Part(Protocol):
+    """One role or loop of an engine at work."""
+
+    async def run(self) -> None:
+        """Do the part: a worker returns when the budget is used up, a server works until it is stopped."""
+        ...
+
+    def stop(self) -> None:
+        """Come to an end where the run can be resumed: `run` returns soon."""
+        ...
+
+    def report(self) -> SeatReport:
+        """How it fares; a loss is told once."""
+        ...
+
+    def result(self) -> Tensors:
+        """The run's model, as far as this part knows it."""
+        ...
+
+    def close(self) -> None:
+        """Leave the network."""
+        ...
+
+
+async def sit(part: Part, tell: Callable[[SeatReport], object], every_seconds: float) -> None:
+    """Run a part and tell its reports, the last one at its end."""
+
+    async def tell_regularly() -> None:
+        while True:
+            await asyncio.sleep(every_seconds)
+            tell(part.report())
+
+    async with open_nursery() as nursery:
+        telling = nursery.start(tell_regularly(), name="reports")
+        await part.run()
+        telling.cancel()
+    tell(part.report())
+
+
+def sent_bytes(world: World) -> dict[str, int]:
+    """Bytes sent to each peer so far, as counted where frames meet the wire."""
+    sent: dict[str, int] = {}
+    for (peer, _, was_sent), num_bytes in world.traffic.num_bytes.items():
+        if was_sent:
+            sent[peer] = sent.get(peer, 0) + num_bytes
+    return sent
+
+
+def worker_report(sitting: Sitting, learner: Learner, waiting_seconds: float) -> SeatReport:
+    """What any worker tells."""
+    return SeatReport(
+        seat=sitting.seat.index,
+        num_steps=learner.num_local_steps,
+        num_tokens=learner.num_tokens,
+        loss=learner.take_loss(),
+        waiting_seconds=waiting_seconds,
+        sent=sent_bytes(sitting.world),
+        cursor=learner.cursor,
+    )

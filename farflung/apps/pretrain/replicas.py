@@ -1,0 +1,118 @@
+"""What a run of rounds is resumed from: replicas as checkpoints, and the coordinator's decisions round by round."""
+
+from pathlib import Path
+
+import msgspec
+
+from farflung.apps.pretrain.learner import Learner
+from farflung.learn.checkpoint import checkpoints, load_checkpoint, require_fit, save_checkpoint
+from farflung.runtime.store import FileStore
+from farflung.systems.desync.replica import Replica, ReplicaState
+from farflung.systems.desync.round import STORE_KEY, Decided
+from farflung.world.doors import Store
+
+RESIDUAL = "residual"
+ROUNDS_KEPT = 1000
+"""A worker's newest checkpoint is hardly older than so many rounds."""
+
+
+class ReplicaFolder:
+    """The checkpoints of one worker's replica, each as of the end of a round."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "checkpoints"
+
+    @property
+    def newest_round(self) -> int:
+        """Round of the newest checkpoint; 0: there is none."""
+        if not checkpoints(self._folder):
+            return 0
+        found = load_checkpoint(self._folder).state["round"]
+        assert isinstance(found, int)
+        return found
+
+    def save(self, replica: Replica, learner: Learner) -> None:
+        """Runs on the compute door, between two computations."""
+        state = replica.with_moments(None)
+        values = {
+            "round": state.round,
+            "rule_steps": list(state.rule_steps),
+            "num_steps": state.num_steps,
+            "cursor": dict(learner.cursor),
+        }
+        save_checkpoint(self._folder, {**state.tensors, RESIDUAL: replica._residual}, values)
+
+    def load(self, replica: Replica, learner: Learner) -> None:
+        """Become what was saved; nothing happens if nothing was.
+
+        Raises:
+            ValueError: what lies there is damaged or of another model.
+        """
+        if not checkpoints(self._folder):
+            return
+        found = load_checkpoint(self._folder)
+        residual = found.tensors.pop(RESIDUAL)
+        require_fit(found.tensors, replica.tensors(), str(found.path))
+        values = msgspec.convert(found.state, type=_Values)
+        replica.load(ReplicaState(found.tensors, values.round, values.rule_steps, values.num_steps))
+        if residual.shape == replica._residual.shape:
+            replica._residual.copy_(residual)
+        learner.seek(values.cursor)
+
+
+class _Values(msgspec.Struct):
+    round: int
+    rule_steps: tuple[int, ...]
+    num_steps: int
+    cursor: dict[str, int]
+
+
+class KeptRounds:
+    """The coordinator's store, which keeps beside the newest decision those that led to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, key: str) -> bytes | None:
+        return self._store.read(key)
+
+    def write(self, key: str, value: bytes) -> None:
+        if key == STORE_KEY:
+            number = msgspec.json.decode(value, type=Decided).round
+            self._store.write(_round_key(number), value)
+            self._store.delete(_round_key(number - ROUNDS_KEPT))
+        self._store.write(key, value)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(key)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return self._store.keys(prefix)
+
+
+def roll_back(home: Path, number: int) -> None:
+    """Let a coordinator that nobody hears any more go on from the end of a round, because no later one was saved.
+
+    Raises:
+        ValueError: it does not know that round.
+    """
+    store = FileStore(home / "store")
+    newest = store.read(STORE_KEY)
+    if newest is None:
+        return
+    decided = msgspec.json.decode(newest, type=Decided)
+    if decided.round == number:
+        return
+    if number == 0:
+        store.delete(STORE_KEY)
+        return
+    kept = store.read(_round_key(number))
+    if kept is None:
+        raise ValueError(f"this run cannot be resumed: its workers stand at round {number}, its coordinator at another")
+    then = msgspec.json.decode(kept, type=Decided)
+    # Numbers of exchanges are never used twice.
+    store.write(STORE_KEY, msgspec.json.encode(msgspec.structs.replace(then, num_exchanges=decided.num_exchanges)))
+
+
+def _round_key(number: int) -> str:
+    return f"{STORE_KEY}-round-{number}"

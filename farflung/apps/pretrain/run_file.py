@@ -1,0 +1,173 @@
+"""The run file: what one pretraining run is made of, as dataclasses, read strictly and shown in full.
+
+A key that is left out has the value that `farflung pretrain --show` prints.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from farflung.apps.pretrain.algorithms import AlgorithmSettings, read_algorithm
+from farflung.apps.pretrain.data import DataSettings
+from farflung.apps.pretrain.model import check_model_table
+from farflung.apps.pretrain.reader import apply_override, check_known, read, read_table, read_toml
+from farflung.apps.pretrain.sites import LinkSettings, RegionSettings, check_sites
+from farflung.apps.pretrain.training import TrainingSettings
+
+DEFAULT_MODEL: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+"""A Llama small enough for a laptop; the tokenizer adds its vocabulary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSettings:
+    """[logging]: what is written beside the progress bars; the JSONL log is always written."""
+
+    every_seconds: float = 2.0
+    """How often each role reports (of virtual time, when simulated)."""
+    tensorboard: bool | None = None
+    """None: where it is installed."""
+    wandb: bool = False
+    trackio: bool = False
+    project: str = "farflung"
+    """Under which W&B and trackio file the run."""
+
+    def __post_init__(self) -> None:
+        if not self.every_seconds > 0:
+            raise ValueError("every_seconds must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """[simulation]: what virtual time charges where a real run measures."""
+
+    step_seconds: float = 0.25
+    """One local step of a worker of speed 1."""
+
+    def __post_init__(self) -> None:
+        if not self.step_seconds > 0:
+            raise ValueError("step_seconds must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """[run]: its name, where it is kept, and the seed that everything random follows from."""
+
+    name: str = "pretraining"
+    folder: str = "pretraining"
+    """Logs, checkpoints, the plot and the final model; relative to where the command is given."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.folder:
+            raise ValueError("name and folder must not be empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """A whole run. `model` is a table of [model]: `path`, or the keys of a Hugging Face configuration."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    model: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_MODEL))
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    algorithm: AlgorithmSettings
+    regions: tuple[RegionSettings, ...]
+    links: tuple[LinkSettings, ...] = ()
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that the file names; others may join."""
+        return sum(len(region.speeds) for region in self.regions)
+
+    @property
+    def num_steps(self) -> int:
+        """Local steps of all workers together that the budget pays for."""
+        return self.training.tokens // self.training.tokens_per_step
+
+
+SECTIONS = tuple(one.name for one in fields(RunFile))
+
+
+def default_tables() -> dict[str, Any]:
+    """The run without a file: two regions on this machine, a tiny model, a few minutes."""
+    return {
+        # A run this short has few updates: servers push after 4 of them instead of 32.
+        "algorithm": {"name": "halos", "updates_per_push": 4},
+        "regions": [{"name": "east", "workers": 2}, {"name": "west", "workers": 2}],
+        "links": [{"between": ["east", "west"], "bandwidth_mbit": 100.0, "latency_ms": 50.0}],
+    }
+
+
+def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> RunFile:
+    """The run of a TOML file (None: the default one) with `--set` values on top.
+
+    Raises:
+        ValueError: a mistake in it, in one sentence.
+    """
+    tables = default_tables() if path is None else read_toml(path)
+    for override in overrides:
+        apply_override(tables, override)
+    return run_from(tables, is_simulated=is_simulated)
+
+
+def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFile:
+    """The run that these tables describe; what only the parts together tell is checked too.
+
+    Raises:
+        ValueError: as `load_run_file`.
+    """
+    defaults = default_tables()
+    if "regions" in tables:
+        defaults["links"] = []
+    if "algorithm" in tables:
+        defaults["algorithm"] = {}
+    given = {**defaults, **tables}
+    for name in given:
+        check_known(name, SECTIONS, "")
+    run = RunFile(
+        run=read(RunSettings, given.get("run", {}), "run"),
+        model=dict(read_table(given.get("model", DEFAULT_MODEL), "model")),
+        data=read(DataSettings, given.get("data", {}), "data"),
+        training=read(TrainingSettings, given.get("training", {}), "training"),
+        algorithm=read_algorithm(read_table(given["algorithm"], "algorithm")),
+        regions=read(tuple[RegionSettings, ...], given["regions"], "regions"),
+        links=read(tuple[LinkSettings, ...], given["links"], "links"),
+        simulation=read(SimulationSettings, given.get("simulation", {}), "simulation"),
+        logging=read(LoggingSettings, given.get("logging", {}), "logging"),
+    )
+    check_model_table(run.model)
+    check_sites(run.regions, run.links, must_be_linked=is_simulated)
+    if run.num_steps < 1:
+        raise ValueError(
+            f"training.tokens = {run.training.tokens} is less than one step, which takes "
+            f"{run.training.tokens_per_step} tokens: raise it, or lower sequence_length or batch_size"
+        )
+    return run
+
+
+def tables_of(run: RunFile) -> dict[str, Any]:
+    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
+    return {name: _plain(run.algorithm.table() if name == "algorithm" else getattr(run, name)) for name in SECTIONS}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as tables, without the keys that are left open (None): TOML has no word for nothing."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            one.name: _plain(getattr(value, one.name)) for one in fields(value) if getattr(value, one.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items() if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,46 @@
+"""Seats: what a run needs, one process (or simulated node) for each, in a fixed order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farflung.apps.pretrain.sites import RegionSettings
+
+SeatKind = Literal["worker", "local-server", "global-server", "coordinator"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """One part of a run."""
+
+    index: int
+    """Its place among the seats of the run."""
+    kind: SeatKind
+    region: str
+    speed: float = 1.0
+    """Of a worker, relative to the others."""
+    number: int = 0
+    """Of a worker: its place among the workers, which decides the samples it reads."""
+    is_remote: bool = False
+    """Taken by `farflung join` on another machine; not started here."""
+
+    @property
+    def name(self) -> str:
+        """For people, logs and file names: `east-worker-0`."""
+        return f"{self.region}-worker-{self.number}" if self.kind == "worker" else f"{self.region}-{self.kind}"
+
+
+def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Seat]:
+    """A seat for each worker of the run file, region by region."""
+    speeds = [(region, speed) for region in regions for speed in region.speeds]
+    return [
+        Seat(
+            index=first_index + number,
+            kind="worker",
+            region=region.name,
+            speed=speed,
+            number=number,
+            is_remote=region.is_remote,
+        )
+        for number, (region, speed) in enumerate(speeds)
+    ]

@@ -1,0 +1,110 @@
+"""[[regions]] and [[links]] of a run file: where workers are, and what lies between them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farflung.apps.pretrain.reader import check_known
+from farflung.learn.sources import SourceConfig
+
+REGION_NAME_LENGTH_MAX = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """One worker of a region."""
+
+    speed: float = 1.0
+    """Steps per time, relative to the other workers; a real run measures it anew."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.speed < math.inf:
+            raise ValueError("speed must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSettings:
+    """A site: workers that are near to each other."""
+
+    name: str
+    workers: int | tuple[WorkerSettings, ...] = 1
+    """How many of speed 1, or one table for each."""
+    is_remote: bool = False
+    """True: its workers come from other machines (`farflung join`); none is started here."""
+    data: SourceConfig | None = None
+    """What its workers read; None: what [data] says."""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= REGION_NAME_LENGTH_MAX or not self.name.isprintable() or "/" in self.name:
+            raise ValueError(f"name must have 1 to {REGION_NAME_LENGTH_MAX} printable characters, no '/'")
+        if not self.speeds:
+            raise ValueError(f"region {self.name!r} needs at least one worker")
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        """One for each worker."""
+        if isinstance(self.workers, int):
+            return (1.0,) * self.workers
+        return tuple(worker.speed for worker in self.workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """What lies between two regions, the same both ways."""
+
+    between: tuple[str, str]
+    bandwidth_mbit: float
+    """Megabits per second."""
+    latency_ms: float = 0.0
+    """Milliseconds one way."""
+    loss: float = 0.0
+    """Probability that a message is lost."""
+
+    def __post_init__(self) -> None:
+        if not self.bandwidth_mbit > 0:
+            raise ValueError("bandwidth_mbit must be positive")
+        if not 0 <= self.latency_ms < math.inf:
+            raise ValueError("latency_ms must be finite and not negative")
+        if not 0 <= self.loss < 1:
+            raise ValueError("loss is a probability below 1")
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bandwidth_mbit * 1e6 / 8
+
+
+def check_sites(regions: Sequence[RegionSettings], links: Sequence[LinkSettings], *, must_be_linked: bool) -> None:
+    """Refuse regions and links that do not fit together.
+
+    Raises:
+        ValueError: no region, one named twice, a link to an unknown region or to itself, and (with `must_be_linked`)
+            two regions without a link.
+    """
+    names = [region.name for region in regions]
+    if not names:
+        raise ValueError("a run needs at least one region: add [[regions]] with a name and workers")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"there are two regions {name!r}: give each its own name")
+    linked: set[frozenset[str]] = set()
+    for index, link in enumerate(links):
+        for name in link.between:
+            check_known(name, names, f"links[{index}]", what="region")
+        pair = frozenset(link.between)
+        if len(pair) == 1:
+            raise ValueError(f"links[{index}] joins {link.between[0]!r} with itself: a link is between two regions")
+        if pair in linked:
+            raise ValueError(f"there are two links between {link.between[0]!r} and {link.between[1]!r}: keep one")
+        linked.add(pair)
+    if must_be_linked:
+        _check_linked(names, linked)
+
+
+def _check_linked(names: Sequence[str], linked: set[frozenset[str]]) -> None:
+    for one, other in itertools.combinations(names, 2):
+        if frozenset((one, other)) not in linked:
+            raise ValueError(
+                f"regions {one!r} and {other!r} have no link, which a simulation needs: add [[links]] with "
+                f'between = ["{one}", "{other}"], bandwidth_mbit and latency_ms'
+            )

@@ -1,0 +1,177 @@
+"""`farflung join`: takes a seat in a run that is led elsewhere, and sits it through."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import TypeVar
+
+from farflung import __version__
+from farflung.apps.pretrain.engines import Engine, engine_of
+from farflung.apps.pretrain.materials import Materials
+from farflung.apps.pretrain.messages import (
+    LEAD_ACTOR,
+    SEAT_ACTOR,
+    AskPeers,
+    AskSeat,
+    Noted,
+    Peers,
+    SeatEnded,
+    SeatGiven,
+    SeatReport,
+    StopSeat,
+)
+from farflung.apps.pretrain.part import Part, Sitting, sit
+from farflung.apps.pretrain.result import save_result
+from farflung.apps.pretrain.run_file import RunFile, run_from
+from farflung.apps.wiring import Place, SwarmNode, join
+from farflung.wire.message import Message, Refusal
+from farflung.world.address import Address, PeerId
+from farflung.world.errors import FarflungError, Refused, Unreachable
+from farflung.world.mailbox import Mailbox, PeerLost, call
+from farflung.world.nursery import open_nursery
+
+ASK_SECONDS = 0.2
+"""How often others are looked for."""
+ANSWER_SECONDS = 10.0
+LISTEN_SECONDS = 3600.0
+LEAD_SECONDS_MAX = 60.0
+"""How long a seat goes on trying to tell a lead that does not answer that it has ended."""
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class RunStopped(FarflungError):
+    """The lead has asked this seat to leave."""
+
+
+def take_seat(ticket: str, place: Place, *, seat: int | None, region: str | None, result: Path | None) -> None:
+    """Take part until the run is over, the lead says stop, or a signal comes.
+
+    Raises:
+        ValueError: a bad ticket, other data or another model than the lead's.
+        FarflungError: nobody answers, or the lead refuses.
+    """
+    asyncio.run(_take_seat(ticket, place, AskSeat(version=__version__, seat=seat, region=region), result))
+
+
+async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    is_terminated = False
+
+    def terminate() -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    node = await join(place, ticket=ticket)
+    try:
+        await node.wait_joined()
+        await _Seat(node, result).sit(wish)
+    except RunStopped as stopped:
+        print(f"stops: {stopped}", flush=True)
+    except asyncio.CancelledError:
+        if not is_terminated:
+            raise
+    finally:
+        await node.close()
+
+
+class _Seat:
+    """One process's way through a run."""
+
+    def __init__(self, node: SwarmNode, result: Path | None) -> None:
+        self._node = node
+        self._result = result
+        self._lead = Address(node.node.ticket.meetings[0].peer, LEAD_ACTOR)
+
+    async def sit(self, wish: AskSeat) -> None:
+        with Mailbox(self._node.world, SEAT_ACTOR) as mailbox:
+            given = await self._ask(mailbox, wish, SeatGiven)
+            run = run_from(json.loads(given.run))
+            print(f"takes the seat {given.seat.name}", flush=True)
+            materials = await asyncio.to_thread(Materials.gather, run)
+            if materials.fingerprint != given.materials:
+                raise ValueError(
+                    "the data or the model here are not those of the lead: check that the files of [data] and [model] "
+                    "are the same, and that both machines have the same versions of Python and farflung"
+                )
+            engine = engine_of(run)
+            sitting = await self._sitting(mailbox, given, run, engine)
+            part = engine.part(sitting, materials)
+            try:
+                await self._work(mailbox, part, given, run)
+                if self._result is not None and given.seat in engine.result_seats(given.seats):
+                    await asyncio.to_thread(save_result, self._result, part.result())
+            finally:
+                part.close()
+
+    async def _sitting(self, mailbox: Mailbox, given: SeatGiven, run: RunFile, engine: Engine) -> Sitting:
+        while True:
+            known = await self._ask(mailbox, AskPeers(), Peers)
+            peers = {int(index): peer for index, peer in known.peers.items()}
+            needed = engine.needs(given.seat, given.seats)
+            if all(index in peers and self._is_reachable(peers[index]) for index in needed):
+                return Sitting(
+                    world=self._node.world,
+                    run=run,
+                    seat=given.seat,
+                    seats=given.seats,
+                    peers=peers,
+                    folder=self._node.node.home.folder,
+                    cursor=given.cursor,
+                )
+            await asyncio.sleep(ASK_SECONDS)
+
+    def _is_reachable(self, peer: PeerId) -> bool:
+        return peer == self._node.peer or peer in self._node.member.view
+
+    async def _ask(self, mailbox: Mailbox, question: Message, kind: type[Answer]) -> Answer:
+        answer = await call(mailbox, self._lead, question, self._node.world.clock.now() + ANSWER_SECONDS)
+        match answer:
+            case Refusal(reason=reason):
+                raise Refused(self._lead.peer, reason)
+            case StopSeat(reason=reason):
+                raise RunStopped(reason)
+            case _ if isinstance(answer, kind):
+                return answer
+        raise Unreachable(self._lead.peer, "it speaks another protocol")
+
+    async def _work(self, mailbox: Mailbox, part: Part, given: SeatGiven, run: RunFile) -> None:
+        last = SeatReport(seat=given.seat.index)
+
+        def tell(report: SeatReport) -> None:
+            nonlocal last
+            last = report
+            mailbox.send(self._lead, report)
+
+        async def listen() -> None:
+            while True:
+                received = await mailbox.receive(self._node.world.clock.now() + LISTEN_SECONDS)
+                if received is None:
+                    continue
+                match received:
+                    case (_, StopSeat(reason=reason)):
+                        print(f"stops: {reason}", flush=True)
+                        part.stop()
+                    case (source, PeerLost(reason=reason)) if source.peer == self._lead.peer:
+                        raise Unreachable(source.peer, f"the lead is gone ({reason})")
+                    case _:
+                        pass
+
+        async with open_nursery() as nursery:
+            listening = nursery.start(listen(), name="listening")
+            await sit(part, tell, run.logging.every_seconds)
+            listening.cancel()
+        await self._tell_end(mailbox, SeatEnded(seat=given.seat.index, report=last))
+
+    async def _tell_end(self, mailbox: Mailbox, ended: SeatEnded) -> None:
+        deadline = self._node.world.clock.now() + LEAD_SECONDS_MAX
+        while self._node.world.clock.now() < deadline:
+            try:
+                await self._ask(mailbox, ended, Noted)
+                return
+            except Unreachable:
+                await asyncio.sleep(ASK_SECONDS)
