@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass, field
 
 from farflung.systems.hierarchy.flow import Inflow, Outflow
-from farflung.systems.hierarchy.messages import Join, ModelHeader, RunIdentity, UpdateHeader
+from farflung.systems.hierarchy.merge import ServedModel, decode_part, digest
+from farflung.systems.hierarchy.messages import Join, ModelHeader, RunIdentity, UpdateHeader, UpdatePart
+from farflung.wire.tensor import MalformedTensor
 from farflung.world.address import Address
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
@@ -77,3 +79,16 @@ def is_sound(header: UpdateHeader, num_parts: int) -> bool:
         and abs(header.loss) < float("inf")
         and len(header.cursor) <= CURSOR_KEYS_MAX
     )
+
+
+def update_problem(part: UpdatePart, model: ServedModel) -> str | None:
+    """Why a part of an update cannot be applied to `model`, or None if it can."""
+    if not is_sound(part.header, model.num_parts) or not 0 <= part.index < part.header.num_parts:
+        return "its header is not one of this run"
+    if digest(part.slices) != part.digest:
+        return "its bytes are not those that were sent"
+    try:
+        decode_part(part.slices, model.parts[part.index])
+    except MalformedTensor as error:
+        return str(error)
+    return None

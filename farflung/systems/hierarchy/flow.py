@@ -32,8 +32,8 @@ class Outflow:
         return is_news
 
     def rewind(self, arrived: int) -> None:
-        """What was sent from part `arrived` on is lost."""
-        if self.arrived <= arrived <= self.ready:
+        """What was sent from part `arrived` on is lost; the other end may have lost, in a crash, what it had before."""
+        if 0 <= arrived <= self.ready:
             self.arrived = self.sent = arrived
 
     @property

@@ -9,12 +9,12 @@ updates; versions only grow.
 
 from collections.abc import Sequence
 
-from farflung.systems.hierarchy.clients import Arriving, Session, difference, is_sound
+from farflung.systems.hierarchy.clients import Arriving, Session, difference, update_problem
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.dispatcher import Dispatcher, PartJob
 from farflung.systems.hierarchy.durable import Kept, update_key
 from farflung.systems.hierarchy.flow import Inflow
-from farflung.systems.hierarchy.merge import ServedModel, decode_part, digest
+from farflung.systems.hierarchy.merge import ServedModel
 from farflung.systems.hierarchy.messages import (
     Alive,
     Fetch,
@@ -32,7 +32,6 @@ from farflung.systems.hierarchy.report import ServerReport, server_report
 from farflung.systems.hierarchy.state import ServerState, keys_of
 from farflung.systems.hierarchy.work import Compute, Read, Work
 from farflung.wire.message import NoSuchActor, Refusal
-from farflung.wire.tensor import MalformedTensor
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Effect, Note, Save, Send
 from farflung.world.errors import PeerMisbehaved
@@ -196,7 +195,7 @@ class Server(Role):
         taken = UpdateTaken(name=part.name, lease=part.lease, sequence=part.sequence)
         if part.sequence <= self.state.ledger.clients[part.name].sequence:
             return [Send(session.address, taken)]
-        problem = self._problem(part)
+        problem = update_problem(part, self.state.model)
         if problem is not None:
             refusal = Refusal(reason=f"this update cannot be applied: {problem}")
             return [Send(session.address, refusal), Note(f"refused an update of {part.name}: {problem}")]
@@ -213,26 +212,13 @@ class Server(Role):
         news = PartTaken(name=part.name, lease=part.lease, sequence=part.sequence, next=arriving.inflow.next)
         return [*effects, Send(session.address, news)]
 
-    def _problem(self, part: UpdatePart) -> str | None:
-        if not is_sound(part.header, self.state.model.num_parts) or not 0 <= part.index < part.header.num_parts:
-            return "its header is not one of this run"
-        if digest(part.slices) != part.digest:
-            return "its bytes are not those that were sent"
-        try:
-            decode_part(part.slices, self.state.model.parts[part.index])
-        except MalformedTensor as error:
-            return str(error)
-        return None
-
     def _arriving(self, session: Session, part: UpdatePart) -> Arriving | None:
         """The update that the part belongs to; None for one that its client has given up."""
         arriving = session.arriving
         if arriving is not None and part.sequence < arriving.sequence:
             return None
         if arriving is None or part.sequence > arriving.sequence:
-            arriving = Arriving(part.sequence, part.header, Inflow(part.header.num_parts))
-            for index in self.state.found_parts(part.name, part.lease, part.sequence):
-                arriving.inflow.take(index)
+            arriving = Arriving(part.sequence, part.header, self._found(part.name, part.lease, part.sequence))
             session.arriving = arriving
         return arriving
 
@@ -249,15 +235,22 @@ class Server(Role):
             taken = UpdateTaken(name=message.name, lease=message.lease, sequence=message.sequence)
             return [Send(session.address, taken)]
         arriving = session.arriving
-        is_known = arriving is not None and arriving.sequence == message.sequence
+        if arriving is not None and arriving.sequence == message.sequence:
+            missing = arriving.inflow.next
+        else:
+            missing = self._found(message.name, message.lease, message.sequence).next
         news = PartTaken(
-            name=message.name,
-            lease=message.lease,
-            sequence=message.sequence,
-            next=arriving.inflow.next if arriving is not None and is_known else 0,
-            ask=message.ask,
+            name=message.name, lease=message.lease, sequence=message.sequence, next=missing, ask=message.ask
         )
         return [Send(session.address, news)]
+
+    def _found(self, name: str, lease: int, sequence: int) -> Inflow:
+        """What an earlier life got of an update; the last part is asked for again, because it completes the update."""
+        inflow = Inflow(self.state.model.num_parts)
+        for index in self.state.found_parts(name, lease, sequence):
+            if index < inflow.num_parts - 1:
+                inflow.take(index)
+        return inflow
 
     # Work
 
