@@ -14,7 +14,8 @@ from farflung.learn.documents import Piece
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PIECE_CHARACTERS = 1 << 18
-"""A longer text is read in pieces of about this length, cut at the end of a line where there is one."""
+"""A longer text is read in pieces of about this length, cut at the end of a line where there is one, and each is
+tokenized by itself: a token that would cross the cut is two."""
 FIELDS_SHOWN_MAX = 12
 
 

@@ -84,7 +84,9 @@ def write_tokens(
         # The description of another content must never stand beside this one: it goes first and comes last.
         _description_path(path).unlink(missing_ok=True)
         unfinished.replace(path)
-        unfinished.write_text(json.dumps(description), encoding="ascii")
+        with unfinished.open("wb") as file:
+            file.write(json.dumps(description).encode())
+            _sync(file)
         unfinished.replace(_description_path(path))
     except OSError as error:
         raise ValueError(
@@ -172,9 +174,14 @@ def _write_rows(
     file.seek(0)
     _write_header(file, dtype, num_tokens)
     assert file.tell() == begins_at, "numpy leaves room for the number to grow"
+    _sync(file)
+    return num_tokens, largest
+
+
+def _sync(file: IO[bytes]) -> None:
+    """So that a crash after the rename that follows leaves no empty file under the new name."""
     file.flush()
     os.fsync(file.fileno())
-    return num_tokens, largest
 
 
 def _write_header(file: IO[bytes], dtype: np.dtype[Any], num_tokens: int) -> None:

@@ -111,14 +111,23 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def learnt_tokenizer(sources: Sequence[Source], vocabulary_size: int, cache_folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer learnt from these sources together; kept in the cache, named by what it was learnt from."""
+    """The tokenizer learnt from these sources together; kept in the cache, named by what it was learnt from.
+
+    Raises:
+        ValueError: a source is not what the user said it is, an impossible size, or the cache cannot be written.
+    """
     content = json.dumps([vocabulary_size, LEARNT_CHARACTERS_MAX, [source.fingerprint() for source in sources]])
     target = cache_folder / f"tokenizer-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if not target.is_dir():
         tokenizer: Any = learn_tokenizer(_sample(sources), vocabulary_size)
         unfinished = cache_folder / f".{target.name}.{os.getpid()}"
-        tokenizer.save_pretrained(unfinished)
-        _publish(unfinished, target)
+        try:
+            tokenizer.save_pretrained(unfinished)
+            _publish(unfinished, target)
+        except OSError as error:
+            raise ValueError(
+                f"the tokenizer cannot be kept in {cache_folder} ({error.strerror}): make room there"
+            ) from error
     return open_tokenizer(str(target))
 
 
