@@ -50,7 +50,7 @@ def _snapshot(member: Membership, due: tuple[str, ...]) -> Snapshot:
 
 def _land(member: Membership, outcome: Committed, progress: float) -> None:
     replica = member.replica
-    replica.apply(replica.land(outcome.sections, outcome.mean, outcome.residual, outcome.snapshot))
+    replica.apply(replica.land(*outcome.landing))
     if member.config.averages_gradients:
         _gradient_learner(member).apply(progress)
 

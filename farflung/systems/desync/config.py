@@ -121,7 +121,7 @@ class DesyncConfig:
             raise ValueError("Rounds can only run freely beside local steps: set is_overlapped too.")
         Cadence(periods={"parameters": self.parameters_every, **self.moments_every})
         for name, period in self.moments_every.items():
-            if period < self.parameters_every:
+            if period < self.parameters_every and not self.are_moments_local:
                 raise ValueError(
                     f"{name} would be averaged every {period} steps and the parameters every {self.parameters_every}: "
                     "never average a moment more often than the parameters"
@@ -193,3 +193,33 @@ def diloco(num_worker_steps: int, every: int, *, outer: Rule | None = None, **se
     """Parameters only, with an outer Nesterov step (rate .7, momentum .9); `is_speed_scaled=True` gives DynUpd."""
     outer = outer or Nesterov(learning_rate=0.7, momentum=0.9)
     return DesyncConfig(num_worker_steps=num_worker_steps, parameters_every=every, outer=outer, **settings)
+
+
+def farflung(
+    num_worker_steps: int,
+    num_fragments: int = 4,
+    *,
+    moments: Mapping[str, float] | None = None,
+    **settings: Any,
+) -> DesyncConfig:
+    """Nobody ever waits: fragments of the parameters travel in four bits beside local steps, one after another.
+
+    Moments (by name, with their decay beta) are averaged within the sites only. Periods count rounds here.
+    """
+    decays = {"first_moment": 0.9, "second_moment": 0.95} if moments is None else moments
+    usual: dict[str, Any] = {
+        "codec": "int4",
+        "topology": "star",
+        "weights": "speed",
+        "moments_every": dict.fromkeys(decays, num_fragments),
+    }
+    return DesyncConfig(
+        num_worker_steps=num_worker_steps,
+        parameters_every=num_fragments,
+        num_fragments=num_fragments,
+        moment_decays=decays,
+        are_moments_local=True,
+        is_overlapped=True,
+        is_free_running=True,
+        **(usual | settings),
+    )

@@ -7,7 +7,7 @@ import msgspec
 
 from farflung.systems.desync.cadence import scaled_steps
 from farflung.systems.desync.config import DesyncConfig, RoundConfig
-from farflung.systems.desync.messages import Assignment
+from farflung.systems.desync.messages import Assignment, SyncJoin
 from farflung.world.address import Address
 
 
@@ -16,10 +16,11 @@ class Member:
     """What the coordinator knows of a worker."""
 
     address: Address
-    life: int
     site: str
     steps_per_second: float
     """0: unknown."""
+    begins_with: SyncJoin
+    """What it said when it joined."""
     joined_at: float
     heard_at: float
     has_state: bool
@@ -81,6 +82,24 @@ class Plan(msgspec.Struct, frozen=True):
     """What is averaged then; nothing: the run is over."""
 
 
+class Decided(msgspec.Struct, frozen=True):
+    """What outlives the coordinator's process."""
+
+    round: int = 0
+    num_credited: int = 0
+    """Local steps in committed rounds, over all workers."""
+    num_credited_last: int = 0
+    """In the last of them."""
+    exchange: int = 0
+    """The last one that was committed."""
+    num_exchanges: int = 0
+    """No exchange of an earlier life has a number above this."""
+    plan: Plan | None = None
+    """Of the round that comes; None before the first."""
+    fingerprint: bytes = b""
+    """Of the parameters at round 0."""
+
+
 def plan_round(
     first: int, num_credited: int, speeds: Sequence[float], config: DesyncConfig, num_credited_last: int = 0
 ) -> Plan:
@@ -134,16 +153,18 @@ class Standing:
     """Of all members."""
 
 
-def assign(plan: Plan, standing: Standing, member: Member, config: DesyncConfig) -> Assignment:
-    """What `member` does next."""
-    num_steps = own_steps(plan.num_steps, member.steps_per_second, standing.speeds, config)
+def assign(plan: Plan, standing: Standing, speed: float, config: DesyncConfig) -> Assignment:
+    """What a member of that speed (0: unknown) does next."""
+    num_steps = own_steps(plan.num_steps, speed, standing.speeds, config)
     num_expected = steps_of_all(plan.num_steps, standing.speeds, config)
     if config.is_free_running and standing.num_credited_last:
         num_expected = standing.num_credited_last
-        share = (member.steps_per_second or 1.0) / max(sum(standing.speeds), 1e-12)
+        share = (speed or 1.0) / max(sum(standing.speeds), 1e-12)
         num_steps = max(1, round(num_expected * min(1.0, share)))
     return Assignment(
         round=standing.round,
+        num_credited=standing.num_credited,
+        first=plan.first,
         num_steps=num_steps,
         due=plan.due,
         progress_first=min(1.0, standing.num_credited / config.num_worker_steps),

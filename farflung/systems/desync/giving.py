@@ -56,6 +56,8 @@ class Donor:
         head = SyncStateHead(
             snapshot=self.num_snapshots,
             round=state.round,
+            num_credited=state.num_credited,
+            first=state.first,
             num_steps=state.num_steps,
             rule_steps=state.rule_steps,
             shapes=shapes,
@@ -90,7 +92,8 @@ class Fetch:
     def state(self) -> ReplicaState:
         """What was fetched, once it is complete."""
         assert self.head is not None and not self._missing
-        return ReplicaState(self.tensors, self.head.round, self.head.rule_steps, self.head.num_steps)
+        head = self.head
+        return ReplicaState(self.tensors, head.round, head.num_credited, head.first, head.rule_steps, head.num_steps)
 
     @property
     def is_done(self) -> bool:

@@ -68,6 +68,8 @@ class Membership:
             run=self.config.fingerprint,
             life=self._life,
             round=self.replica.round,
+            num_credited=self.replica.num_credited,
+            first=self.replica.first,
             fingerprint=fingerprint({"agreed": self.replica.agreed}) if not self.replica.round else b"",
             site=self._site,
             steps_per_second=self._steps_per_second,

@@ -29,6 +29,10 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     round: int
     """How many rounds the run has behind it."""
+    num_credited: int
+    """Local steps behind it, over all workers."""
+    first: int
+    """Step of the fastest worker at which it begins."""
     num_steps: int
     """Local steps to make."""
     due: tuple[str, ...]
@@ -57,6 +61,10 @@ class SyncJoin(Message, kw_only=True):
     """A number that this process has drawn: a repetition is not a restart."""
     round: int
     """Rounds whose outcome I have; 0: I have my initial parameters."""
+    num_credited: int
+    """Steps that the run had credited then ..."""
+    first: int
+    """... and the step at which its next round began."""
     fingerprint: bytes
     """Of my agreed parameters."""
     site: str
@@ -158,6 +166,8 @@ class SyncStateHead(Message, kw_only=True):
     round: int
     num_steps: int
     """Optimizer steps behind the moments."""
+    num_credited: int
+    first: int
     rule_steps: tuple[int, ...]
     """Of each fragment's outer rule."""
     shapes: dict[str, tuple[int, ...]]

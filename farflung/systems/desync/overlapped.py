@@ -99,7 +99,7 @@ class Overlapped:
             return participation.outcome
         if participation is not None and isinstance(participation.outcome, Committed):
             outcome = participation.outcome
-            landed = member.replica.land(outcome.sections, outcome.mean, outcome.residual, outcome.snapshot)
+            landed = member.replica.land(*outcome.landing)
             member.replica.correct(self._boundary, landed)
             self._pending += landed
             member.committed(outcome)

@@ -57,6 +57,11 @@ class Committed:
     num_members: int
     snapshot: Snapshot
 
+    @property
+    def landing(self) -> tuple[Sequence[Section], torch.Tensor, torch.Tensor, Snapshot, Assignment]:
+        """What `Replica.land` takes."""
+        return self.sections, self.mean, self.residual, self.snapshot, self.assignment
+
 
 @dataclass(frozen=True, slots=True)
 class Stale:

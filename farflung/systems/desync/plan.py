@@ -7,7 +7,16 @@ from farflung.systems.desync.cadence import GRADIENTS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.messages import Seat
-from farflung.systems.desync.routes import Part, best_ring, cut, ring_trees, two_level_trees
+from farflung.systems.desync.routes import (
+    Part,
+    Tree,
+    best_ring,
+    cut,
+    owner_shares,
+    ring_trees,
+    star_trees,
+    two_level_trees,
+)
 
 SQUARES = ("second_moment",)
 """Moments that are means of squares."""
@@ -43,11 +52,28 @@ def _feedback_decay(config: DesyncConfig) -> float:
 def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: DesyncConfig) -> list[Part]:
     """All parts of an exchange among `seats` (in ring order)."""
     groups = [list(group) for _, group in itertools.groupby(range(len(seats)), key=lambda seat: seats[seat].site)]
-    everyone = ring_trees(range(len(seats))) if config.topology == "ring" else two_level_trees(groups)
+    everyone, shares = _trees(seats, groups, config)
     parts: list[Part] = []
     for number, section in enumerate(sections):
         is_local = config.are_moments_local and not (section.name == GRADIENTS or is_parameters(section.name))
         length = section.last - section.first
-        for trees in [ring_trees(group) for group in groups] if is_local else [everyone]:
-            parts += cut(section.first, length, number, trees, config.part_values_max)
+        if is_local:
+            for group in groups:
+                parts += cut(section.first, length, number, ring_trees(group), config.part_values_max)
+        else:
+            parts += cut(section.first, length, number, everyone, config.part_values_max, shares)
     return parts
+
+
+def _trees(
+    seats: Sequence[Seat], groups: list[list[int]], config: DesyncConfig
+) -> tuple[list[Tree], list[float] | None]:
+    """Trees over all seats, and their shares if those are not equal."""
+    match config.topology:
+        case "ring":
+            return ring_trees(range(len(seats))), None
+        case "star":
+            sites = [seats[group[0]].site for group in groups]
+            return star_trees(groups, owner_shares(sites, config.bandwidth))
+        case _:
+            return two_level_trees(groups), None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from farflung.systems.desync.learner import Descended
 from farflung.systems.desync.messages import Assignment
 
@@ -65,4 +67,6 @@ def following(assignment: Assignment) -> Assignment:
     """What one expects to come after an assignment, until the coordinator has said it."""
     ahead = assignment.progress_last - assignment.progress_first
     last = min(1.0, assignment.progress_last + ahead)
-    return Assignment(assignment.round + 1, assignment.num_steps, assignment.due, assignment.progress_last, last)
+    return msgspec.structs.replace(
+        assignment, round=assignment.round + 1, progress_first=assignment.progress_last, progress_last=last
+    )

@@ -7,7 +7,7 @@ become g and the mean to the bit.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from farflung.systems.desync.cadence import GRADIENTS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.learner import Learner
+from farflung.systems.desync.messages import Assignment
 from farflung.systems.desync.payload import add_stretch, assign_stretch, flattened, length_of, unflattened
 
 AGREED = "agreed"
@@ -68,6 +69,8 @@ class ReplicaState:
     tensors: Tensors
     """By path, such as `moment/first_moment/wte`."""
     round: int
+    num_credited: int
+    first: int
     rule_steps: tuple[int, ...]
     """Of each fragment's rule."""
     num_steps: int
@@ -94,6 +97,10 @@ class Replica:
         """Parameters as of the last round that averaged them, [length] float32."""
         self.round = 0
         """Rounds of the run whose outcome it has."""
+        self.num_credited = 0
+        """Steps that the run had credited then, over all workers ..."""
+        self.first = 0
+        """... and the step of the fastest worker at which its next round began."""
         bounds = config.fragment_bounds(length)
         self._fragments = {name: Fragment(first, last) for name, (first, last) in bounds.items()}
         for fragment in self._fragments.values():
@@ -162,9 +169,14 @@ class Replica:
 
     @torch.no_grad()
     def land(
-        self, sections: Sequence[Section], mean: torch.Tensor, residual: torch.Tensor, snapshot: Snapshot
+        self,
+        sections: Sequence[Section],
+        mean: torch.Tensor,
+        residual: torch.Tensor,
+        snapshot: Snapshot,
+        assignment: Assignment,
     ) -> list[Correction]:
-        """Agree on the outcome of an exchange: what it means for the learner."""
+        """Agree on the outcome of an exchange, after which comes `assignment`: what it means for the learner."""
         corrections: list[Correction] = []
         for section in sections:
             place = slice(section.first, section.last)
@@ -179,6 +191,7 @@ class Replica:
                 change = mean[place] - own
                 corrections.append(Correction(section.name, 0, mean[place], change, snapshot.num_steps, decay))
         self.round += 1
+        self.num_credited, self.first = assignment.num_credited, assignment.first
         return corrections
 
     def _descend(self, fragment: Fragment, delta: torch.Tensor, own_delta: torch.Tensor, num_steps: int) -> Correction:
@@ -224,7 +237,7 @@ class Replica:
         """Copies of what the run has agreed on, without the learner's own."""
         copied = {path: tensor.detach().clone() for path, tensor in joined(self._agreed_groups()).items()}
         steps = tuple(one.rule_state.step for one in self._fragments.values())
-        return ReplicaState(copied, self.round, steps, 0)
+        return ReplicaState(copied, self.round, self.num_credited, self.first, steps, 0)
 
     def with_moments(self, agreed: ReplicaState | None) -> ReplicaState:
         """What a newcomer needs: `agreed` (None: as it is now) with the learner's moments; runs on the device."""
@@ -232,8 +245,7 @@ class Replica:
             self.agreed = flattened(self.learner.parameters)  # replicas are equal at all times
         agreed = self.copy_agreed() if agreed is None else agreed
         moments = {path: tensor.detach().clone() for path, tensor in joined(self._moment_groups()).items()}
-        tensors = agreed.tensors | moments
-        return ReplicaState(tensors, agreed.round, agreed.rule_steps, self.learner.num_steps)
+        return replace(agreed, tensors=agreed.tensors | moments, num_steps=self.learner.num_steps)
 
     def _agreed_groups(self) -> dict[str, Tensors]:
         rules = {
@@ -257,5 +269,6 @@ class Replica:
         assign_stretch(self.learner.parameters, 0, self.agreed)
         for fragment, step in zip(self._fragments.values(), state.rule_steps, strict=True):
             fragment.rule_state.step = step
-        self.round, self.learner.num_steps = state.round, state.num_steps
+        self.round, self.num_credited, self.first = state.round, state.num_credited, state.first
+        self.learner.num_steps = state.num_steps
         self._residual.zero_()

@@ -6,84 +6,40 @@ decision is stored before anybody is told. A member that has said it is ready ap
 joined -> arrived -> in an exchange -> ready -> committed (the next round begins) or aborted (arrived again)
 """
 
-import msgspec
-
 from farflung.systems.desync.cadence import is_parameters
 from farflung.systems.desync.config import DesyncConfig
-from farflung.systems.desync.forming import Forming, Member, Plan, Standing, assign, form_round, plan_round, weight_of
+from farflung.systems.desync.forming import (
+    Forming,
+    Plan,
+    form_round,
+    plan_round,
+    weight_of,
+)
 from farflung.systems.desync.messages import (
-    Assignment,
     Seat,
     SyncAbort,
     SyncArrive,
     SyncCommit,
-    SyncFarewell,
     SyncForm,
     SyncJoin,
     SyncLeave,
     SyncReady,
     SyncStuck,
     SyncUnknown,
-    SyncWelcome,
 )
 from farflung.systems.desync.plan import order_seats
-from farflung.wire.message import Refusal
+from farflung.systems.desync.register import Register
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Store
 from farflung.world.effects import Effect, Note, Send, WakeAt
-from farflung.world.role import Role
-
-STORE_KEY = "desync-coordinator"
-EXCHANGES_PER_LIFE_MAX = 1 << 20
 
 
-class Decided(msgspec.Struct, frozen=True):
-    """What outlives the coordinator's process."""
-
-    round: int = 0
-    num_credited: int = 0
-    """Local steps in committed rounds, over all workers."""
-    num_credited_last: int = 0
-    """In the last of them."""
-    exchange: int = 0
-    """The last one that was committed."""
-    num_exchanges: int = 0
-    """No exchange of an earlier life has a number above this."""
-    plan: Plan | None = None
-    """Of the round that comes; None before the first."""
-    fingerprint: bytes = b""
-    """Of the parameters at round 0."""
-
-
-class Coordinator(Role):
+class Coordinator(Register):
     """Forms the rounds of one run."""
 
     def __init__(self, config: DesyncConfig, store: Store) -> None:
-        self._config = config
-        self._store = store
-        stored = store.read(STORE_KEY)
-        decided = Decided() if stored is None else msgspec.json.decode(stored, type=Decided)
-        self._decided = decided
-        self._num_exchanges = decided.num_exchanges
-        self.members: dict[Address, Member] = {}
+        super().__init__(config, store)
         self._forming: Forming | None = None
-        if stored is not None:
-            self._decide(num_exchanges=decided.num_exchanges)
-
-    @property
-    def round(self) -> int:
-        """Rounds committed."""
-        return self._decided.round
-
-    @property
-    def num_credited(self) -> int:
-        """Local steps in committed rounds, over all workers."""
-        return self._decided.num_credited
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the budget is spent and all replicas are equal."""
-        return self._decided.plan is not None and not self._decided.plan.due
 
     def receive(self, source: Address, message: object, now: float) -> list[Effect]:
         """See the messages' docstrings."""
@@ -118,54 +74,11 @@ class Coordinator(Role):
                     self.members[address].is_awaited = False
                     self.members[address].arrived_at = None
             return self._abort(f"{', '.join(map(str, late))} did not finish in time") + self._form(now)
-        return self._begin(now) if self._decided.plan is None and self.members else self._form(now)
-
-    # Members
-
-    def _join(self, source: Address, message: SyncJoin, now: float) -> list[Effect]:
-        if message.run != self._config.fingerprint:
-            return [Send(source, Refusal(reason="this run has other settings: start with its run file"))]
-        known = self.members.get(source)
-        if known is not None and known.life == message.life:
-            known.has_state = self._is_current(message)
-            return self._welcome(known) if self._decided.plan is not None else []
-        effects = self._gone([source], "it has begun anew", now)
-        if not self._decided.fingerprint:
-            self._decide(fingerprint=message.fingerprint)
-        has_state = self._is_current(message)
-        member = Member(source, message.life, message.site, message.steps_per_second, now, now, has_state)
-        self.members[source] = member
-        effects.append(Note(f"{source} of {message.site} joins at round {self.round}"))
-        if self._decided.plan is not None:
-            return effects + self._welcome(member)
-        return effects + self._begin(now)
-
-    def _begin(self, now: float) -> list[Effect]:
-        """Begin the run if enough are there."""
-        rounds, num_members = self._config.rounds, len(self.members)
-        deadline = min((member.joined_at for member in self.members.values()), default=now) + rounds.deadline_seconds
-        is_late = now >= deadline and num_members >= rounds.quorum
-        if num_members < max(rounds.quorum, rounds.num_members_at_start) and not is_late:
-            return [Note(f"{num_members} of {rounds.num_members_at_start} are there"), WakeAt(deadline)]
-        self._decide(plan=plan_round(0, 0, self._speeds(), self._config))
-        return [effect for one in self.members.values() for effect in self._welcome(one)]
-
-    def _is_current(self, message: SyncJoin) -> bool:
-        is_equal = message.round > 0 or message.fingerprint == self._decided.fingerprint
-        return message.round == self.round and is_equal
-
-    def _welcome(self, member: Member) -> list[Effect]:
-        donor = None if member.has_state else self._donor_for(member)
-        if donor is None and not member.has_state:
-            if self.is_over:
-                return [Send(member.address, Refusal(reason="this run is over and its members have left"))]
-            return [Note(f"nobody has the state that {member.address} needs")]
-        return [Send(member.address, SyncWelcome(assignment=self._assignment(member), donor=donor))]
-
-    def _donor_for(self, newcomer: Member) -> Address | None:
-        donors = [one for one in self.members.values() if one.has_state and one is not newcomer]
-        nearest = sorted(donors, key=lambda one: (one.site != newcomer.site, one.address))
-        return nearest[0].address if nearest else None
+        if self._decided.plan is None and self.members:
+            return self._begin(now)
+        if self.members and not self.is_over and not any(member.has_state for member in self.members.values()):
+            return self._fall_back(now)
+        return self._form(now)
 
     def _gone(self, addresses: list[Address], reason: str, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -177,21 +90,6 @@ class Coordinator(Role):
                 effects += self._abort(f"{address} is gone")
         return [*effects, *self._release(), *self._form(now)] if effects else []
 
-    def _leave(self, source: Address) -> list[Effect]:
-        if source not in self.members:
-            return [Send(source, SyncFarewell())]
-        self.members[source].is_done = True
-        return self._release()
-
-    def _release(self) -> list[Effect]:
-        """Let all go once nobody needs anybody's state."""
-        if not self.is_over or not all(member.is_done for member in self.members.values()):
-            return []
-        leaving, self.members = list(self.members), {}
-        return [Send(address, SyncFarewell()) for address in leaving]
-
-    # Rounds
-
     def _plan_after(self, num_credited: int, num_credited_last: int) -> Plan:
         before = self._decided.plan
         assert before is not None
@@ -200,22 +98,13 @@ class Coordinator(Role):
         is_over = num_credited >= self._config.num_worker_steps and set(before.due) >= set(plan.due)
         return Plan(first, 0, ()) if is_over else plan
 
-    def _speeds(self) -> list[float]:
-        return [member.steps_per_second for member in self.members.values()]
-
-    def _assignment(self, member: Member) -> Assignment:
-        assert self._decided.plan is not None
-        decided = self._decided
-        standing = Standing(decided.round, decided.num_credited, decided.num_credited_last, tuple(self._speeds()))
-        return assign(self._decided.plan, standing, member, self._config)
-
     def _arrive(self, source: Address, message: SyncArrive, now: float) -> list[Effect]:
         member = self.members.get(source)
         if member is None or self._decided.plan is None:
             return [Send(source, SyncUnknown())]
         if message.round != self.round or self.is_over:
             member.has_state = message.round == self.round
-            return self._welcome(member)
+            return self._welcome(member, now)
         if self._forming is not None and source in self._forming.seats:
             return [Send(source, self._form_message(self._forming))]
         member.has_state = True
@@ -259,7 +148,7 @@ class Coordinator(Role):
             return self._commit(forming) if len(forming.is_ready) == len(forming.seats) else []
         if exchange == self._decided.exchange and self._decided.plan is not None:
             # Decided in an earlier life, perhaps: its members are known from their asking.
-            assignment = self._assignment(member or Member(source, 0, "", 0.0, now, now, True))
+            assignment = self._assignment(0.0 if member is None else member.steps_per_second)
             return [Send(source, SyncCommit(exchange=exchange, assignment=assignment))]
         return [Send(source, SyncAbort(exchange=exchange, reason="it was given up"))]
 
@@ -300,12 +189,10 @@ class Coordinator(Role):
         note = Note(f"round {self.round - 1}: exchange {forming.exchange} counts; {self.num_credited} steps so far")
         members = [self.members[address] for address in forming.seats]
         commits = [
-            Send(member.address, SyncCommit(exchange=forming.exchange, assignment=self._assignment(member)))
+            Send(
+                member.address,
+                SyncCommit(exchange=forming.exchange, assignment=self._assignment(member.steps_per_second)),
+            )
             for member in members
         ]
         return [note, *commits]
-
-    def _decide(self, **changes: object) -> None:
-        reserved = self._num_exchanges + EXCHANGES_PER_LIFE_MAX
-        self._decided = msgspec.structs.replace(self._decided, num_exchanges=reserved, **changes)
-        self._store.write(STORE_KEY, msgspec.json.encode(self._decided))

@@ -6,6 +6,7 @@ ring carries 2 (n - 1) / n of the values, the least an all-reduce can (Patarasuk
 
 ring:       up  o+1 -> o+2 -> ... -> o        down  o -> o+1 -> ... -> o-1        (sites next to each other)
 two-level:  members -> their site's member for this part; those form a ring between the sites; and back
+star:       as two-level, but straight to the owner's site and back
 """
 
 import itertools
@@ -67,14 +68,11 @@ def ring_trees(order: Sequence[int]) -> list[Tree]:
 def two_level_trees(groups: Sequence[Sequence[int]]) -> list[Tree]:
     """One tree for each owner; `groups` are the seats of each site, sites in ring order.
 
-    Owners are taken from the sites in turn, so that each site owns the same share, however many members it has.
+    The sites own equal shares, however many members they have; within a site the members take turns.
     """
-    num_turns = max(map(len, groups))
-    members = tuple(sorted(itertools.chain(*groups)))
     trees: list[Tree] = []
-    for turn in range(num_turns):
-        heads = [group[turn % len(group)] for group in groups]
-        home = {seat: head for group, head in zip(groups, heads, strict=True) for seat in group if seat != head}
+    for heads, home in _turns(groups):
+        members = tuple(sorted(itertools.chain(*groups)))
         trees += [
             Tree(between.root, members, home | dict(between.up), home | dict(between.down))
             for between in ring_trees(heads)
@@ -82,10 +80,64 @@ def two_level_trees(groups: Sequence[Sequence[int]]) -> list[Tree]:
     return trees
 
 
-def cut(first: int, length: int, section: int, trees: Sequence[Tree], values_max: int) -> list[Part]:
-    """Parts of a section of `length` values from `first` on: equal shares for the trees, in pieces of bounded size."""
+def star_trees(groups: Sequence[Sequence[int]], shares: Sequence[float]) -> tuple[list[Tree], list[float]]:
+    """Trees in which the sites hand their sums straight to the owner's site and get the mean straight from there, and
+    the share of the values that each tree carries; `shares` are the sites'. Sites without a share own nothing."""
+    trees: list[Tree] = []
+    carried: list[float] = []
+    members = tuple(sorted(itertools.chain(*groups)))
+    for heads, home in _turns(groups):
+        for root, share in zip(heads, shares, strict=True):
+            if share > 0:
+                ways = home | {head: root for head in heads if head != root}
+                trees.append(Tree(root, members, ways, ways))
+                carried.append(share)
+    return trees, carried
+
+
+def _turns(groups: Sequence[Sequence[int]]) -> list[tuple[list[int], dict[int, int]]]:
+    """For each turn the member of every site that speaks for it, and to which of them the others turn."""
+    turns: list[tuple[list[int], dict[int, int]]] = []
+    for turn in range(max(map(len, groups))):
+        heads = [group[turn % len(group)] for group in groups]
+        home = {seat: head for group, head in zip(groups, heads, strict=True) for seat in group if seat != head}
+        turns.append((heads, home))
+    return turns
+
+
+def owner_shares(sites: Sequence[str], bytes_per_second: BytesPerSecond, *, num_quanta: int = 256) -> list[float]:
+    """How much of the values each site owns in a star, so that the busiest link is done first.
+
+    Between two sites travel what the one owns and what the other owns. Quanta are given one by one to the site with
+    which the links, in order of how busy they are, stay the least busy.
+    """
+    if len(sites) == 1:
+        return [1.0]
+    pairs = list(itertools.combinations(range(len(sites)), 2))
+    widths = [
+        min(bytes_per_second(sites[one], sites[other]), bytes_per_second(sites[other], sites[one]))
+        for one, other in pairs
+    ]
+    quanta = [0] * len(sites)
+
+    def busy(owner: int) -> list[float]:
+        given = [count + (number == owner) for number, count in enumerate(quanta)]
+        loads = [(given[one] + given[other]) / width for (one, other), width in zip(pairs, widths, strict=True)]
+        return sorted(loads, reverse=True)
+
+    for _ in range(num_quanta):
+        quanta[min(range(len(sites)), key=busy)] += 1
+    return [count / num_quanta for count in quanta]
+
+
+def cut(
+    first: int, length: int, section: int, trees: Sequence[Tree], values_max: int, shares: Sequence[float] | None = None
+) -> list[Part]:
+    """Parts of a section of `length` values from `first` on, in pieces of bounded size; the trees get equal shares, or
+    those given."""
     parts: list[Part] = []
-    bounds = [_aligned(length * number // len(trees), length) for number in range(len(trees) + 1)]
+    ends = list(itertools.accumulate(shares or [1.0] * len(trees)))
+    bounds = [0, *(_aligned(round(length * end / ends[-1]), length) for end in ends[:-1]), length]
     for tree, (begin, end) in zip(trees, itertools.pairwise(bounds), strict=True):
         parts += [
             Part(first + start, first + min(start + values_max, end), section, tree)

@@ -1,0 +1,155 @@
+"""Who belongs to a run and what is decided: joining, the state of newcomers, falling back, leaving.
+
+What is decided is stored before anybody is told. If nobody is left who has the outcome of the newest round, the run
+goes back to the newest that somebody has.
+"""
+
+from abc import abstractmethod
+
+import msgspec
+
+from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.forming import Decided, Member, Standing, assign, plan_round
+from farflung.systems.desync.messages import Assignment, SyncFarewell, SyncJoin, SyncWelcome
+from farflung.wire.message import Refusal
+from farflung.world.address import Address
+from farflung.world.doors import Store
+from farflung.world.effects import Effect, Note, Send, WakeAt
+from farflung.world.role import Role
+
+STORE_KEY = "desync-coordinator"
+EXCHANGES_PER_LIFE_MAX = 1 << 20
+"""Numbers that a life of the coordinator may give before it stores a decision."""
+
+
+class Register(Role):
+    """The coordinator's members, and where the run is."""
+
+    def __init__(self, config: DesyncConfig, store: Store) -> None:
+        self._config = config
+        self._store = store
+        stored = store.read(STORE_KEY)
+        decided = Decided() if stored is None else msgspec.json.decode(stored, type=Decided)
+        self._decided = decided
+        self._num_exchanges = decided.num_exchanges
+        self.members: dict[Address, Member] = {}
+        if stored is not None:
+            self._decide()  # what this life numbers must be above what the last one did
+
+    @property
+    def round(self) -> int:
+        """Rounds committed."""
+        return self._decided.round
+
+    @property
+    def num_credited(self) -> int:
+        """Local steps in committed rounds, over all workers."""
+        return self._decided.num_credited
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent and all replicas are equal."""
+        return self._decided.plan is not None and not self._decided.plan.due
+
+    @abstractmethod
+    def _gone(self, addresses: list[Address], reason: str, now: float) -> list[Effect]:
+        """Members are not there any more."""
+
+    def _join(self, source: Address, message: SyncJoin, now: float) -> list[Effect]:
+        if message.run != self._config.fingerprint:
+            return [Send(source, Refusal(reason="this run has other settings: start with its run file"))]
+        known = self.members.get(source)
+        if known is not None and known.begins_with.life == message.life:
+            known.begins_with, known.has_state = message, self._is_current(message)
+            return self._welcome(known, now) if self._decided.plan is not None else []
+        effects = self._gone([source], "it has begun anew", now)
+        if not self._decided.fingerprint:
+            self._decide(fingerprint=message.fingerprint)
+        has_state = self._is_current(message)
+        member = Member(source, message.site, message.steps_per_second, message, now, now, has_state)
+        self.members[source] = member
+        effects.append(Note(f"{source} of {message.site} joins at round {self.round}"))
+        if self._decided.plan is not None:
+            return effects + self._welcome(member, now)
+        return effects + self._begin(now)
+
+    def _begin(self, now: float) -> list[Effect]:
+        """Begin the run if enough are there."""
+        rounds, num_members = self._config.rounds, len(self.members)
+        deadline = min((member.joined_at for member in self.members.values()), default=now) + rounds.deadline_seconds
+        is_late = now >= deadline and num_members >= rounds.quorum
+        if num_members < max(rounds.quorum, rounds.num_members_at_start) and not is_late:
+            return [Note(f"{num_members} of {rounds.num_members_at_start} are there"), WakeAt(deadline)]
+        self._decide(plan=plan_round(0, 0, self._speeds(), self._config))
+        return [effect for one in self.members.values() for effect in self._welcome(one, now)]
+
+    def _is_current(self, message: SyncJoin) -> bool:
+        is_equal = message.round > 0 or message.fingerprint == self._decided.fingerprint
+        return message.round == self.round and is_equal
+
+    def _welcome(self, member: Member, now: float) -> list[Effect]:
+        donor = None if member.has_state else self._donor_for(member)
+        if donor is None and not member.has_state:
+            if self.is_over:
+                return [Send(member.address, Refusal(reason="this run is over and its members have left"))]
+            return self._fall_back(now)
+        return [Send(member.address, SyncWelcome(assignment=self._assignment(member.steps_per_second), donor=donor))]
+
+    def _fall_back(self, now: float) -> list[Effect]:
+        """Nobody has the state of the present round: go back to the newest that somebody has, once all had time."""
+        joined = list(self.members.values())
+        deadline = min(member.joined_at for member in joined) + self._config.rounds.deadline_seconds
+        if len(joined) < self._config.rounds.num_members_at_start and now < deadline:
+            return [Note(f"nobody has the state of round {self.round}; waiting for more members"), WakeAt(deadline)]
+        newest = max(joined, key=lambda member: member.begins_with.round)
+        said = newest.begins_with
+        for member in joined:
+            member.has_state = member.begins_with == msgspec.structs.replace(
+                said,
+                life=member.begins_with.life,
+                site=member.begins_with.site,
+                steps_per_second=member.begins_with.steps_per_second,
+            )
+            member.arrived_at = None
+        self._decide(
+            round=said.round,
+            num_credited=said.num_credited,
+            num_credited_last=0,
+            exchange=0,
+            plan=plan_round(said.first, said.num_credited, self._speeds(), self._config),
+            fingerprint=self._decided.fingerprint if said.round else said.fingerprint,
+        )
+        note = Note(f"nobody has the newest state: back to round {self.round} of {newest.address}")
+        return [note, *(effect for member in joined for effect in self._welcome(member, now))]
+
+    def _donor_for(self, newcomer: Member) -> Address | None:
+        donors = [one for one in self.members.values() if one.has_state and one is not newcomer]
+        nearest = sorted(donors, key=lambda one: (one.site != newcomer.site, one.address))
+        return nearest[0].address if nearest else None
+
+    def _leave(self, source: Address) -> list[Effect]:
+        if source not in self.members:
+            return [Send(source, SyncFarewell())]
+        self.members[source].is_done = True
+        return self._release()
+
+    def _release(self) -> list[Effect]:
+        """Let all go once nobody needs anybody's state."""
+        if not self.is_over or not all(member.is_done for member in self.members.values()):
+            return []
+        leaving, self.members = list(self.members), {}
+        return [Send(address, SyncFarewell()) for address in leaving]
+
+    def _speeds(self) -> list[float]:
+        return [member.steps_per_second for member in self.members.values()]
+
+    def _assignment(self, speed: float) -> Assignment:
+        assert self._decided.plan is not None
+        decided = self._decided
+        standing = Standing(decided.round, decided.num_credited, decided.num_credited_last, tuple(self._speeds()))
+        return assign(self._decided.plan, standing, speed, self._config)
+
+    def _decide(self, **changes: object) -> None:
+        reserved = self._num_exchanges + EXCHANGES_PER_LIFE_MAX
+        self._decided = msgspec.structs.replace(self._decided, num_exchanges=reserved, **changes)
+        self._store.write(STORE_KEY, msgspec.json.encode(self._decided))
