@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,13 +17,15 @@ class SqliteJournal:
         self._database.execute("CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, record BLOB NOT NULL)")
 
     def append(self, record: bytes) -> None:
-        if not self._database.in_transaction:
-            self._database.execute("BEGIN IMMEDIATE")
-        self._database.execute("INSERT INTO records (record) VALUES (?)", (record,))
+        with _disk_errors():
+            if not self._database.in_transaction:
+                self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("INSERT INTO records (record) VALUES (?)", (record,))
 
     def sync(self) -> None:
         if self._database.in_transaction:
-            self._database.execute("COMMIT")
+            with _disk_errors():
+                self._database.execute("COMMIT")
 
     def records(self) -> Iterator[bytes]:
         for (record,) in self._database.execute("SELECT record FROM records ORDER BY number"):
@@ -30,12 +33,21 @@ class SqliteJournal:
 
     def drop(self, num_records: int) -> None:
         assert not self._database.in_transaction, "sync before records are dropped"
-        self._database.execute(
-            "DELETE FROM records WHERE number IN (SELECT number FROM records ORDER BY number LIMIT ?)", (num_records,)
-        )
+        oldest = "SELECT number FROM records ORDER BY number LIMIT ?"
+        with _disk_errors():
+            self._database.execute(f"DELETE FROM records WHERE number IN ({oldest})", (num_records,))
 
     def close(self) -> None:
         """Give up what was not synced."""
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
         self._database.close()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A full or failing disk is an OSError here as it is for files."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"the journal cannot be written: {error}") from error

@@ -109,6 +109,36 @@ def test_a_journal_keeps_order_and_gives_up_what_was_not_synced(tmp_path: Path) 
     journal.close()
 
 
+def test_a_journal_drops_its_oldest_records_for_good(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j.db")
+    for number in range(5):
+        journal.append(bytes([number]))
+    journal.sync()
+    journal.drop(3)
+    journal.drop(0)
+    assert list(journal.records()) == [b"\x03", b"\x04"]
+    journal.close()
+    journal = SqliteJournal(tmp_path / "j.db")
+    journal.drop(2)
+    journal.append(b"new")
+    journal.sync()
+    assert list(journal.records()) == [b"new"]
+    journal.close()
+
+
+def test_a_journal_on_a_full_disk_says_so_and_keeps_what_was_synced(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "j.db")
+    journal.append(b"kept")
+    journal.sync()
+    journal._database.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(OSError, match="the journal cannot be written: database or disk is full"):
+        journal.append(b"x" * 100_000)
+    journal.close()
+    journal = SqliteJournal(tmp_path / "j.db")
+    assert list(journal.records()) == [b"kept"]
+    journal.close()
+
+
 def test_a_home_keeps_its_key_for_its_owner_alone(tmp_path: Path) -> None:
     with Home(tmp_path / "home") as home:
         peer = home.identity().peer
