@@ -145,6 +145,14 @@ def test_dropout_depends_on_the_seed_alone_and_leaves_other_streams_alone() -> N
     assert gradients("a", 1) == gradients("a", 2) != gradients("b", 1)
 
 
+def test_micro_batches_have_dropout_of_their_own() -> None:
+    once = trainer_of(gpt2_config(), ADAMW)
+    twice = trainer_of(gpt2_config(), ADAMW, num_micro_batches=2)
+    batch = once.stream.next_batch()
+    once.stream, twice.stream = Fixed([batch]), Fixed([batch, batch])
+    assert abs(once.compute_gradients() - twice.compute_gradients()) > 1e-4
+
+
 def test_evaluation_is_without_dropout_and_weighs_by_tokens() -> None:
     trainer = trainer_of(gpt2_config(), ADAMW)
     long, short = Counting(4, 12).next_batch(), Counting(1, 3, seed=1).next_batch()
