@@ -43,6 +43,10 @@ class Settings:
     step_seconds: float = 0.0
     num_leave_after: int | None = None
     """Steps after which it dies without a word."""
+    save_to: str | None = None
+    """Folder for a checkpoint at the end."""
+    load_from: str | None = None
+    """Folder of the checkpoint to begin with."""
 
 
 def make_model(seed: int, num_hidden: int = NUM_HIDDEN) -> nn.Module:
@@ -92,9 +96,14 @@ def train(settings: Settings, rank: int) -> dict[str, Any]:
     communication = farflung.LowCommunication(
         model, optimizer, policy=policy, host="127.0.0.1", wait_seconds_max=settings.wait_seconds_max, **swarm
     )
+    if settings.load_from is not None:
+        saved = torch.load(Path(settings.load_from) / f"{settings.number}-{rank}.pt")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        communication.load_state_dict(saved["communication"])
     losses: list[float] = []
     with communication:
-        for step in range(settings.num_steps):
+        for step in range(communication.num_steps, settings.num_steps):
             if step == settings.num_leave_after:
                 os._exit(9)
             loss = loss_of(model, settings.number, step)
@@ -103,6 +112,13 @@ def train(settings: Settings, rank: int) -> dict[str, Any]:
             optimizer.zero_grad()
             losses.append(loss.item())
             time.sleep(settings.step_seconds)
+    if settings.save_to is not None:
+        saved = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "communication": communication.state_dict(),
+        }
+        torch.save(saved, Path(settings.save_to) / f"{settings.number}-{rank}.pt")
     return {
         "losses": losses,
         "num_steps": communication.num_steps,

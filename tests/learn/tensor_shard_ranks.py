@@ -1,4 +1,4 @@
-"""One rank of a site of gloo processes, for test_tensor_shards: `python -m tests.learn.tensor_shard_ranks RANK NUM_RANKS FOLDER`."""
+"""One rank of a site of gloo processes: `python -m tests.learn.tensor_shard_ranks RANK NUM_RANKS FOLDER`."""
 
 import json
 import sys

@@ -121,7 +121,11 @@ class LaneSession:
         assert self._task is not None
         if self._task.done():
             error = self._task.exception()
-            raise error if error is not None else RoundsOver("the run is over")
+            if error is None:
+                raise RoundsOver("the run is over")
+            if isinstance(error, FarflungError):
+                raise error
+            raise FarflungError(f"the averaging of this site has failed: {error!r}") from error
         reason = self._connection.bridge.run(self._why_over())
         if reason is not None:
             raise RoundsOver(reason)
