@@ -27,8 +27,9 @@ class BlockCodec:
     quantize: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
     """(scales [blocks, num_scales], codes in floating point) of float32 [blocks, BLOCK_LENGTH] and the number of values
     in them; after those follow zeros, less than a block of them. ValueError: values that the codec cannot hold."""
-    restore: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """float32 [blocks, BLOCK_LENGTH] of scales (in float32) and codes uint8 [blocks, BLOCK_LENGTH]."""
+    restore: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    """float32 [blocks, BLOCK_LENGTH] of scales (in float32), codes uint8 [blocks, BLOCK_LENGTH] and again the number of
+    values. The same bits on every machine, so that all who decode a tensor have the same one."""
 
     def num_bytes(self, length: int) -> int:
         """Encoded size of `length` values."""
@@ -60,7 +61,7 @@ class BlockCodec:
             packed = codes[first * self.bits // 8 : -(-last * self.bits // 8)]
             unpacked = _unpacked(_padded(packed, BLOCK_LENGTH * self.bits // 8), self.bits)
             fitted = scales[first // BLOCK_LENGTH : -(-last // BLOCK_LENGTH)].to(torch.float32)
-            blocks = self.restore(fitted, unpacked.view(-1, BLOCK_LENGTH))
+            blocks = self.restore(fitted, unpacked.view(-1, BLOCK_LENGTH), last - first)
             decoded[first:last] = blocks.view(-1)[: last - first].clamp_(-limit, limit)
         return decoded
 

@@ -63,9 +63,9 @@ def test_the_mean_of_a_constant_converges_with_feedback_only(codec: str) -> None
 
 
 def test_residuals_stay_bounded_over_many_messages_of_the_worst_kind() -> None:
-    """Blocks with one large value are those that two bits code worst, with .95 of their norm as error."""
-    tensor = torch.zeros(64 * 4)
-    tensor[::64] = 1.0
+    """One value in a block that is not whole is what two bits code worst, with .95 of its norm as error."""
+    tensor = torch.zeros(63)
+    tensor[5] = 1.0
     feedback = ErrorFeedback()
     norms: list[float] = []
     for _ in range(300):

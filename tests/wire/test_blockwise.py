@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farflung.wire.blockwise import BLOCK_LENGTH
-from farflung.wire.levels import BLOCK_CODECS
+from farflung.wire.levels import BLOCK_CODECS, _rotation
 from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
 
 torch.set_num_threads(1)
@@ -109,7 +109,8 @@ def test_logarithmic_codecs_refuse_negative_values(codec: str) -> None:
 @pytest.mark.parametrize("codec", ["int4", "int2"])
 def test_the_worst_block_comes_close_to_the_bound(codec: str) -> None:
     """The bounds are not idle: one non-zero value (int2), or two ends of equal size (int4), nearly meet them."""
-    block = torch.zeros(BLOCK_LENGTH)
+    # int2 rotates whole blocks; one that lacks a value is left as it is.
+    block = torch.zeros(BLOCK_LENGTH - 1)
     block[5] = 3.0
     if codec == "int2":
         assert float((coded(block, codec) - block).norm() / block.norm()) > 0.95
@@ -122,6 +123,34 @@ def test_the_worst_block_comes_close_to_the_bound(codec: str) -> None:
 def test_the_error_of_normal_values_is_there_and_as_stated(codec: str, expected: float) -> None:
     tensor = values(1 << 16, 0, "spread").float()
     assert float((coded(tensor, codec) - tensor).norm() / tensor.norm()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["outliers", "sparse", "positive", "constant", "one value"])
+def test_two_bits_bear_outliers_in_whole_blocks(kind: str) -> None:
+    """Rotation makes of them what normal values are; each of these has an error of .5 to .95 without."""
+    tensor = values(1 << 14, 2, kind).float()
+    if kind == "constant":
+        tensor = torch.ones(1 << 14)
+    elif kind == "one value":
+        tensor = torch.zeros(1 << 14)
+        tensor[::64] = 3.0
+    assert float((coded(tensor, "int2") - tensor).norm() / tensor.norm()) <= (0.5 if kind == "one value" else 0.4)
+
+
+@pytest.mark.parametrize("length", [64, 1 << 10, (1 << 10) + 13])
+def test_two_bits_decode_to_the_same_bits_in_any_order_of_summation(length: int) -> None:
+    """Every sum of the rotation is exact, so double precision gives the same numbers."""
+    wire = encode_tensor(values(length, 4, "outliers").float(), "int2")
+    data = torch.frombuffer(bytearray(wire.data), dtype=torch.uint8)
+    num_blocks = -(-length // 64)
+    scales = data[: 2 * num_blocks].view(torch.bfloat16).double()
+    packed = data[2 * num_blocks :]
+    levels = torch.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], dim=1).reshape(-1)[:length].double() - 1.5
+    whole = length // 64
+    matrix = _rotation().T.double()
+    expected = torch.cat(((levels[: whole * 64].view(-1, 64) @ matrix).reshape(-1), levels[whole * 64 :]))
+    expected *= scales.repeat_interleave(64)[:length]
+    assert torch.equal(decode_tensor(wire), expected.float())
 
 
 @pytest.mark.parametrize("codec", NAMES)
