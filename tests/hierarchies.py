@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 
@@ -106,7 +107,7 @@ class SimulatedHierarchy:
             for number, slowness in enumerate(slownesses):
                 self.add_worker(region, number, slowness)
 
-    def __enter__(self) -> "SimulatedHierarchy":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
