@@ -5,7 +5,7 @@ With input x_t, residual e_t and codec C (Seide et al. 2014; Karimireddy et al. 
     sent_t = C(x_t + decay * e_t)        e_(t+1) = x_t + decay * e_t - sent_t
 
 With decay 1 the sum of all that was sent differs from the sum of all inputs by the last residual alone, which stays
-bounded because every blockwise codec's error is less than its input (`wire.levels`). Residuals are float32 on the CPU,
+bounded because every codec's error is less than its input (`wire.levels`). Residuals are float32 on the CPU,
 one set for each stream of messages, and belong in the checkpoint.
 """
 
