@@ -162,6 +162,7 @@ def test_too_few_tokens_and_impossible_settings_are_refused() -> None:
 
 def test_what_is_held_out_is_never_drawn_and_read_once_in_order() -> None:
     training, held = hold_out(row(20), LENGTH, 5)
+    assert len(training) + len(held) == 20 * LENGTH + 2, "they share one token: a target of one, an input of the other"
     trained = {*draw(TokenStream(training, LENGTH, 1, Shard(0, 1), "a"), num_samples(training, LENGTH))}
     batches = list(validation_batches(held, LENGTH, 2))
     assert [len(batch) for batch in batches] == [2, 2, 1]
