@@ -1,14 +1,15 @@
 """[algorithm] of a run file: a name, the settings it stands for and keys that change them, as an engine has them."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from farflung.apps.pretrain.reader import check_known, read
 from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT, OptimizerConfig
 from farflung.learn.rules import Descent, Nesterov, Rule
-from farflung.systems.desync.config import DesyncConfig, RoundConfig
+from farflung.systems.desync.config import DesyncConfig, farflung
 from farflung.systems.hierarchy.config import HierarchyConfig
 
 HIERARCHICAL: dict[str, dict[str, Any]] = {
@@ -29,17 +30,11 @@ SYNCHRONOUS: dict[str, dict[str, Any]] = {
     "diloco": {"outer": {"learning_rate": 0.7, "momentum": 0.9}},
     "diloco_dynamic": {"outer": {"learning_rate": 0.7, "momentum": 0.9}, "is_speed_scaled": True, "weights": "steps"},
     "desloc": {"moment_factors": {FIRST_MOMENT: 3, SECOND_MOMENT: 6}},
-    "farflung": {
-        "outer": {"learning_rate": 0.7, "momentum": 0.9},
-        "is_speed_scaled": True,
-        "weights": "steps",
-        "codec": "int4",
-        "topology": "two-level",
-        "is_overlapped": True,
-    },
+    "farflung": {},
 }
 
 NAMES = (*HIERARCHICAL, *SYNCHRONOUS)
+NAME_DEFAULT = "farflung"
 RUN_DECIDES = ("budget_steps", "num_shards")
 """Settings of the hierarchy that follow from other sections."""
 BUDGET_PLACEHOLDER = 1
@@ -60,29 +55,34 @@ class OuterSettings:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SynchronousSettings:
-    """What one can set on ddp, local_adam, diloco, diloco_dynamic, desloc and farflung; see `DesyncConfig`."""
+RUN_KNOWS = ("num_worker_steps", "averages_gradients", "moment_decays", "bytes_per_second")
+"""Settings of the rounds that follow from the name and from other sections."""
+OWN_FIELDS: list[tuple[str, Any, Any]] = [
+    ("moment_factors", dict[str, int], field(default_factory=dict[str, int])),
+    ("moments_every", dict[str, int], field(default_factory=dict[str, int])),
+    ("outer", OuterSettings, field(default_factory=OuterSettings)),
+]
+"""How many times rarer than the parameters each moment is averaged, or its own period; a moment that has neither never
+is. And the outer step."""
 
-    parameters_every: int = 32
-    moment_factors: dict[str, int] = field(default_factory=dict[str, int])
-    """How many times rarer than the parameters each moment is averaged; what is missing never is."""
-    outer: OuterSettings = field(default_factory=OuterSettings)
-    is_probabilistic: bool = False
-    is_speed_scaled: bool = False
-    weights: Literal["members", "steps", "tokens"] = "members"
-    codec: str = "raw"
-    site_codec: str = "raw"
-    moment_codec: str = "raw"
-    feedback_decay: float = 1.0
-    topology: Literal["ring", "two-level"] = "ring"
-    are_moments_local: bool = False
-    is_overlapped: bool = False
-    rounds: RoundConfig = field(default_factory=RoundConfig)
 
-    def __post_init__(self) -> None:
-        for name in self.moment_factors:
-            check_known(name, (FIRST_MOMENT, SECOND_MOMENT), "algorithm.moment_factors", what="moment")
+def _settable() -> list[tuple[str, Any, Any]]:
+    """Fields of the engine's own settings that a run file may give: one list of names, types and defaults."""
+    hints = typing.get_type_hints(DesyncConfig)
+    own = {name for name, _, _ in OWN_FIELDS}
+    fields: list[tuple[str, Any, Any]] = []
+    for one in dataclasses.fields(DesyncConfig):
+        if one.name not in RUN_KNOWS and one.name not in own:
+            is_made = one.default is dataclasses.MISSING
+            default = field(default_factory=one.default_factory) if is_made else field(default=one.default)  # type: ignore[arg-type]
+            fields.append((one.name, hints[one.name], default))
+    return fields
+
+
+SynchronousSettings: Any = dataclasses.make_dataclass(
+    "SynchronousSettings", [*OWN_FIELDS, *_settable()], frozen=True, kw_only=True, slots=True
+)
+"""What one can set on ddp, local_adam, diloco, diloco_dynamic, desloc and farflung; see `DesyncConfig`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,8 @@ class AlgorithmSettings:
     name: str
     hierarchy: HierarchyConfig | None = None
     """Without the budget, which the run knows."""
-    synchronous: SynchronousSettings | None = None
+    synchronous: Any = None
+    """`SynchronousSettings`."""
 
     @property
     def is_hierarchical(self) -> bool:
@@ -110,43 +111,45 @@ class AlgorithmSettings:
         return dataclasses.replace(self.hierarchy, budget_steps=num_steps, num_shards=num_shards)
 
     def desync_config(
-        self, num_steps: int, optimizer: OptimizerConfig, bytes_per_second: Mapping[tuple[str, str], float]
+        self,
+        num_steps: int,
+        optimizer: OptimizerConfig,
+        bytes_per_second: Mapping[tuple[str, str], float],
+        num_members_at_start: int,
     ) -> DesyncConfig:
-        """The settings with the budget and the links."""
+        """The settings with the budget, the links and the number of workers that begin."""
         settings = self._synchronous
         is_ddp = self.name == "ddp"
-        moments = (
-            {}
-            if is_ddp
-            else {
-                name: factor * settings.parameters_every
-                for name, factor in settings.moment_factors.items()
-                if name in moments_of(optimizer)
-            }
-        )
-        same = {key: getattr(settings, key) for key in _SAME}
+        decays = {FIRST_MOMENT: optimizer.beta1, SECOND_MOMENT: optimizer.beta2}
+        factors = {name: factor * settings.parameters_every for name, factor in settings.moment_factors.items()}
+        periods = {} if is_ddp else factors | settings.moments_every
+        for name in periods:
+            check_known(name, decays, "algorithm", what="moment")
+        same: dict[str, Any] = {name: getattr(settings, name) for name, _, _ in _settable()}
+        rounds = settings.rounds
+        members = max(rounds.num_members_at_start, num_members_at_start)
+        same["rounds"] = dataclasses.replace(rounds, num_members_at_start=members)
         return DesyncConfig(
             num_worker_steps=num_steps,
             averages_gradients=is_ddp,
-            moments_every=moments,
-            moment_decays={FIRST_MOMENT: optimizer.beta1, SECOND_MOMENT: optimizer.beta2},
+            moments_every={name: every for name, every in periods.items() if name in moments_of(optimizer)},
+            moment_decays=decays,
             outer=settings.outer.rule(),
             bytes_per_second=bytes_per_second,
             **same,
         )
 
     @property
-    def _synchronous(self) -> SynchronousSettings:
+    def _synchronous(self) -> Any:
         assert self.synchronous is not None
         return self.synchronous
 
 
-_SAME = tuple(
-    one.name
-    for one in dataclasses.fields(SynchronousSettings)
-    if one.name in {other.name for other in dataclasses.fields(DesyncConfig)} and one.name != "outer"
-)
-"""Settings that the engine has under the same name."""
+def _usual_farflung() -> dict[str, Any]:
+    """What `farflung` stands for, as the engine says it."""
+    usual = farflung(BUDGET_PLACEHOLDER)
+    table = {name: getattr(usual, name) for name, _, _ in _settable() if name != "rounds"}
+    return {**table, "moments_every": dict(usual.moments_every)}
 
 
 def moments_of(optimizer: OptimizerConfig) -> tuple[str, ...]:
@@ -163,13 +166,14 @@ def read_algorithm(table: Mapping[str, Any]) -> AlgorithmSettings:
         ValueError: an unknown name or key (with the nearest known one), or an impossible value.
     """
     given = dict(table)
-    name = given.pop("name", "halos")
+    name = given.pop("name", NAME_DEFAULT)
     check_known(str(name), NAMES, "algorithm.name", what="algorithm")
     if name in SYNCHRONOUS:
-        settings = read(SynchronousSettings, {**SYNCHRONOUS[name], **given}, "algorithm")
+        usual = _usual_farflung() if name == "farflung" else SYNCHRONOUS[name]
+        settings = read(SynchronousSettings, {**usual, **given}, "algorithm")
         algorithm = AlgorithmSettings(name=name, synchronous=settings)
         try:
-            algorithm.desync_config(BUDGET_PLACEHOLDER, OptimizerConfig(), {})
+            algorithm.desync_config(BUDGET_PLACEHOLDER, OptimizerConfig(), {}, 1)
         except ValueError as error:
             raise ValueError(f"algorithm: {error}") from None
         return algorithm

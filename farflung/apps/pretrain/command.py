@@ -63,6 +63,8 @@ def pretrain(wish: Wish) -> None:
         KeyboardInterrupt: the user has stopped it; what is needed to resume it has been saved.
     """
     console = Console()
+    if wish.is_simulated and wish.is_resumed:
+        raise ValueError("a simulation is replayed, not resumed: leave out --resume and choose another run.folder")
     run = load_run_file(wish.path, wish.overrides, is_simulated=wish.is_simulated)
     check_installed(run.logging)
     run = _with_folder(run, wish)

@@ -28,7 +28,8 @@ def config_of(run: RunFile) -> DesyncConfig:
     for link in run.links:
         one, other = link.between
         bandwidths[one, other] = bandwidths[other, one] = link.bytes_per_second
-    return run.algorithm.desync_config(run.num_steps, run.training.optimizer, bandwidths)
+    num_members = sum(len(region.speeds) for region in run.regions if not region.is_remote)
+    return run.algorithm.desync_config(run.num_steps, run.training.optimizer, bandwidths, num_members)
 
 
 class DesyncEngine:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,7 +103,8 @@ class Materials:
         """
         run = self.run
         device = choose_device(run.training.device)
-        model = self.model().to(device)
+        model: Any = self.model()
+        model.to(device)
         shard = shard_of(seat, run.num_workers + run.training.joiners_max)
         return Trainer(
             model,

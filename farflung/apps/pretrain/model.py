@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -54,7 +55,7 @@ def config_of(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> P
             given = {name: value for name, value in table.items() if name != MODEL_TYPE}
             marks = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
             config = CONFIG_MAPPING[table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)](**(marks | given))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"[model] cannot be made: {_first_line(error)}") from None
     vocabulary_size = config.get_text_config().vocab_size
     if vocabulary_size < len(tokenizer):

@@ -1,6 +1,7 @@
 """The bars that a run shows: one per region, and one for the whole budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -20,7 +21,7 @@ def shares(seats: Sequence[Seat]) -> dict[str, float]:
     return {region: speed / total for region, speed in speeds.items()}
 
 
-def row(history: History, region: str | None) -> Mapping[str, str]:
+def row(history: History, region: str | None) -> dict[str, Any]:
     """Loss, speed, staleness and bytes of a region (None: of all) as the bars show them."""
     loss = history.loss(region)
     stale = [point.staleness for point in history.newest(region) if point.staleness is not None]

@@ -1,17 +1,22 @@
 """What a run of rounds is resumed from: replicas as checkpoints, and the coordinator's decisions round by round."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from farflung.apps.pretrain.learner import Learner
 from farflung.learn.checkpoint import checkpoints, load_checkpoint, require_fit, save_checkpoint
 from farflung.runtime.store import FileStore
+from farflung.systems.desync.forming import Decided
+from farflung.systems.desync.register import STORE_KEY
 from farflung.systems.desync.replica import Replica, ReplicaState
-from farflung.systems.desync.round import STORE_KEY, Decided
 from farflung.world.doors import Store
 
 RESIDUAL = "residual"
+TENSORS = "tensors"
+STATE, CURSOR, ROUND = "replica", "cursor", "round"
 ROUNDS_KEPT = 1000
 """A worker's newest checkpoint is hardly older than so many rounds."""
 
@@ -27,19 +32,15 @@ class ReplicaFolder:
         """Round of the newest checkpoint; 0: there is none."""
         if not checkpoints(self._folder):
             return 0
-        found = load_checkpoint(self._folder).state["round"]
+        found = load_checkpoint(self._folder).state[ROUND]
         assert isinstance(found, int)
         return found
 
     def save(self, replica: Replica, learner: Learner) -> None:
         """Runs on the compute door, between two computations."""
         state = replica.with_moments(None)
-        values = {
-            "round": state.round,
-            "rule_steps": list(state.rule_steps),
-            "num_steps": state.num_steps,
-            "cursor": dict(learner.cursor),
-        }
+        own = {one.name: getattr(state, one.name) for one in fields(state) if one.name != TENSORS}
+        values = {STATE: msgspec.to_builtins(own), CURSOR: dict(learner.cursor), ROUND: state.round}
         save_checkpoint(self._folder, {**state.tensors, RESIDUAL: replica._residual}, values)
 
     def load(self, replica: Replica, learner: Learner) -> None:
@@ -53,18 +54,12 @@ class ReplicaFolder:
         found = load_checkpoint(self._folder)
         residual = found.tensors.pop(RESIDUAL)
         require_fit(found.tensors, replica.tensors(), str(found.path))
-        values = msgspec.convert(found.state, type=_Values)
-        replica.load(ReplicaState(found.tensors, values.round, values.rule_steps, values.num_steps))
+        own = msgspec.convert(found.state[STATE], type=dict[str, Any])
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        replica.load(ReplicaState(tensors=found.tensors, **lists))
         if residual.shape == replica._residual.shape:
             replica._residual.copy_(residual)
-        learner.seek(values.cursor)
-
-
-class _Values(msgspec.Struct):
-    round: int
-    rule_steps: tuple[int, ...]
-    num_steps: int
-    cursor: dict[str, int]
+        learner.seek(msgspec.convert(found.state[CURSOR], type=dict[str, int]))
 
 
 class KeptRounds:

@@ -103,8 +103,7 @@ SECTIONS = tuple(one.name for one in fields(RunFile))
 def default_tables() -> dict[str, Any]:
     """The run without a file: two regions on this machine, a tiny model, a few minutes."""
     return {
-        # A run this short has few updates: servers push after 4 of them instead of 32.
-        "algorithm": {"name": "halos", "updates_per_push": 4},
+        "algorithm": {"name": "farflung"},
         "regions": [{"name": "east", "workers": 2}, {"name": "west", "workers": 2}],
         "links": [{"between": ["east", "west"], "bandwidth_mbit": 100.0, "latency_ms": 50.0}],
     }
@@ -116,9 +115,11 @@ def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simula
     Raises:
         ValueError: a mistake in it, in one sentence.
     """
-    tables = default_tables() if path is None else read_toml(path)
+    tables = {} if path is None else read_toml(path)
     for override in overrides:
         apply_override(tables, override)
+    if path is None and isinstance(model := tables.get("model"), dict) and not model.keys() & {"path", "model_type"}:
+        tables["model"] = {**DEFAULT_MODEL, **model}
     return run_from(tables, is_simulated=is_simulated)
 
 
@@ -131,8 +132,6 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
     defaults = default_tables()
     if "regions" in tables:
         defaults["links"] = []
-    if "algorithm" in tables:
-        defaults["algorithm"] = {}
     given = {**defaults, **tables}
     for name in given:
         check_known(name, SECTIONS, "")

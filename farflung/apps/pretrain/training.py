@@ -43,7 +43,7 @@ class TrainingSettings:
     """Sequences of one worker at a time."""
     num_micro_batches: int = 1
     """Batches that make one step."""
-    tokens: int = 2_000_000
+    tokens: int = 1_000_000
     """The budget of all workers together."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
