@@ -64,6 +64,14 @@ def test_the_newest_is_loaded_and_the_last_ones_are_kept(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000004", "checkpoint-00000005"]
 
 
+def test_what_a_crash_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".unfinished-1"
+    shutil.copytree(save_checkpoint(tmp_path / "elsewhere", TENSORS, STATE), left)
+    assert checkpoints(tmp_path) == []
+    save_checkpoint(tmp_path, {}, {})
+    assert not left.exists() and len(checkpoints(tmp_path)) == 1
+
+
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert checkpoints(folder) == []

@@ -114,6 +114,15 @@ def test_a_shard_moves_only_once_its_holder_has_reported() -> None:
     assert ledger.report("a", {"order": 7, "shard_0": 6}) == {"order": 7, "shard_0": 6, "shard_1": 4}
 
 
+def test_a_newcomer_takes_only_its_share() -> None:
+    ledger = ShardLedger(9)
+    ledger.admit({"c": 1, "d": 1})
+    before = dict(ledger.wanted)
+    ledger.admit({"a": 1, "c": 1, "d": 1})
+    moved = [index for index in range(9) if ledger.wanted[index] != before[index]]
+    assert {ledger.wanted[index] for index in moved} == {"a"} and len(moved) == 3
+
+
 def test_a_late_report_takes_nothing_back() -> None:
     ledger = ShardLedger(1)
     ledger.admit({"a": 1})
