@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 PARAMETERS = "parameters"
 GRADIENTS = "gradients"
+SITE_PARAMETERS = "site"
+"""The parameters, averaged among the members of each site."""
 FRAGMENT_SEPARATOR = "/"
 STEPS_AHEAD_MAX = 1 << 20
 """A coin that lands nowhere within so many steps is taken to land there."""
@@ -45,7 +47,18 @@ class Cadence:
 
     def due(self, step: int) -> tuple[str, ...]:
         """Names of what is averaged before `step`, in the order of `periods`."""
-        return tuple(name for name, period in self.periods.items() if step > 0 and self._is_due(name, period, step))
+        due = [name for name, period in self.periods.items() if step > 0 and self._is_due(name, period, step)]
+        return self._needed(due)
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        """All that is ever averaged, as the last round does."""
+        return self._needed(list(self.periods))
+
+    def _needed(self, due: list[str]) -> tuple[str, ...]:
+        """Averaging within sites what is averaged over all of them at the same time would be in vain."""
+        is_all = all(name in due for name in self.periods if is_parameters(name))
+        return tuple(name for name in due if name != SITE_PARAMETERS or not is_all)
 
     def next_due(self, step: int) -> int:
         """The first step after `step` at which anything is due."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from farflung.learn.rules import Descent, Nesterov, Rule
-from farflung.systems.desync.cadence import GRADIENTS, Cadence, fragment_name
+from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, Cadence, fragment_name
 from farflung.systems.desync.routes import ALIGNMENT_VALUES
 from farflung.wire.tensor import CODECS
 
@@ -79,6 +79,8 @@ class DesyncConfig:
     but each part goes straight to its owner's site and back, and sites own as much as their links can carry."""
     are_moments_local: bool = False
     """Average moments among the members of each site only."""
+    site_parameters_every: int | None = None
+    """Between those rounds, average the parameters among the members of each site, in these steps; None: do not."""
     is_overlapped: bool = False
     """Go on with local steps while an average travels."""
     is_free_running: bool = False
@@ -117,6 +119,8 @@ class DesyncConfig:
             raise ValueError(
                 f"parameters_every ({self.parameters_every}) must be a multiple of num_fragments ({self.num_fragments})"
             )
+        if self.site_parameters_every is not None and self.site_parameters_every > self.parameters_every:
+            raise ValueError("site_parameters_every must not be above parameters_every: sites are averaged in between.")
         if self.is_free_running and not self.is_overlapped:
             raise ValueError("Rounds can only run freely beside local steps: set is_overlapped too.")
         Cadence(periods={"parameters": self.parameters_every, **self.moments_every})
@@ -138,7 +142,8 @@ class DesyncConfig:
             return Cadence(periods={GRADIENTS: 1})
         stride = self.parameters_every // self.num_fragments
         offsets = {fragment_name(number, self.num_fragments): number * stride for number in range(self.num_fragments)}
-        periods = {**dict.fromkeys(offsets, self.parameters_every), **self.moments_every}
+        sites = {} if self.site_parameters_every is None else {SITE_PARAMETERS: self.site_parameters_every}
+        periods = {**dict.fromkeys(offsets, self.parameters_every), **sites, **self.moments_every}
         coin = self.fingerprint if self.is_probabilistic else None
         return Cadence(periods=periods, offsets=offsets, coin=coin)
 
@@ -204,14 +209,16 @@ def farflung(
 ) -> DesyncConfig:
     """Nobody ever waits: fragments of the parameters travel in four bits beside local steps, one after another.
 
-    Moments (by name, with their decay beta) are averaged within the sites only. Periods count rounds here.
+    With each of them the members of a site average all parameters and their moments (by name, with their decay beta)
+    among themselves. Periods count rounds here.
     """
     decays = {"first_moment": 0.9, "second_moment": 0.95} if moments is None else moments
     usual: dict[str, Any] = {
         "codec": "int4",
         "topology": "star",
         "weights": "speed",
-        "moments_every": dict.fromkeys(decays, num_fragments),
+        "moments_every": dict.fromkeys(decays, 1),
+        "site_parameters_every": 1,
     }
     return DesyncConfig(
         num_worker_steps=num_worker_steps,

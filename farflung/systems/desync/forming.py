@@ -112,10 +112,10 @@ def plan_round(
     num_steps = cadence.next_due(first) - first
     num_left = config.num_worker_steps - num_credited
     if num_left <= 0:
-        return Plan(first, 0, tuple(cadence.periods))
+        return Plan(first, 0, cadence.everything)
     if config.is_free_running:
         is_last = num_left <= num_credited_last
-        return Plan(first, num_steps, tuple(cadence.periods) if is_last else cadence.due(first + num_steps))
+        return Plan(first, num_steps, cadence.everything if is_last else cadence.due(first + num_steps))
     if steps_of_all(num_steps, speeds, config) < num_left:
         return Plan(first, num_steps, cadence.due(first + num_steps))
     low, high = 1, num_steps
@@ -125,7 +125,7 @@ def plan_round(
             low = middle + 1
         else:
             high = middle
-    return Plan(first, low, tuple(cadence.periods))
+    return Plan(first, low, cadence.everything)
 
 
 def own_steps(num_steps: int, speed: float, speeds: Sequence[float], config: DesyncConfig) -> int:

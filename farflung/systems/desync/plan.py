@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from farflung.systems.desync.cadence import GRADIENTS, is_parameters
+from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.messages import Seat
@@ -38,6 +38,8 @@ def sections_of(lengths: Mapping[str, int], due: Sequence[str], config: DesyncCo
         last = first + lengths[name]
         if name == GRADIENTS or is_parameters(name):
             section = Section(name, first, last, config.codec, config.site_codec, _feedback_decay(config))
+        elif name == SITE_PARAMETERS:
+            section = Section(name, first, last, config.site_codec, config.site_codec)
         else:
             section = Section(name, first, last, config.moment_codec, config.moment_codec, is_square=name in SQUARES)
         sections.append(section)
@@ -55,7 +57,8 @@ def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: Desyn
     everyone, shares = _trees(seats, groups, config)
     parts: list[Part] = []
     for number, section in enumerate(sections):
-        is_local = config.are_moments_local and not (section.name == GRADIENTS or is_parameters(section.name))
+        is_moment = not (section.name in (GRADIENTS, SITE_PARAMETERS) or is_parameters(section.name))
+        is_local = section.name == SITE_PARAMETERS or (config.are_moments_local and is_moment)
         length = section.last - section.first
         if is_local:
             for group in groups:

@@ -13,7 +13,7 @@ import torch
 
 from farflung.learn.parameters import Tensors, assign_, joined
 from farflung.learn.rules import RuleState
-from farflung.systems.desync.cadence import GRADIENTS, is_parameters
+from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS, SITE_PARAMETERS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.learner import Learner
@@ -107,7 +107,7 @@ class Replica:
             fragment.rule_state = config.outer.init(self._stretch(fragment))
         moments = {name: length_of(tensors) for name, tensors in learner.moments.items()}
         fragments = {name: one.last - one.first for name, one in self._fragments.items()}
-        self.lengths: dict[str, int] = {**fragments, GRADIENTS: length, **moments}
+        self.lengths: dict[str, int] = {**fragments, SITE_PARAMETERS: length, GRADIENTS: length, **moments}
         """Values of every state that can be averaged."""
         self._residual = torch.zeros(length if config.keeps_residual else 0)
         """What lossy codecs have left out so far, in units of the mean."""
@@ -127,16 +127,16 @@ class Replica:
         """Copies of what `due` needs; runs on the device, between two steps."""
         states: dict[str, torch.Tensor] = {}
         for name in due:
-            if is_parameters(name):
-                states["parameters"] = states.get("parameters", torch.empty(0))
+            if is_parameters(name) or name == SITE_PARAMETERS:
+                states.setdefault(PARAMETERS, torch.empty(0))
             elif name == GRADIENTS:
                 gradients = {which: one.grad for which, one in self.learner.parameters.items() if one.grad is not None}
                 assert gradients.keys() == self.learner.parameters.keys(), "a parameter has no gradient"
                 states[GRADIENTS] = flattened(gradients)
             else:
                 states[name] = flattened(self.learner.moments[name])
-        if "parameters" in states:
-            states["parameters"] = flattened(self.learner.parameters)
+        if PARAMETERS in states:
+            states[PARAMETERS] = flattened(self.learner.parameters)
         return Boundary(self.learner.num_steps, states)
 
     def bring(self, due: tuple[str, ...], boundary: Boundary) -> Snapshot:
@@ -149,7 +149,9 @@ class Replica:
             if is_parameters(name):
                 fragment = self._fragments[name]
                 own = slice(fragment.first, fragment.last)
-                torch.sub(self.agreed[own], boundary.states["parameters"][own], out=values[place])
+                torch.sub(self.agreed[own], boundary.states[PARAMETERS][own], out=values[place])
+            elif name == SITE_PARAMETERS:
+                torch.sub(self.agreed, boundary.states[PARAMETERS], out=values[place])
             else:
                 values[place] = boundary.states[name]
             kept = self._kept_residual(name)
@@ -184,6 +186,9 @@ class Replica:
             kept = self._kept_residual(section.name)
             if kept.numel():
                 kept.copy_(residual[place])
+            if section.name == SITE_PARAMETERS:
+                corrections += self._meet(mean[place], own, snapshot)
+                continue
             if is_parameters(section.name):
                 corrections.append(self._descend(self._fragments[section.name], mean[place], own, snapshot.num_steps))
             else:
@@ -198,7 +203,16 @@ class Replica:
         agreed = self.agreed[fragment.first : fragment.last]
         then = agreed - own_delta
         self._config.outer.update(self._stretch(fragment), {AGREED: delta}, fragment.rule_state)
-        return Correction("parameters", fragment.first, agreed.clone(), agreed - then, num_steps, 1.0)
+        return Correction(PARAMETERS, fragment.first, agreed.clone(), agreed - then, num_steps, 1.0)
+
+    def _meet(self, delta: torch.Tensor, own_delta: torch.Tensor, snapshot: Snapshot) -> list[Correction]:
+        """The mean of the site, where no mean of all sites comes with it; what is agreed on stays."""
+        apart = [one for name, one in self._fragments.items() if name not in snapshot.due]
+        return [
+            Correction(PARAMETERS, one.first, self.agreed[span] - delta[span], own_delta[span] - delta[span], then, 1.0)
+            for one in apart
+            for span, then in [(slice(one.first, one.last), snapshot.num_steps)]
+        ]
 
     def apply(self, corrections: Sequence[Correction]) -> None:
         """Correct the learner; runs on the device, between two steps."""
@@ -220,7 +234,7 @@ class Replica:
                 state[one.first : one.first + len(one.change)].add_(one.change, alpha=scale)
 
     def _live(self, state: str) -> Mapping[str, torch.Tensor]:
-        if state == "parameters":
+        if state == PARAMETERS:
             return self.learner.parameters
         if state == GRADIENTS:
             return {name: one.grad for name, one in self.learner.parameters.items() if one.grad is not None}
