@@ -92,6 +92,8 @@ def make(seed: int, faults: Faults) -> SimulatedHierarchy:
         resident_bytes_max=0 if seed % 3 == 0 else 1 << 20,
         ask_again_seconds=1.0,
         ask_again_seconds_max=4.0,
+        codec_down_local="int8" if seed % 4 == 3 else "raw",
+        codec_down_global="int4" if seed % 8 > 4 else "raw",
     )
     return SimulatedHierarchy(
         config,
@@ -131,7 +133,8 @@ def check(tree: SimulatedHierarchy, witness: Witness, seed: int) -> None:
     for region, server in tree.servers.items():
         report, values = server.report(), server.state.model.parameters["values"]
         for name, client in report.clients.items():
-            assert float(values[place(name)]) == client.num_updates, f"{name} was applied so often"
+            # Models that travel as differences are not exact, so that a worker adds 1 only within rounding.
+            assert abs(float(values[place(name)]) - client.num_updates) < 1e-3, f"{name} was applied so often"
             assert client.num_steps == STEPS_PER_UPDATE * client.num_updates
             lives = [worker.report() for worker in tree.lives if worker.name == name]
             known = sum(life.num_updates for life in lives)
@@ -169,7 +172,21 @@ def check_pushes(tree: SimulatedHierarchy, witness: Witness) -> None:
             (plan,) = model.parts[index]
             total[plan.offset : plan.offset + plan.length] -= decode_part(data, model.parts[index])["values"]
     assert len(witness.pushes) == num_pushes > 5
-    assert torch.equal(total, model.parameters["values"])
+    assert torch.allclose(total, model.parameters["values"], rtol=0, atol=1e-3)
+    check_references(tree)
+
+
+def check_references(tree: SimulatedHierarchy) -> None:
+    """Where models travel as differences, a client holds what its server believes that it holds, to the last bit."""
+    if tree.config.codec_down_local != "raw":
+        for region, server in tree.servers.items():
+            for name, session in server._sessions.items():
+                worker = tree.workers[name]
+                if session.reference == worker._uplink.held and session.held:
+                    held = [
+                        decode_part(session.held[index], part)["values"] for index, part in enumerate(worker._parts)
+                    ]
+                    assert torch.equal(torch.cat(held), worker._start["values"]), (region, name)
 
 
 if __name__ == "__main__":

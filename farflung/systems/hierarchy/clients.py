@@ -44,6 +44,10 @@ class Session:
     arriving: Arriving | None = None
     leaving: Leaving | None = None
     is_preparing: bool = False
+    reference: int = 0
+    """Number of the newest model that was encoded for it, which `held` is; 0: none is known."""
+    held: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Parts of that model as the client has them, where models travel as differences and are small."""
     """A model for it is waited for or being encoded."""
 
     def heard(self, source: Address) -> None:
@@ -75,6 +79,7 @@ def is_sound(header: UpdateHeader, num_parts: int) -> bool:
         and header.num_steps >= 1
         and header.num_tokens >= 0
         and header.base_version >= 0
+        and header.base_dispatch >= 0
         and 0 <= header.speed < float("inf")
         and abs(header.loss) < float("inf")
         and len(header.cursor) <= CURSOR_KEYS_MAX

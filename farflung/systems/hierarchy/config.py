@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 
 from farflung.learn.rules import DelayedNesterov
 from farflung.wire.parts import PART_VALUES
-from farflung.wire.tensor import CODECS
 
 ABSOLUTE_CODECS = ("raw", "fp16", "bf16")
-"""Codecs that a model itself may travel in; the others are for differences."""
+"""Codecs that a model may travel in as it is;"""
+CODECS = (*ABSOLUTE_CODECS, "int8", "int4", "int2")
+"""in the others it travels as its difference to the one before."""
+FIRST_CODEC = "bf16"
+"""Of a model that cannot travel as a difference, because its receiver has none or has lost it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class HierarchyConfig:
     codec_up_local: str = "raw"
     """Codec of updates from a worker to its local server; the lossy ones carry their error to the next update."""
     codec_down_local: str = "raw"
-    """Codec of models from a local server to its workers."""
+    """Codec of models from a local server to its workers; below 16 bits their differences travel."""
     codec_up_global: str = "raw"
     """The same from a local server to the global one,"""
     codec_down_global: str = "raw"
@@ -69,12 +72,9 @@ class HierarchyConfig:
     def __post_init__(self) -> None:
         _check_counts(self)
         _check_rates(self)
-        for name in ("codec_up_local", "codec_up_global"):
+        for name in ("codec_up_local", "codec_up_global", "codec_down_local", "codec_down_global"):
             if getattr(self, name) not in CODECS:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(CODECS)}")
-        for name in ("codec_down_local", "codec_down_global"):
-            if getattr(self, name) not in ABSOLUTE_CODECS:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(ABSOLUTE_CODECS)}")
 
     @property
     def local_rule(self) -> DelayedNesterov:

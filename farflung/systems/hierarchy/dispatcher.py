@@ -4,18 +4,19 @@ A model is encoded between two updates, so that its parts are of one version how
 in memory if it is small and on disk if it is not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from farflung.systems.hierarchy.clients import Leaving, Session
-from farflung.systems.hierarchy.config import HierarchyConfig
-from farflung.systems.hierarchy.durable import dispatch_key
+from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, FIRST_CODEC, HierarchyConfig
+from farflung.systems.hierarchy.durable import dispatch_key, reference_key
 from farflung.systems.hierarchy.flow import Outflow
 from farflung.systems.hierarchy.merge import digest
 from farflung.systems.hierarchy.messages import Fetch, ModelHeader, ModelPart, Sent
 from farflung.systems.hierarchy.pace import scaled_steps
 from farflung.systems.hierarchy.state import ServerState
-from farflung.systems.hierarchy.work import Compute, Work
+from farflung.systems.hierarchy.work import Compute, Read, Work
 from farflung.world.effects import Delete, Effect, Load, Save, Send
 
 VALUE_BYTES = 4
@@ -45,6 +46,7 @@ class Dispatcher:
         self._state = state
         self._sessions = sessions
         self._codec = codec
+        self._is_relative = codec not in ABSOLUTE_CODECS
         self._num_dispatches = first_dispatch
         num_values = sum(tensor.numel() for tensor in state.model.parameters.values())
         self._is_on_disk = num_values * VALUE_BYTES > config.resident_bytes_max
@@ -55,14 +57,15 @@ class Dispatcher:
         if session is None or not session.is_preparing:
             return
         self._num_dispatches += 1
-        header = self._header(name)
+        header = self._header(name, session)
         leaving = Leaving(self._num_dispatches, header, Outflow(header.num_parts, self._config.num_parts_ahead))
         leaving.is_on_disk = self._is_on_disk
         yield from self.forget(session)
-        session.leaving, session.is_preparing = leaving, False
+        session.leaving, session.is_preparing, session.reference = leaving, False, leaving.dispatch
         for index in range(header.num_parts):
-            data = yield Compute(self._state.model.dispatch_part, (index, self._codec))
+            data = yield from self._encode(name, session, index, is_difference=header.reference > 0)
             if session.leaving is not leaving:
+                session.reference = 0
                 return
             if self._is_on_disk:
                 yield Save(dispatch_key(leaving.dispatch, index), data)
@@ -71,7 +74,23 @@ class Dispatcher:
             leaving.outflow.ready = index + 1
             yield from self._send_next(name, session)
 
-    def _header(self, name: str) -> ModelHeader:
+    def _encode(self, name: str, session: Session, index: int, *, is_difference: bool) -> Generator[Any, Any, bytes]:
+        """A part of the model; where models travel as differences, what the client then has is kept."""
+        model = self._state.model
+        if not self._is_relative:
+            return (yield Compute(model.dispatch_part, (index, self._codec)))
+        if is_difference:
+            base = (yield Read(reference_key(name, index))) if self._is_on_disk else session.held[index]
+            data, held = yield Compute(model.difference_part, (index, base, self._codec))
+        else:
+            data = held = yield Compute(model.dispatch_part, (index, FIRST_CODEC))
+        if self._is_on_disk:
+            yield Save(reference_key(name, index), held)
+        else:
+            session.held[index] = held
+        return data
+
+    def _header(self, name: str, session: Session) -> ModelHeader:
         state, client = self._state, self._state.ledger.clients[name]
         num_steps, speed_max = self._config.num_local_steps, state.speed_max
         if self._config.is_speed_scaled and client.speed and speed_max:
@@ -84,6 +103,7 @@ class Dispatcher:
             global_steps=state.global_steps,
             speed_max=speed_max,
             is_over=state.counters.is_over,
+            reference=session.reference if self._is_relative else 0,
         )
 
     def forget(self, session: Session) -> list[Effect]:
@@ -102,7 +122,8 @@ class Dispatcher:
         if leaving is None:
             return [*self._begin(message.name, session), *self._answer(session, message)]
         if message.dispatch == leaving.dispatch and message.is_lost and message.next < leaving.outflow.arrived:
-            # It had them and has lost them, in a crash: it gets a model anew.
+            # It had them and has lost them, in a crash: it gets a model anew, and not as a difference.
+            session.reference = 0
             return [*self.forget(session), *self._begin(message.name, session)]
         effects: list[Effect] = []
         if message.dispatch == leaving.dispatch:

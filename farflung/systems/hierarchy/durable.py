@@ -5,6 +5,8 @@ hierarchy/state/N/PART                     its tensors
 hierarchy/update/NAME/LEASE/SEQUENCE/PART  updates that are not in it yet
 hierarchy/model/PUSH/PART                  models of the server above that are not merged in it yet
 hierarchy/push/NUMBER/PART                 what is on its way to the server above
+hierarchy/above/PUSH/PART                  the model that answered a push, where models travel as differences
+hierarchy/reference/NAME/PART              what a client holds, for large models; worthless after a restart
 hierarchy/dispatch/NUMBER/PART             large models on their way to clients; worthless after a restart
 journal "hierarchy"                        records, in the order in which they are applied
 """
@@ -53,6 +55,8 @@ class Counters(msgspec.Struct, forbid_unknown_fields=True):
     """Of the newest push."""
     above_version: int = 0
     """Version of the server above at the last merge."""
+    above_dispatch: int = 0
+    """Number under which its model came that was merged last."""
     above_steps: int = 0
     """Its steps then."""
     above_speed_max: float = 0.0
@@ -88,6 +92,16 @@ def push_key(number: int, index: int) -> str:
 def state_key(number: int, index: int) -> str:
     """Where a part of a saved state lies."""
     return f"{PREFIX}state/{number}/{index}"
+
+
+def above_key(push: int, index: int) -> str:
+    """Where a part of the model lies that answered a push, whole again."""
+    return f"{PREFIX}above/{push}/{index}"
+
+
+def reference_key(name: str, index: int) -> str:
+    """Where a part of the model lies that a client holds."""
+    return f"{PREFIX}reference/{name}/{index}"
 
 
 def dispatch_key(dispatch: int, index: int) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from farflung import __version__
-from farflung.systems.hierarchy.config import HierarchyConfig
-from farflung.systems.hierarchy.durable import Kept, model_key, push_key
+from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, HierarchyConfig
+from farflung.systems.hierarchy.durable import Kept, above_key, model_key, push_key
 from farflung.systems.hierarchy.global_server import first_dispatch
 from farflung.systems.hierarchy.merge import ServedModel, decode_part, layout
 from farflung.systems.hierarchy.messages import ModelHeader, ModelPart, RunIdentity, UpdateHeader
@@ -78,6 +78,7 @@ class LocalServer(Server):
             first_dispatch=first_dispatch,
             update_seconds=update_seconds,
         )
+        self._keeps_above = config.codec_down_global not in ABSOLUTE_CODECS
         self._now = 0.0
         self._wake_at = float("inf")
         self.uplink: Uplink | None = None
@@ -199,6 +200,7 @@ class LocalServer(Server):
             num_steps=num_steps,
             num_tokens=counters.num_tokens - counters.pushed_tokens,
             base_version=counters.above_version,
+            base_dispatch=counters.above_dispatch,
             loss=counters.loss_sum / num_steps,
             speed=self.state.ledger.speed_max(),
             shard=-1,
@@ -232,6 +234,7 @@ class LocalServer(Server):
         return [Save(model_key(self.state.counters.num_pushes, part.index), bytes(part.slices))]
 
     def _model_arrived(self, header: ModelHeader) -> list[Effect]:
+        assert self.uplink is not None and header.reference in (0, self.state.counters.above_dispatch)
         record = Merged(
             number=self.state.ledger.num_records + 1,
             push=self.state.counters.num_pushes,
@@ -240,6 +243,8 @@ class LocalServer(Server):
             global_steps=header.global_steps,
             speed_max=header.speed_max,
             is_over=header.is_over,
+            dispatch=self.uplink.held,
+            base=self.state.counters.merged_push if header.reference else -1,
         )
         return [*self.state.record(record), *self.state.queue.push(self._merge(record, is_live=True))]
 
@@ -248,9 +253,15 @@ class LocalServer(Server):
         for index, key in enumerate(keys_of(record)):
             data = yield Read(key)
             assert data is not None, f"{key} was received and is missing"
-            yield Compute(self.state.model.merge_part, (index, data, weight))
+            base = (yield Read(above_key(record.base, index))) if record.base >= 0 else None
+            whole = yield Compute(self.state.model.merge_part, (index, data, base, weight))
+            if self._keeps_above:
+                yield Save(above_key(record.push, index), whole)
+        if self._keeps_above and counters.merged_push != record.push:
+            self.state.cover([above_key(counters.merged_push, index) for index in range(record.num_parts)])
         counters.merged_version, counters.merged_push = counters.version, record.push
         counters.merged_steps = counters.pushed_steps
+        counters.above_dispatch = record.dispatch
         counters.above_version, counters.above_steps = record.version, record.global_steps
         counters.above_speed_max = max(counters.above_speed_max, record.speed_max)
         counters.is_over = counters.is_over or record.is_over

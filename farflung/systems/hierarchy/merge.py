@@ -52,6 +52,13 @@ def decode_part(data: bytes | memoryview, part: Part) -> Tensors:
     return target
 
 
+def add_parts(base: bytes, difference: bytes | memoryview, part: Part) -> bytes:
+    """A part whose values are those of two together, float32: the same at both ends to the last bit."""
+    total, change = decode_part(base, part), decode_part(difference, part)
+    raw = {name: encode_tensor(total[name] + change[name]) for name in total}
+    return _encoder.encode(tuple(TensorSlice(name, offset, raw[name]) for name, offset, _ in part))
+
+
 def digest(data: bytes | memoryview) -> bytes:
     """SHA-256 of a part's bytes."""
     return hashlib.sha256(data).digest()
@@ -136,16 +143,33 @@ class ServedModel:
         return self._compressor.encode({name: snapshot[name] - theta[name] for name in theta}, index, part)
 
     @torch.no_grad()
-    def merge_part(self, index: int, data: bytes, weight: float) -> None:
-        """theta = (1 - alpha) theta + alpha theta_g; snapshot = theta."""
+    def merge_part(self, index: int, data: bytes, base: bytes | None, weight: float) -> bytes:
+        """theta = (1 - alpha) theta + alpha theta_g; snapshot = theta. Returns the part of theta_g.
+
+        `data`: theta_g, or its difference to `base`.
+        """
         part = self.parts[index]
-        received, snapshot = decode_part(data, part), views(self.snapshot, part)
+        whole = data if base is None else add_parts(base, data, part)
+        received, snapshot = decode_part(whole, part), views(self.snapshot, part)
         for name, values in views(self.parameters, part).items():
             snapshot[name].copy_(values.lerp_(received[name], weight))
+        return whole
 
     def dispatch_part(self, index: int, codec: str) -> bytes:
         """theta."""
         return encode_part(self.parameters, self.parts[index], codec)
+
+    @torch.no_grad()
+    def difference_part(self, index: int, base: bytes, codec: str) -> tuple[bytes, bytes]:
+        """theta - base, encoded, and what whoever has `base` then has.
+
+        What the codec loses is in the next difference, because that is taken to what the receiver really has.
+        """
+        part = self.parts[index]
+        theta, held = views(self.parameters, part), decode_part(base, part)
+        delta = {name: encode_tensor(theta[name] - held[name], codec) for name in theta}
+        data = _encoder.encode(tuple(TensorSlice(name, offset, delta[name]) for name, offset, _ in part))
+        return data, add_parts(base, data, part)
 
     def save_part(self, index: int) -> bytes:
         """All that must survive a restart, of one part."""

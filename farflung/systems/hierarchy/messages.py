@@ -40,6 +40,8 @@ class UpdateHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     num_tokens: int
     base_version: int
     """Version of the model that the work began from."""
+    base_dispatch: int
+    """Number under which that model was sent: the client holds it, and can be sent a difference to it."""
     loss: float
     """Mean over its steps."""
     speed: float
@@ -66,6 +68,8 @@ class ModelHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Steps per second of the fastest worker known; 0: none is."""
     is_over: bool
     """The budget is spent: this is the last model."""
+    reference: int
+    """The parts are differences to the model that was sent under this number; 0: they are the model."""
 
 
 class Join(Message, kw_only=True):

@@ -47,6 +47,10 @@ class Merged(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     global_steps: int
     speed_max: float
     is_over: bool
+    dispatch: int
+    """Number under which it was sent."""
+    base: int
+    """The parts are differences to the model that answered this push; -1: they are the model."""
 
 
 Record = Granted | Committed | Leased | Merged

@@ -224,6 +224,8 @@ class Server(Role):
 
     def _commit(self, session: Session, part: UpdatePart, arriving: Arriving) -> list[Effect]:
         session.arriving, session.is_preparing = None, True
+        if arriving.header.base_dispatch != session.reference:
+            session.reference = 0  # it does not hold the model that was sent last
         number = self.state.ledger.num_records + 1
         record = Committed(number, part.name, part.lease, part.sequence, arriving.header)
         taken = UpdateTaken(name=part.name, lease=part.lease, sequence=part.sequence)

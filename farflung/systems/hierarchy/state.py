@@ -86,7 +86,11 @@ class ServerState:
     def applied(self, record: Committed | Merged) -> None:
         """The model has all of `record`."""
         self.counters.applied = record.number
-        self._covered += keys_of(record)
+        self.cover(keys_of(record))
+
+    def cover(self, keys: list[str]) -> None:
+        """The next saved state makes these values superfluous."""
+        self._covered += keys
 
     def save_if_due(self) -> Work:
         """Save the state if enough has been applied since the last time."""
@@ -143,6 +147,8 @@ class ServerState:
                 client = self.ledger.clients.get(name)
                 is_arriving = client is not None and int(lease) == client.lease and int(sequence) > client.sequence
                 return is_arriving or key in self._pending_keys(kept)
+            case ["above", number, _]:
+                return int(number) == self.counters.merged_push
             case ["push", number, _]:
                 return int(number) > self.counters.merged_push
             case _:

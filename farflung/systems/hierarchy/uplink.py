@@ -71,8 +71,7 @@ class Uplink:
         self._run = run
         self.name = name
         self.server = server
-        self._num_parts = num_parts
-        self._new_instance = new_instance
+        self._num_parts, self._new_instance = num_parts, new_instance
         self._send_part = send_part
         self._take_part = take_part
         self.phase = Phase.IDLE
@@ -97,6 +96,8 @@ class Uplink:
         self._outflow = Outflow(num_parts, config.num_parts_ahead, ready=num_parts)
         self._inflow = Inflow(num_parts)
         self._dispatch = 0
+        self.held = 0
+        """Number under which `model` was sent."""
         self._fetched_sequence = 0
         part_bytes = config.values_per_part * VALUE_BYTES if num_parts > 1 else 0
         in_flight = part_bytes * config.num_parts_ahead if part_bytes > BULK_BYTES_MIN else 0
@@ -202,10 +203,10 @@ class Uplink:
         return self._begin_fetch(now, sequence=0)
 
     def _refused(self, message: Refusal, now: float) -> list[Effect]:
-        if self.phase is Phase.JOIN and message.retry_after_seconds:
-            self.ask_at = now + message.retry_after_seconds
-        elif self.phase in (Phase.JOIN, Phase.UPLOAD) and not message.retry_after_seconds:
+        if not message.retry_after_seconds:
             self.refused = message.reason
+        elif self.phase is Phase.JOIN:
+            self.ask_at = now + message.retry_after_seconds
         return [Note(f"{self.server} refuses {self.name}: {message.reason}")]
 
     def _part_taken(self, message: PartTaken, now: float) -> list[Effect]:
@@ -241,6 +242,7 @@ class Uplink:
         effects.append(self._fetch())
         if self._inflow.is_whole:
             self.phase, self.model, self.ask_at = Phase.IDLE, part.header, float("inf")
+            self.held = part.dispatch
         return effects
 
     def _sent(self, message: Sent) -> list[Effect]:

@@ -183,6 +183,7 @@ class Worker:
             num_steps=num_steps,
             num_tokens=descended.num_tokens,
             base_version=model.version,
+            base_dispatch=self._uplink.held,
             loss=self._loss,
             speed=self._uplink.speed,
             shard=self._shard,
@@ -245,7 +246,10 @@ class Worker:
         except MalformedTensor as error:
             raise PeerMisbehaved(self._uplink.server.peer, f"it sent a model with {error}") from None
         for name, target in views(self._start, planned).items():
-            target.copy_(values[name])
+            if part.header.reference:
+                target.add_(values[name])
+            else:
+                target.copy_(values[name])
         return []
 
     def _perform(self, mailbox: Mailbox, effects: Sequence[Effect]) -> None:
