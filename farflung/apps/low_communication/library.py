@@ -95,7 +95,7 @@ class LowCommunication:
 
     @property
     def num_rounds(self) -> int:
-        """Averages that this site has taken part in."""
+        """Averages that this site has taken part in; told on the ranks that speak for it."""
         return self._rounds.num_rounds
 
     @property

@@ -51,7 +51,11 @@ class Policy:
             outer=self.outer,
             codec=self.codec,
             moment_codec=self.moment_codec,
-            rounds=RoundConfig(quorum=self.sites_min, deadline_seconds=self.round_seconds_max),
+            rounds=RoundConfig(
+                quorum=self.sites_min,
+                num_members_at_start=self.sites_min,
+                deadline_seconds=self.round_seconds_max,
+            ),
         )
 
     def describe(self) -> str:

@@ -64,7 +64,7 @@ class Rounds:
         self._is_together = False
         """Whether there are others to average with."""
         self.num_steps = states.num_steps
-        self.num_rounds = 0
+        self._num_rounds_before = 0
 
     # The program's side
 
@@ -103,6 +103,11 @@ class Rounds:
         for connection in reversed(self._connections):
             connection.close()
         self._connections.clear()
+
+    @property
+    def num_rounds(self) -> int:
+        """Averages that this rank's lanes have taken part in; none on a rank for which another speaks."""
+        return self._num_rounds_before + max((session.num_rounds for session in self._sessions), default=0)
 
     @property
     def ticket(self) -> str:
@@ -246,7 +251,6 @@ class Rounds:
             self.num_steps = standings[0].num_steps
             self._states.set_num_steps(self.num_steps)
         self._num_left = min(standing.num_left for standing in standings if standing.num_left is not None)
-        self.num_rounds = max([self.num_rounds, *(session.num_rounds for session in self._sessions)])
 
     def _standing(self) -> _Standing:
         try:
@@ -265,6 +269,7 @@ class Rounds:
         for session in self._sessions:
             session.close()
             self._memories |= session.memory()
+        self._num_rounds_before = self.num_rounds
         self._sessions.clear()
         self._is_together = False
 
