@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from farflung.learn import tokenizer
 from farflung.learn.corpus import standard_library
 from farflung.learn.documents import Piece
 from farflung.learn.sources import SourceConfig, open_source
@@ -81,6 +82,15 @@ def test_a_learnt_tokenizer_is_kept_by_what_it_was_learnt_from(tmp_path: Path) -
     assert len(list(cache.iterdir())) == 2
     with pytest.raises(ValueError, match="ask for 300 or more"):
         learnt_tokenizer(sources, 100, cache)
+
+
+def test_all_sources_have_a_say_in_a_learnt_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "LEARNT_CHARACTERS_MAX", 2_000)
+    for name, word in (("a.jsonl", "alpha"), ("b.jsonl", "omega")):
+        (tmp_path / name).write_text(f'{{"text": "{(word + " ") * 20}"}}\n' * 100)
+    sources = [open_source(SourceConfig(source=str(tmp_path / name))) for name in ("a.jsonl", "b.jsonl")]
+    learnt = learnt_tokenizer(sources, 300, tmp_path / "cache")
+    assert len(learnt.encode(" alpha")) == len(learnt.encode(" omega")) == 1
 
 
 def test_wrong_tokenizers_are_refused(tmp_path: Path) -> None:
