@@ -200,12 +200,15 @@ class SimulatedDesync:
 
         self._tasks.append(asyncio.get_running_loop().create_task(work(), name=f"worker {name}"))
 
-    def run(self, *, deadline: float | None = None) -> dict[str, WorkerReport]:
-        """Until every worker that is alive has ended; their reports."""
+    def run(self, *, deadline: float | None = None, names: tuple[str, ...] = ()) -> dict[str, WorkerReport]:
+        """Until every worker of `names`, or else every one that is alive, has ended; their reports."""
         simulation = self.simulation
 
+        def awaited() -> list[str]:
+            return list(names) or [name for name in self.running if simulation.is_alive(name)]
+
         async def all_ended() -> None:
-            while any(name not in self.reports for name in self.running if simulation.is_alive(name)):
+            while any(name not in self.reports for name in awaited()):
                 self._raise_errors()
                 await asyncio.sleep(1.0)
 

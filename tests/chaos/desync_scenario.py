@@ -77,7 +77,7 @@ def tell(config: DesyncConfig, seed: int, faults: Faults) -> Story:
     with SimulatedDesync(
         config, WORKERS, SITES, SPEEDS, 0.05, seed, faults, make_learner=make, on_round=on_round
     ) as desync:
-        desync.run(deadline=VIRTUAL_SECONDS_MAX)
+        desync.run(deadline=VIRTUAL_SECONDS_MAX, names=WORKERS)
         trace = desync.simulation.trace
         story.trace_hash, story.seconds = trace.trace_hash, desync.simulation.now()
         story.num_faults = sum(1 for _ in trace.of("fault")) + sum(1 for _ in trace.of("loss"))
