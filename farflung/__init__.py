@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from farflung.world.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from farflung.apps.library import AutoModelForCausalLM as AutoModelForCausalLM
     from farflung.apps.low_communication.library import LowCommunication as LowCommunication
     from farflung.apps.low_communication.policy import DesLoc as DesLoc
     from farflung.apps.low_communication.policy import DiLoCo as DiLoCo
     from farflung.apps.low_communication.policy import LocalAdam as LocalAdam
-
-__version__ = "0.1.0"
 
 _PUBLIC_NAMES: dict[str, str] = {
     "AutoModelForCausalLM": "farflung.apps.library",

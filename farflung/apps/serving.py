@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung import __version__
 from farflung.apps.announced import TOPIC, AnnouncedServers
 from farflung.apps.capacity import CACHE_TOKENS_DEFAULT, capacity_blocks, choose_device, choose_dtype
 from farflung.apps.moving import Mover
@@ -25,6 +24,7 @@ from farflung.systems.swarm.messages import ACTOR
 from farflung.systems.swarm.placement import choose_blocks, holders
 from farflung.systems.swarm.server import Server
 from farflung.world.address import PeerId
+from farflung.world.version import __version__
 
 ANNOUNCE_SECONDS = 2.0
 """How often changes of queue and cache are told."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from farflung import __version__
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.lead import Gathered, Lead
 from farflung.apps.pretrain.materials import Materials
@@ -24,6 +23,7 @@ from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.learn.parameters import Tensors
 from farflung.wire.certificate import TicketRole
 from farflung.world.host import Host
+from farflung.world.version import __version__
 
 USER_ERROR = 2
 LOOK_SECONDS = 0.1

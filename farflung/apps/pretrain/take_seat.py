@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import TypeVar
 
-from farflung import __version__
 from farflung.apps.pretrain.engines import Engine, engine_of
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.messages import (
@@ -30,6 +29,7 @@ from farflung.world.address import Address, PeerId
 from farflung.world.errors import FarflungError, Refused, Unreachable
 from farflung.world.mailbox import Mailbox, PeerLost, call
 from farflung.world.nursery import open_nursery
+from farflung.world.version import __version__
 
 ASK_SECONDS = 0.2
 """How often others are looked for."""

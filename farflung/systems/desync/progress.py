@@ -57,8 +57,8 @@ class Stretch:
 
 
 def progress_at(assignment: Assignment, step: int) -> float:
-    """Share of the run's budget that is done at local step `step` of an assignment (which may be made longer)."""
-    share = step / max(1, assignment.num_steps)
+    """Share of the budget done after local step `step` (from 0) of an assignment, which may be made longer."""
+    share = (step + 1) / max(1, assignment.num_steps)
     progress = assignment.progress_first + share * (assignment.progress_last - assignment.progress_first)
     return min(1.0, progress)
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import torch
 
-from farflung import __version__
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.durable import Kept
 from farflung.systems.hierarchy.merge import ServedModel, layout
 from farflung.systems.hierarchy.messages import RunIdentity
 from farflung.systems.hierarchy.server import Server
 from farflung.world.doors import World
+from farflung.world.version import __version__
 
 
 class GlobalServer(Server):

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung import __version__
 from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, HierarchyConfig
 from farflung.systems.hierarchy.durable import Kept, above_key, model_key, push_key
 from farflung.systems.hierarchy.global_server import first_dispatch
-from farflung.systems.hierarchy.merge import ServedModel, decode_part, layout
+from farflung.systems.hierarchy.merge import ServedModel, decode_part, layout, part_bytes
 from farflung.systems.hierarchy.messages import ModelHeader, ModelPart, RunIdentity, UpdateHeader
 from farflung.systems.hierarchy.records import Leased, Merged
 from farflung.systems.hierarchy.server import Server
@@ -29,6 +28,7 @@ from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.effects import Delete, Effect, Load, Save, WakeAt
 from farflung.world.errors import PeerMisbehaved
+from farflung.world.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class LocalServer(Server):
                 name,
                 above,
                 model.num_parts,
+                part_bytes=part_bytes(model.parts),
                 new_instance=new_instance,
                 send_part=self._send_push_part,
                 take_part=self._take_model_part,

@@ -11,11 +11,10 @@ from typing import Any, Protocol
 
 import torch
 
-from farflung import __version__
 from farflung.learn.parameters import Tensors, assign_
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
-from farflung.systems.hierarchy.merge import Compressor, decode_part, layout, views
+from farflung.systems.hierarchy.merge import Compressor, decode_part, layout, part_bytes, views
 from farflung.systems.hierarchy.messages import Alive, ModelHeader, ModelPart, RunIdentity, UpdateHeader
 from farflung.systems.hierarchy.pace import smoothed_speed
 from farflung.systems.hierarchy.report import WorkerReport
@@ -27,6 +26,7 @@ from farflung.world.doors import Failed, World
 from farflung.world.effects import Effect, Note, Send
 from farflung.world.errors import PeerMisbehaved, Refused
 from farflung.world.mailbox import Mailbox, PeerLost
+from farflung.world.version import __version__
 
 
 class Descended(Protocol):
@@ -98,6 +98,7 @@ class Worker:
             name,
             server,
             len(self._parts),
+            part_bytes=part_bytes(self._parts),
             new_instance=lambda: f"{random.getrandbits(64):016x}",
             send_part=lambda index: [self._uplink.part(index, self._pending[index])],
             take_part=self._take_part,
@@ -166,7 +167,7 @@ class Worker:
         begun_at, num_steps, budget = self._now(), model.num_local_steps, self._config.budget_steps
 
         def progress(step: int) -> float:
-            return min(1.0, (model.global_steps + step) / budget)
+            return min(1.0, (model.global_steps + step + 1) / budget)
 
         seconds = num_steps * self._seconds_per_step
         descended = await self._compute(mailbox, self._learner.run, num_steps, progress, seconds=seconds)
