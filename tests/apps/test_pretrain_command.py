@@ -18,9 +18,11 @@ LEARNT_LOSS = 3.6
 
 ALGORITHMS = {
     "halos": HALOS,
-    "async_local_sgd": (
-        'name = "async_local_sgd"\nnum_local_steps = 4\nlocal_learning_rate = 0.3\nlocal_momentum = 0.5\nlocal_delay = 2'
-    ),
+    "async_local_sgd": """name = "async_local_sgd"
+        num_local_steps = 4
+        local_learning_rate = 0.3
+        local_momentum = 0.5
+        local_delay = 2""",
     "ddp": 'name = "ddp"',
     "local_adam": 'name = "local_adam"\nparameters_every = 4',
     "diloco": 'name = "diloco"\nparameters_every = 4',

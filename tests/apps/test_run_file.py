@@ -83,6 +83,11 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         load_run_file(broken)
 
 
+def test_the_example_is_a_run() -> None:
+    run = load_run_file(Path(__file__).parents[2] / "examples" / "pretrain.toml", is_simulated=True)
+    assert [region.name for region in run.regions] == ["eu", "us"] and run.num_shards == 6
+
+
 def test_the_run_without_a_file_is_complete() -> None:
     run = load_run_file(None, is_simulated=True)
     assert run.num_workers == 4 and run.num_steps > 1000 and run.algorithm.name == "farflung"

@@ -98,7 +98,7 @@ class Texts:
 
 def shards_of_region(regions: Sequence[RegionSettings], region: str, num_shards: int) -> list[int]:
     """The shards that a region's workers hold, out of those of the whole run: one for each worker of the run file, and
-    the others, which wait for joiners, in turn."""
+    the others, which wait for joiners, by the regions in turn."""
     owners = [one.name for one in regions for _ in one.speeds]
     owners += [regions[joiner % len(regions)].name for joiner in range(num_shards - len(owners))]
     return [shard for shard, owner in enumerate(owners) if owner == region]

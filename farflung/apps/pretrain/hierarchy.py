@@ -33,7 +33,7 @@ TREE = "halos"
 
 def config_of(run: RunFile) -> HierarchyConfig:
     """The engine's settings for a run."""
-    return run.algorithm.hierarchy_config(run.num_steps, run.num_workers + run.training.joiners_max)
+    return run.algorithm.hierarchy_config(run.num_steps, run.num_shards)
 
 
 class HierarchyEngine:

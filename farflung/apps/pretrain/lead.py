@@ -115,6 +115,7 @@ class Lead(Role):
         self._materials = materials
         self._version = version
         self._holders: dict[int, PeerId] = {}
+        self._num_planned = sum(seat.kind == "worker" for seat in gathered.seats)
         self._began_at: float | None = None
         self.ended: dict[int, PeerId] = {}
         """Seats whose part is done."""
@@ -218,7 +219,15 @@ class Lead(Role):
         for seat in wanted:
             sitting[seat.region] += 1
         region = min(sitting, key=lambda name: (sitting[name], name))
-        number = 1 + max(seat.number for seat in self.seats)
-        seat = Seat(index=len(self.seats), kind="worker", region=region, number=number, is_remote=True)
+        seat = Seat(
+            index=len(self.seats), kind="worker", region=region, number=self._number_of_joiner(region), is_remote=True
+        )
         self.seats.append(seat)
         return seat
+
+    def _number_of_joiner(self, region: str) -> int:
+        """That of the first shard of the data that is kept for this region's joiners and not taken; see `data`."""
+        workers = [seat for seat in self.seats if seat.kind == "worker"]
+        regions = list(dict.fromkeys(seat.region for seat in workers[: self._num_planned]))
+        joined = sum(seat.region == region for seat in workers[self._num_planned :])
+        return self._num_planned + joined * len(regions) + regions.index(region)

@@ -72,7 +72,7 @@ class Materials:
             ValueError: the optimizer does not fit the model, or a worker would have no data.
         """
         for seat in worker_seats(self.run.regions, 0):
-            self.stream(seat, shard_of(seat, self.run.num_workers + self.run.training.joiners_max))
+            self.stream(seat, shard_of(seat, self.run.num_shards))
         NamedOptimizer(named_parameters(self.model()), self.run.training.optimizer)
 
     @property
@@ -105,7 +105,7 @@ class Materials:
         device = choose_device(run.training.device)
         model: Any = self.model()
         model.to(device)
-        shard = shard_of(seat, run.num_workers + run.training.joiners_max)
+        shard = shard_of(seat, run.num_shards)
         return Trainer(
             model,
             NamedOptimizer(named_parameters(model), run.training.optimizer),

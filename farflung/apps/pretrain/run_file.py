@@ -92,6 +92,11 @@ class RunFile:
         return sum(len(region.speeds) for region in self.regions)
 
     @property
+    def num_shards(self) -> int:
+        """Parts into which the data is cut: one for each worker that may ever come."""
+        return self.num_workers + len(self.regions) * self.training.joiners_max
+
+    @property
     def num_steps(self) -> int:
         """Local steps of all workers together that the budget pays for."""
         return self.training.tokens // self.training.tokens_per_step

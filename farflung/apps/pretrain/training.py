@@ -50,7 +50,7 @@ class TrainingSettings:
     num_validation_sequences: int = 64
     """Held out from the end of the data; the final model is scored on them."""
     joiners_max: int = 0
-    """Workers beyond those of [[regions]] that may join; the data is cut for them from the start."""
+    """Workers beyond those of the file that may join each region; the data is cut for them from the start."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto."""
     checkpoint_seconds: float = 300.0

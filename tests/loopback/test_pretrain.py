@@ -1,0 +1,179 @@
+"""Pretraining with real processes: it learns, survives kill -9 of workers and servers, is interrupted, resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from farflung.apps.pretrain.history import read_history
+from tests.apps.runs import HALOS, write_run
+from tests.loopback.fleet import ROOT, wait_until
+
+pytestmark = pytest.mark.loopback
+
+LEARNT_LOSS = 3.7
+"""A model that has learnt nothing has 5.55."""
+SECONDS_MAX = 150.0
+FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
+
+
+class Command:
+    """`farflung pretrain` at work."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder / "run"
+        self.output = folder / "output.txt"
+        variables = {
+            "FARFLUNG_HOME": str(folder / "home"),
+            "FARFLUNG_CACHE": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "farflung", "pretrain", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """As its log says."""
+        return read_history(self.folder / "log.jsonl").num_tokens()
+
+    def seat(self, name: str) -> psutil.Process:
+        """The process that sits there now: the one that writes the seat's newest log."""
+        logs = list((self.folder / "seats").glob(f"{name}-*.log"))
+        newest = str(max(logs, key=lambda path: path.stat().st_mtime_ns))
+        for child in psutil.Process(self.process.pid).children():
+            if (
+                any(file.path == newest for file in child.open_files())
+                or os.readlink(f"/proc/{child.pid}/fd/1") == newest
+            ):
+                return child
+        raise AssertionError(f"nobody sits on {name}")
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self.process.wait(SECONDS_MAX)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    started: list[Command] = []
+    yield started
+    for command in started:
+        command.close()
+
+
+def summary(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def wait_trained(command: Command, num_tokens: int) -> None:
+    """Wait until so many tokens are in the log, but not for a run that has ended."""
+
+    def is_there() -> bool:
+        assert command.process.poll() is None, command.output.read_text()
+        return command.num_tokens >= num_tokens
+
+    wait_until(is_there, f"{num_tokens} tokens are trained on", SECONDS_MAX)
+
+
+@pytest.mark.parametrize(("algorithm", "victims"), [(HALOS, ["west-local-server", "west-worker-2"]), (FARFLUNG, [])])
+def test_a_run_learns_though_its_processes_are_killed(
+    algorithm: str, victims: list[str], tmp_path: Path, commands: list[Command]
+) -> None:
+    victims = victims or ["east-coordinator", "west-worker-3"]
+    path = write_run(tmp_path, algorithm=algorithm, tokens=200_000)
+    command = Command(tmp_path, str(path))
+    commands.append(command)
+    wait_trained(command, 20_000)
+    for victim in victims:
+        before = command.num_tokens
+        command.seat(victim).send_signal(signal.SIGKILL)
+        wait_trained(command, before + 20_000)
+    assert command.wait() == 0, command.output.read_text()
+    text = command.output.read_text().replace("\n", " ")
+    for victim in victims:
+        assert f"{victim} ended with status -9 and is started again" in text
+    assert summary(tmp_path)["validation_loss"] < LEARNT_LOSS
+    assert not [line for line in text.splitlines() if "Traceback" in line]
+
+
+@pytest.mark.parametrize("algorithm", [HALOS, FARFLUNG])
+def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path, commands: list[Command]) -> None:
+    path = write_run(tmp_path, algorithm=algorithm, tokens=150_000)
+    first = Command(tmp_path, str(path))
+    commands.append(first)
+    wait_trained(first, 30_000)
+    children = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.send_signal(signal.SIGINT)
+    assert first.wait() == 130, first.output.read_text()
+    assert "Go on with: farflung pretrain" in first.output.read_text()
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    before = first.num_tokens
+    assert 30_000 <= before < 150_000
+    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
+    commands.append(second)
+    assert second.wait() == 0, second.output.read_text()
+    result = summary(tmp_path)
+    assert result["validation_loss"] < LEARNT_LOSS
+    # Without what the first part had done, it would take the whole budget again.
+    assert result["num_tokens"] - before < 150_000 - 0.5 * before + 40_000
+    history = read_history(first.folder / "log.jsonl")
+    times = [point.seconds for point in history.points]
+    assert times == sorted(times)
+
+
+def test_a_worker_of_another_machine_joins(tmp_path: Path, commands: list[Command]) -> None:
+    path = write_run(tmp_path, algorithm=HALOS, tokens=400_000)
+    command = Command(tmp_path, str(path), "--set", "training.joiners_max=1")
+    commands.append(command)
+    wait_trained(command, 20_000)
+    ticket = (tmp_path / "run" / "ticket").read_text().strip()
+    joining = subprocess.Popen(
+        [sys.executable, "-m", "farflung", "join", ticket, "--region", "west", "--home", str(tmp_path / "elsewhere")],
+        cwd=ROOT,
+        env={**os.environ, "FARFLUNG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert command.wait() == 0, command.output.read_text()
+        output, _ = joining.communicate(timeout=60)
+    finally:
+        joining.kill()
+        joining.wait()
+    assert "takes the seat west-worker-5" in output
+    steps = {point.seat: point.num_steps for point in read_history(tmp_path / "run" / "log.jsonl").newest()}
+    assert steps["west-worker-5"] > 0 and len(steps) == 5
+
+
+def test_a_killed_lead_leaves_no_process(tmp_path: Path, commands: list[Command]) -> None:
+    command = Command(tmp_path, str(write_run(tmp_path, tokens=10_000_000)))
+    commands.append(command)
+    wait_trained(command, 1_000)
+    children = psutil.Process(command.process.pid).children(recursive=True)
+    assert len(children) == 7
+    command.process.kill()
+    command.process.wait()
+    began_at = time.monotonic()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, f"{len(alive)} processes live {time.monotonic() - began_at:.0f} s after their lead"
