@@ -1,0 +1,115 @@
+"""A small real language model on text that is at hand, for benchmarks of training: the same task for every method."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from farflung.learn.corpus import standard_library
+from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.parameters import Tensors, assign_, named_parameters
+from farflung.learn.schedule import Cosine
+from farflung.learn.stream import Shard, Tokens, TokenStream, hold_out, validation_batches
+from farflung.learn.trainer import Trainer
+
+VOCABULARY = 128
+SEQUENCE_TOKENS = 32
+BATCH_SEQUENCES = 4
+VALIDATION_SEQUENCES = 512
+VALIDATION_STRIDE = 8
+"""The validation sequences are spread over a stretch of text so many times as long."""
+OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
+
+
+def read_tokens(path: Path | None) -> Tokens:
+    """Characters below 128 as tokens: of a file, or of Python's standard library."""
+    text = "".join(standard_library(3_000_000)) if path is None else path.read_text(encoding="utf-8", errors="ignore")
+    return np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every method trains: a Llama of 29,344 parameters on the same shards of the same text."""
+
+    tokens: Tokens
+    seed: int
+    num_shards: int
+    batch_sequences: int = BATCH_SEQUENCES
+    optimizer: OptimizerConfig = OPTIMIZER
+
+    def model(self) -> LlamaForCausalLM:
+        """With the initial weights of this seed, the same for all workers."""
+        torch.manual_seed(self.seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                intermediate_size=88,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=SEQUENCE_TOKENS,
+                tie_word_embeddings=True,
+            )
+        )
+
+    def trainer(self, shard: int) -> Trainer:
+        """A worker's, on its own shard."""
+        model = self.model()
+        training = self._held_out()[0]
+        stream = TokenStream(
+            training, SEQUENCE_TOKENS, self.batch_sequences, Shard(shard, self.num_shards), f"data-{self.seed}"
+        )
+        optimizer = NamedOptimizer(named_parameters(model), self.optimizer)
+        return Trainer(model, optimizer, stream, Cosine(warmup=0.05, floor=0.1), seed=f"{self.seed}:{shard}")
+
+    def _held_out(self) -> tuple[Tokens, Tokens]:
+        return hold_out(self.tokens, SEQUENCE_TOKENS, VALIDATION_SEQUENCES * VALIDATION_STRIDE)
+
+
+class Examiner:
+    """Measures the validation loss of any parameters."""
+
+    def __init__(self, task: Task) -> None:
+        self._trainer = task.trainer(0)
+        batches = list(validation_batches(task._held_out()[1], SEQUENCE_TOKENS, VALIDATION_SEQUENCES))
+        sequences = torch.cat(batches)[::VALIDATION_STRIDE]
+        self._batches = [sequences]
+
+    def loss(self, parameters: Tensors) -> float:
+        """Nats per token."""
+        assign_(self._trainer.parameters, parameters)
+        return self._trainer.evaluate(self._batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One moment of a run."""
+
+    seconds: float
+    num_steps: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Loss over the time of a run."""
+
+    points: list[Point]
+
+    @property
+    def final(self) -> Point:
+        """The end."""
+        return self.points[-1]
+
+    def seconds_to(self, loss: float) -> float:
+        """When the loss first was so low, between two points on a line; infinity if never."""
+        for before, after in itertools.pairwise(self.points):
+            if after.loss <= loss:
+                share = (before.loss - loss) / (before.loss - after.loss) if before.loss > loss else 0.0
+                return before.seconds + share * (after.seconds - before.seconds)
+        return float("inf")
