@@ -215,3 +215,30 @@ def test_lossy_codecs_reach_the_same_place_only_nearly(codec: str) -> None:
 def test_a_probabilistic_run_ends_with_equal_replicas() -> None:
     ours = engine(desloc(budget(), 4, is_probabilistic=True), "adam")
     assert all(torch.equal(ours[0], other) for other in ours)
+
+
+def test_sites_that_are_everybody_average_like_everybody() -> None:
+    """All workers are at one site: averaging it every 2 steps is averaging all every 2 steps."""
+    ours = engine(local_adam(budget(), 6, moments=(), site_parameters_every=2), "adam")[0]
+    assert close(ours, by_hand("adam", {"parameters": 2}))
+    assert not close(ours, by_hand("adam", {"parameters": 6})), "the sites must matter"
+
+
+def test_each_fragment_is_averaged_in_its_turn() -> None:
+    config = local_adam(budget(), 6, moments=(), num_fragments=2)
+    bounds = list(config.fragment_bounds(300).values())
+    assert bounds == [(0, 128), (128, 300)]
+    replicas = [learner(number, "adam") for number in range(NUM_WORKERS)]
+    for step in range(NUM_STEPS):
+        for number, (first, last) in enumerate(bounds):
+            if step and step % 6 == 3 * number:
+                mean = torch.stack([values(one) for one in replicas]).mean(0)
+                for one in replicas:
+                    own = values(one)
+                    own[first:last] = mean[first:last]
+                    with torch.no_grad():
+                        torch.nn.utils.vector_to_parameters(own.clone(), one.parameters.values())
+        for one in replicas:
+            one.run(1, lambda step: 0.0)
+    average(replicas, "parameters")
+    assert close(engine(config, "adam")[0], values(replicas[0]))

@@ -18,7 +18,7 @@ async def run_blocking(member: Membership) -> None:
         await member.talk.until(lambda: participation.outcome is not None)  # noqa: B023 - awaited at once
         match participation.outcome:
             case Committed() as outcome:
-                await member.talk.compute(_land, member, outcome, member.assignment.progress_first, seconds=0.0)
+                await member.talk.compute(_land, member, outcome, member.assignment.progress_last, seconds=0.0)
                 member.committed(outcome)
                 member.since = Stretch()
             case Stale() as outcome:

@@ -109,8 +109,12 @@ class Replica:
         fragments = {name: one.last - one.first for name, one in self._fragments.items()}
         self.lengths: dict[str, int] = {**fragments, SITE_PARAMETERS: length, GRADIENTS: length, **moments}
         """Values of every state that can be averaged."""
-        self._residual = torch.zeros(length if config.keeps_residual else 0)
-        """What lossy codecs have left out so far, in units of the mean."""
+        self._residual = torch.zeros(length if config.keeps_residual else 0)  # in units of the mean
+
+    @property
+    def residual(self) -> torch.Tensor:
+        """What lossy codecs have left out so far, live, [length] or nothing: part of a checkpoint."""
+        return self._residual
 
     def _stretch(self, fragment: Fragment) -> Tensors:
         return {AGREED: self.agreed[fragment.first : fragment.last]}
