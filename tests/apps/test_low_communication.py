@@ -79,7 +79,11 @@ def average(pairs: list[list[torch.Tensor]]) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "is_equal"),
-    [("sgd", True), pytest.param("momentum", True, marks=pytest.mark.slow), ("adamw", False)],
+    [
+        ("sgd", True),
+        pytest.param("momentum", True, marks=pytest.mark.slow),
+        pytest.param("adamw", False, marks=pytest.mark.slow),
+    ],
 )
 def test_averages_at_every_step_are_joint_batches_except_for_adam(
     tmp_path: Path, optimizer: str, is_equal: bool
@@ -119,6 +123,7 @@ def test_des_loc_averages_each_state_at_its_own_period(tmp_path: Path) -> None:
     assert_des_loc(found)
 
 
+@pytest.mark.slow
 def test_a_site_with_other_values_takes_over_those_of_the_run(tmp_path: Path) -> None:
     """It gets them when the lead comes to its first average, and so is three steps ahead in counting."""
     settings: dict[str, Any] = {"policy_settings": {"parameters_every": 3}}

@@ -53,11 +53,6 @@ class Staging:
             self._lane(number, lanes[number], own) for number in range(num_lanes) if speakers[number] == site.rank
         ]
 
-    @property
-    def num_values_moved(self) -> int:
-        """Values per state that cross between the ranks of the site on the way out."""
-        return self._outward.num_values_moved
-
     @torch.no_grad()
     def collect(self, parameters: Tensors, moments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Copy the states into the lanes."""
