@@ -152,9 +152,9 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from farflung.learn.checkpoint import save_checkpoint
-tensors = {str(number): torch.full((200_000,), float(number)) for number in range(10)}
+tensors = {str(number): torch.full((100_000,), float(number)) for number in range(10)}
 for step in range(1, 10_000):
-    save_checkpoint(Path(sys.argv[1]), tensors, {"step": step}, num_kept=2)
+    save_checkpoint(Path(sys.argv[1]), tensors, {"step": step}, num_kept=20)
     print(step, flush=True)
 """
 
@@ -169,9 +169,23 @@ def test_killed_at_any_moment_the_acknowledged_one_is_there(tmp_path: Path, num_
     loaded = load_checkpoint(tmp_path)
     step = loaded.state["step"]
     assert isinstance(step, int) and steps[-1] <= step <= steps[-1] + 1
-    assert all(torch.equal(loaded.tensors[str(number)], torch.full((200_000,), float(number))) for number in range(10))
+    assert all(torch.equal(loaded.tensors[str(number)], torch.full((100_000,), float(number))) for number in range(10))
     save_checkpoint(tmp_path, {}, {"step": -1}, num_kept=1)
     assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{step + 1:08}"], "what a crash left is removed"
+
+
+def test_a_checkpoint_is_whole_from_the_moment_it_appears(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.DEVNULL) as saver:
+        try:
+            for step in range(2, 10):
+                path = tmp_path / f"checkpoint-{step:08}"
+                while not path.exists() and saver.poll() is None:
+                    pass
+                saver.send_signal(signal.SIGSTOP)
+                assert load_checkpoint(path).state == {"step": step}
+                saver.send_signal(signal.SIGCONT)
+        finally:
+            saver.kill()
 
 
 def test_tensors_that_do_not_fit_are_named() -> None:
