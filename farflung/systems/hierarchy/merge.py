@@ -5,7 +5,7 @@ by value: parts one after another give what the whole at once would.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import torch
@@ -68,6 +68,11 @@ def layout(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """SHA-256 over names and shapes."""
     text = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(tensors.items()))
     return hashlib.sha256(text.encode()).digest()
+
+
+def part_bytes(parts: Sequence[Part]) -> int:
+    """Float32 bytes of the largest part."""
+    return max(sum(plan.length for plan in part) for part in parts) * torch.float32.itemsize
 
 
 def views(tensors: Mapping[str, torch.Tensor], part: Part) -> Tensors:

@@ -37,7 +37,6 @@ BULK_BYTES_MIN = 1 << 20
 """Parts of more bytes may be overtaken by the questions that follow them,"""
 SLOWEST_BYTES_PER_SECOND = 250_000.0
 """so these wait for as long as such parts may need on the slowest link."""
-VALUE_BYTES = 4
 
 
 class Phase(Enum):
@@ -60,13 +59,14 @@ class Uplink:
         server: Address,
         num_parts: int,
         *,
+        part_bytes: int,
         new_instance: Callable[[], str],
         send_part: Callable[[int], list[Effect]],
         take_part: Callable[[ModelPart], list[Effect]],
         lease: int = 0,
     ) -> None:
-        """`send_part(index)`: effects that send, or begin to send, a part of the pending update; `take_part(part)`:
-        those that keep a part of a model."""
+        """`part_bytes`: of the largest part, uncompressed. `send_part(index)` and `take_part(part)`: effects that send a
+        part of the pending update, or begin to, and that keep a part of a model."""
         self._config = config
         self._run = run
         self.name = name
@@ -99,8 +99,7 @@ class Uplink:
         self.held = 0
         """Number under which `model` was sent."""
         self._fetched_sequence = 0
-        part_bytes = config.values_per_part * VALUE_BYTES if num_parts > 1 else 0
-        in_flight = part_bytes * config.num_parts_ahead if part_bytes > BULK_BYTES_MIN else 0
+        in_flight = part_bytes * min(num_parts, config.num_parts_ahead) if part_bytes > BULK_BYTES_MIN else 0
         self._transfer_seconds = in_flight / SLOWEST_BYTES_PER_SECOND
 
     # What the owner wants
