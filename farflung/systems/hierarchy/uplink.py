@@ -65,8 +65,8 @@ class Uplink:
         take_part: Callable[[ModelPart], list[Effect]],
         lease: int = 0,
     ) -> None:
-        """`part_bytes`: of the largest part, uncompressed. `send_part(index)` and `take_part(part)`: effects that send a
-        part of the pending update, or begin to, and that keep a part of a model."""
+        """`part_bytes`: of the largest part, uncompressed. `send_part(index)` and `take_part(part)`: effects that send
+        a part of the pending update, or begin to, and that keep a part of a model."""
         self._config = config
         self._run = run
         self.name = name
