@@ -57,7 +57,7 @@ def test_every_algorithm_learns(name: str, tmp_path: Path) -> None:
 def test_the_result_is_a_model_with_its_tokenizer_a_plot_and_a_log(tmp_path: Path) -> None:
     simulate(write_run(tmp_path))
     folder = tmp_path / "run"
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     prompt = tokenizer("def ", return_tensors="pt")["input_ids"]
     words = model.generate(prompt, max_new_tokens=8, do_sample=False)

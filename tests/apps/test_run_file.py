@@ -9,6 +9,7 @@ import pytest
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.pretrain.run_file import load_run_file, run_from, tables_of
 from farflung.apps.pretrain.toml_text import toml_text
+from farflung.systems.desync.config import DesyncConfig
 from tests.apps.runs import write_run
 
 MISTAKES: list[tuple[str, str]] = [
@@ -46,6 +47,7 @@ def test_mistakes_are_refused_in_a_sentence(override: str, sentence: str, tmp_pa
 
 def test_what_is_shown_is_the_same_run(tmp_path: Path) -> None:
     path = write_run(tmp_path)
+    run = load_run_file(path)
     for name in NAMES:
         run = load_run_file(path, [f"algorithm={{name='{name}'}}"])
         assert run_from(tomllib.loads(toml_text(tables_of(run)))) == run
@@ -53,7 +55,7 @@ def test_what_is_shown_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_names_stand_for_their_settings(tmp_path: Path) -> None:
-    def rounds(name: str, **changes: object) -> object:
+    def rounds(name: str, **changes: object) -> DesyncConfig:
         sets = [f"algorithm={{name='{name}'}}", *(f"algorithm.{key}={value}" for key, value in changes.items())]
         run = load_run_file(write_run(tmp_path), sets)
         return run.algorithm.desync_config(100, run.training.optimizer, {}, 4)

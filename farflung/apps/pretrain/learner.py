@@ -51,8 +51,7 @@ class Learner:
 
     def run(self, num_steps: int, progress_of_step: Callable[[int], float]) -> Descended:
         """Local steps."""
-        # Progress is asked for at a step's end, where a warm-up does not begin with a step of rate 0.
-        descended = self.trainer.run(num_steps, lambda step: progress_of_step(step + 1))
+        descended = self.trainer.run(num_steps, progress_of_step)
         self._computed.append(descended)
         return descended
 

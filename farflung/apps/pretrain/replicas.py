@@ -55,7 +55,9 @@ class ReplicaFolder:
         residual = found.tensors.pop(RESIDUAL)
         require_fit(found.tensors, replica.tensors(), str(found.path))
         own = msgspec.convert(found.state[STATE], type=dict[str, Any])
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        lists: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in own.items()
+        }
         replica.load(ReplicaState(tensors=found.tensors, **lists))
         if residual.shape == replica._residual.shape:
             replica._residual.copy_(residual)
