@@ -55,10 +55,10 @@ class ReplicaFolder:
         residual = found.tensors.pop(RESIDUAL)
         require_fit(found.tensors, replica.tensors(), str(found.path))
         own = msgspec.convert(found.state[STATE], type=dict[str, Any])
-        lists: dict[str, Any] = {
+        fields_of: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in own.items()
         }
-        replica.load(ReplicaState(tensors=found.tensors, **lists))
+        replica.load(ReplicaState(tensors=found.tensors, **fields_of))
         if residual.shape == replica._residual.shape:
             replica._residual.copy_(residual)
         learner.seek(msgspec.convert(found.state[CURSOR], type=dict[str, int]))
