@@ -25,7 +25,7 @@ class ReplicaMemory:
     def of(cls, replica: Replica) -> "ReplicaMemory":
         """What this replica remembers now."""
         agreed = replica.copy_agreed()
-        return cls(agreed.tensors, agreed.rule_steps, replica._residual.clone())
+        return cls(agreed.tensors, agreed.rule_steps, replica.residual.clone())
 
     def restore(self, replica: Replica) -> None:
         """Let a new replica go on from here, with the parameters and moments that its learner has.
@@ -44,8 +44,8 @@ class ReplicaMemory:
         state = replica.with_moments(None)
         replica.load(replace(state, tensors=self.tensors | moments, rule_steps=self.rule_steps))
         assign_(learner.parameters, parameters)
-        if self.residual.shape == replica._residual.shape:  # another codec begins without one
-            replica._residual.copy_(self.residual)
+        if self.residual.shape == replica.residual.shape:  # another codec begins without one
+            replica.residual.copy_(self.residual)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for `torch.save`."""
