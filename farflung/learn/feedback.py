@@ -22,6 +22,8 @@ from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor, num_e
 _CHOICES = ("raw", "bf16", "int8", "int4", "int2")
 """From the most exact to the smallest. fp16 is not among them: small deltas underflow in it."""
 _SECOND_MOMENTS = {"raw": "raw", "fp16": "bf16", "bf16": "bf16", "int8": "log8", "int4": "log4", "int2": "log4"}
+SIGNED_CODECS = tuple(_SECOND_MOMENTS)
+"""Codecs of values that may be negative, as parameters, their changes and first moments are."""
 
 
 class ErrorFeedback:

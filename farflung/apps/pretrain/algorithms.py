@@ -74,7 +74,7 @@ def _settable() -> list[tuple[str, Any, Any]]:
     for one in dataclasses.fields(DesyncConfig):
         if one.name not in RUN_KNOWS and one.name not in own:
             is_made = one.default is dataclasses.MISSING
-            default = field(default_factory=one.default_factory) if is_made else field(default=one.default)  # type: ignore[arg-type]
+            default = field(default_factory=one.default_factory) if is_made else field(default=one.default)
             fields.append((one.name, hints[one.name], default))
     return fields
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from farflung.learn.feedback import SIGNED_CODECS
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, Cadence, fragment_name
 from farflung.systems.desync.routes import ALIGNMENT_VALUES
-from farflung.wire.tensor import CODECS
 
 WEIGHTS = ("members", "steps", "tokens", "speed")
 TOPOLOGIES = ("ring", "two-level", "star")
@@ -103,8 +103,8 @@ class DesyncConfig:
             raise ValueError(f"num_worker_steps must be at least 1, not {self.num_worker_steps}")
         self._check_periods()
         for name in ("codec", "site_codec", "moment_codec"):
-            if getattr(self, name) not in CODECS:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(CODECS)}")
+            if getattr(self, name) not in SIGNED_CODECS:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(SIGNED_CODECS)}")
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
         if self.topology not in TOPOLOGIES:

@@ -29,8 +29,6 @@ class Section:
     site_codec: str
     feedback_decay: float = 0.0
     """Share of the residual that is added; 0: no residual is kept."""
-    is_square: bool = False
-    """Its values are never negative, and lossy codecs take their roots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +168,6 @@ class Exchange:
 
     def _encode(self, part: Part, total: torch.Tensor, codec: str) -> WireTensor:
         section = self._sections[part.section]
-        if section.is_square and codec != "raw":
-            return encode_tensor(total.clamp_min(0).sqrt(), codec)
         if not section.feedback_decay:
             return encode_tensor(total, codec)
         span = slice(part.first, part.last)
@@ -186,11 +182,9 @@ class Exchange:
         try:
             if wire.shape != (length,) or wire.dtype != "float32":
                 raise MalformedTensor(f"{wire.dtype} {wire.shape} for part {index} of {length} values")
-            values = decode_tensor(wire, num_bytes_max=4 * length)
+            return decode_tensor(wire, num_bytes_max=4 * length)
         except MalformedTensor as error:
             raise PeerMisbehaved(self._seats[source].address.peer, str(error)) from None
-        is_root = self._sections[part.section].is_square and wire.codec != "raw"
-        return values.square_() if is_root else values
 
     def _put_mean(self, index: int, values: torch.Tensor) -> None:
         part = self._parts[index]

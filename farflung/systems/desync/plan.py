@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from farflung.learn.feedback import second_moment_codec
 from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section
@@ -41,7 +42,8 @@ def sections_of(lengths: Mapping[str, int], due: Sequence[str], config: DesyncCo
         elif name == SITE_PARAMETERS:
             section = Section(name, first, last, config.site_codec, config.site_codec)
         else:
-            section = Section(name, first, last, config.moment_codec, config.moment_codec, is_square=name in SQUARES)
+            codec = second_moment_codec(config.moment_codec) if name in SQUARES else config.moment_codec
+            section = Section(name, first, last, codec, codec)
         sections.append(section)
         first = last
     return sections

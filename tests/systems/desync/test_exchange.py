@@ -1,12 +1,14 @@
 """All-reduce among members: the mean, the same bits everywhere, as few bytes as can be, and nothing lost to codecs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.config import DesyncConfig, desloc
 from farflung.systems.desync.exchange import Exchange, Handed, Section
 from farflung.systems.desync.messages import Seat
-from farflung.systems.desync.plan import order_seats, plan_parts
+from farflung.systems.desync.plan import order_seats, plan_parts, sections_of
 from farflung.systems.desync.routes import best_ring, owner_shares
 from farflung.wire.tensor import encode_tensor
 from farflung.world.address import Address, PeerId
@@ -182,3 +184,12 @@ def test_lies_are_named() -> None:
         one.receive(2, index, False, encode_tensor(torch.zeros(3)))
     with pytest.raises(PeerMisbehaved, match="another's task"):
         one.receive(1, index, True, encode_tensor(torch.zeros(3)))
+
+
+def test_second_moments_travel_in_codecs_that_keep_their_proportions() -> None:
+    lengths = {"first_moment": 64, "second_moment": 64}
+    setting = replace(desloc(8, 1), moment_codec="int4")
+    sections = sections_of(lengths, tuple(lengths), setting)
+    assert [section.codec for section in sections] == ["int4", "log4"]
+    with pytest.raises(ValueError, match="moment_codec 'log4' is unknown"):
+        replace(setting, moment_codec="log4")
