@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -81,12 +82,17 @@ class DesyncRun:
         measure: Callable[[Tensors], float],
         *,
         workers: list[Machine] | None = None,
+        late: list[Machine] | None = None,
+        late_seconds: float = 0.0,
         num_points: int = 40,
     ) -> None:
+        """`late` join after `late_seconds`."""
         self._config = config
         self._make_learner = make_learner
         self._measure = measure
         self._workers = machines() if workers is None else workers
+        self._late = late or []
+        self._late_seconds = late_seconds
         self._interval_steps = max(1, config.num_worker_steps // num_points)
         self._points: list[Point] = []
         self._round = 0
@@ -101,8 +107,10 @@ class DesyncRun:
         with self.simulation as simulation:
             for index, machine in enumerate(self._workers):
                 self._add(index, machine)
+            for index, machine in enumerate(self._late, len(self._workers)):
+                simulation.at(self._late_seconds, functools.partial(self._add, index, machine))
             simulation.run(self._all_ended(), deadline=float("inf"))
-            num_bytes = sum(simulation.traffic(machine.name).total(sent=True) for machine in self._workers)
+            num_bytes = sum(simulation.traffic(name).total(sent=True) for name in self._running)
         final = self._points[-1]
         return Outcome(Curve(self._points), final.seconds, final.num_steps, num_bytes, list(self._reports.values()))
 
@@ -139,7 +147,10 @@ class DesyncRun:
         self._round = report.round
         num_steps = self._coordinator.num_credited
         if num_steps >= self._points[-1].num_steps + self._interval_steps or self._coordinator.is_over:
-            loss = self._measure(self._running[name].replica.agreed_parameters)
+            replica = self._running[name].replica
+            # Gradients are what is agreed on where they are averaged; the parameters are equal at all workers then.
+            is_sgd = self._config.averages_gradients
+            loss = self._measure(replica.learner.parameters if is_sgd else replica.agreed_parameters)
             self._points.append(Point(self.simulation.now(), num_steps, loss))
 
     async def _all_ended(self) -> None:
