@@ -71,7 +71,7 @@ def _steps(target: Target, own: Address) -> list[tuple[str, Message, str]]:
         ("ten thousand dimensions", lie(hidden=WireTensor("float32", (1,) * 10_000, "raw", whole.data)), "three-dim"),
         ("another width", lie(hidden=encode_tensor(torch.zeros(1, 1, size + 1))), "wide"),
         ("no such codec", lie(codec="pickle"), "codec must be"),
-        ("not a number, in a codec without it", lie(hidden=nan, codec="int8"), "int8 cannot hold"),
+        ("not a number, in a codec without it", lie(hidden=nan, codec="int8"), "cannot hold infinite values or NaN"),
         ("a reorder of many rows", lie(edits=(Reorder((0,) * 100_000),)), "a reorder must"),
         ("a reorder of rows that are not there", lie(edits=(Reorder((7,)),)), "row 7 does not exist"),
         ("a cut to less than nothing", lie(edits=(Truncate(-5),)), "negative length"),
