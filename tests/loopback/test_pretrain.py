@@ -95,7 +95,10 @@ def wait_trained(command: Command, num_tokens: int) -> None:
     wait_until(is_there, f"{num_tokens} tokens are trained on", SECONDS_MAX)
 
 
-@pytest.mark.parametrize(("algorithm", "victims"), [(HALOS, ["west-local-server", "west-worker-2"]), (FARFLUNG, [])])
+@pytest.mark.parametrize(
+    ("algorithm", "victims"),
+    [(HALOS, ["west-local-server", "west-worker-2"]), pytest.param(FARFLUNG, [], marks=pytest.mark.slow)],
+)
 def test_a_run_learns_though_its_processes_are_killed(
     algorithm: str, victims: list[str], tmp_path: Path, commands: list[Command]
 ) -> None:
@@ -116,7 +119,7 @@ def test_a_run_learns_though_its_processes_are_killed(
     assert not [line for line in text.splitlines() if "Traceback" in line]
 
 
-@pytest.mark.parametrize("algorithm", [HALOS, FARFLUNG])
+@pytest.mark.parametrize("algorithm", [HALOS, pytest.param(FARFLUNG, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path, commands: list[Command]) -> None:
     path = write_run(tmp_path, algorithm=algorithm, tokens=150_000)
     first = Command(tmp_path, str(path))
