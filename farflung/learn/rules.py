@@ -120,6 +120,9 @@ class DelayedNesterov:
         on every N-th delta:  m = beta m + mean(d);  p -= lr ((1 - cN + c) beta m + d / N)
         on all others:        p -= lr (c beta m + d / N)
 
+    Published code keeps m and the sum of deltas. Here the next m is gathered at once, u = beta m + sum(d) / N, and m
+    itself is needed only if c is not 0: a server of a large model has one tensor for each of its own, not two.
+
     With N = 1 this is `Nesterov`.
     """
 
@@ -140,8 +143,9 @@ class DelayedNesterov:
             raise ValueError(f"correction must lie between 0 and 1 / num_delay, not at {self.correction}")
 
     def init(self, parameters: Mapping[str, torch.Tensor]) -> RuleState:
-        """`momentum`, and `accumulated`: the sum of deltas since the momentum last changed."""
-        return RuleState(tensors={"momentum": zeros_like(parameters), "accumulated": zeros_like(parameters)})
+        """`upcoming` (u), and where a correction applies it in between `momentum` (m)."""
+        names = ("upcoming", "momentum") if self.correction else ("upcoming",)
+        return RuleState(tensors={name: zeros_like(parameters) for name in names})
 
     def update(
         self, parameters: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor], state: RuleState
@@ -150,15 +154,19 @@ class DelayedNesterov:
         _each(parameters, delta, state, self._turn if (state.step + 1) % self.num_delay == 0 else self._drift)
 
     def _turn(self, parameter: torch.Tensor, delta: torch.Tensor, own: dict[str, torch.Tensor]) -> None:
-        own["momentum"].mul_(self.momentum).add_(own["accumulated"].add_(delta), alpha=1 / self.num_delay)
-        own["accumulated"].zero_()
-        self._descend(parameter, delta, own["momentum"], 1 - self.correction * (self.num_delay - 1))
+        momentum = own["upcoming"].add_(delta, alpha=1 / self.num_delay)
+        self._descend(parameter, delta, momentum, 1 - self.correction * (self.num_delay - 1))
+        if self.correction:
+            own["momentum"].copy_(momentum)
+        own["upcoming"].mul_(self.momentum)
 
     def _drift(self, parameter: torch.Tensor, delta: torch.Tensor, own: dict[str, torch.Tensor]) -> None:
-        own["accumulated"].add_(delta)
-        self._descend(parameter, delta, own["momentum"], self.correction)
+        own["upcoming"].add_(delta, alpha=1 / self.num_delay)
+        self._descend(parameter, delta, own.get("momentum"), self.correction)
 
-    def _descend(self, parameter: torch.Tensor, delta: torch.Tensor, momentum: torch.Tensor, share: float) -> None:
-        if share:
+    def _descend(
+        self, parameter: torch.Tensor, delta: torch.Tensor, momentum: torch.Tensor | None, share: float
+    ) -> None:
+        if momentum is not None:
             parameter.add_(momentum, alpha=-self.learning_rate * share * self.momentum)
         parameter.add_(delta, alpha=-self.learning_rate / self.num_delay)

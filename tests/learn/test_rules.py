@@ -38,12 +38,12 @@ def test_delayed_nesterov_by_hand() -> None:
     for delta in (2.0, 4.0, 8.0, 16.0):
         rule.update(parameters, {"p": torch.tensor([delta])}, state)
         seen.append(tuple(float(t) for t in (parameters["p"], *(state.tensors[k]["p"] for k in state.tensors))))
-    assert list(state.tensors) == ["momentum", "accumulated"] and state.step == 4
+    assert list(state.tensors) == ["upcoming"] and state.step == 4
     assert seen == [
-        (-1.0, 0.0, 2.0),  # p -= 2/2
-        (-4.5, 3.0, 0.0),  # m = (2 + 4)/2; p -= m/2 + 4/2
-        (-8.5, 3.0, 8.0),  # p -= 8/2
-        (-23.25, 13.5, 0.0),  # m = 3/2 + (8 + 16)/2; p -= m/2 + 16/2
+        (-1.0, 1.0),  # p -= 2/2; u = 2/2
+        (-4.5, 1.5),  # m = 1 + 4/2; p -= m/2 + 4/2; u = m/2
+        (-8.5, 5.5),  # p -= 8/2; u = 1.5 + 8/2
+        (-23.25, 6.75),  # m = 5.5 + 16/2; p -= m/2 + 16/2; u = m/2
     ]
 
 
@@ -57,6 +57,25 @@ def test_delayed_nesterov_with_correction_by_hand() -> None:
         rule.update(parameters, {"p": torch.tensor([delta])}, state)
         seen.append(float(parameters["p"]))
     assert seen == [-1.0, -1 - 1.125 - 2, -4.125 - 0.375 - 4, -8.5 - 5.0625 - 8]
+
+
+@pytest.mark.parametrize("correction", [0.0, 0.1])
+def test_delayed_nesterov_is_the_published_form_with_its_two_tensors(correction: float) -> None:
+    rate, beta, num_delay = 1.6, 0.9, 4
+    rule = DelayedNesterov(learning_rate=rate, momentum=beta, num_delay=num_delay, correction=correction)
+    ours = {"p": torch.zeros(50, dtype=torch.float64)}
+    state = rule.init(ours)
+    theirs, momentum, accumulated = (torch.zeros(50, dtype=torch.float64) for _ in range(3))
+    for number in range(1, 23):
+        delta = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+        rule.update(ours, {"p": delta}, state)
+        accumulated = accumulated + delta
+        share = correction
+        if number % num_delay == 0:
+            momentum = beta * momentum + accumulated / num_delay
+            accumulated, share = torch.zeros(50, dtype=torch.float64), 1 - correction * num_delay + correction
+        theirs = theirs - rate * (share * beta * momentum + delta / num_delay)
+        torch.testing.assert_close(ours["p"], theirs, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
