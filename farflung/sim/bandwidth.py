@@ -8,6 +8,7 @@ Bertsekas and Gallager, Data Networks, 6.5.2). It is what long TCP connections w
 import asyncio
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 
 from farflung.sim.loop import Outside
 from farflung.sim.topology import Pipe
@@ -18,6 +19,8 @@ SIMULTANEOUS_SECONDS = 1e-9
 
 def fair_rates(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
     """Max-min fair bytes per second for each transfer, given the pipes (of finite capacity) that it crosses."""
+    if all(len(pipes) == 1 for pipes in ways.values()):
+        return _rates_of_single_pipes(ways)
     left: dict[Hashable, float] = {}
     crossing: dict[Hashable, dict[int, None]] = {}
     for transfer, pipes in ways.items():
@@ -36,6 +39,17 @@ def fair_rates(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
                 if not crossing[key]:
                     del crossing[key]
     return rates
+
+
+def _rates_of_single_pipes(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
+    """The usual case, without the search: no pipe depends on another. In the order that filling would find."""
+    crossing: dict[Hashable, list[int]] = {}
+    capacities: dict[Hashable, float] = {}
+    for transfer, (pipe,) in ways.items():
+        crossing.setdefault(pipe.key, []).append(transfer)
+        capacities[pipe.key] = pipe.bytes_per_second
+    shares = {key: capacities[key] / len(transfers) for key, transfers in crossing.items()}
+    return {transfer: share for key, share in sorted(shares.items(), key=itemgetter(1)) for transfer in crossing[key]}
 
 
 class SharedBandwidth:

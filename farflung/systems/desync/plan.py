@@ -1,5 +1,6 @@
 """From who is there and what is due to sections and parts: the same on every member (pure)."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -55,8 +56,11 @@ def _feedback_decay(config: DesyncConfig) -> float:
 
 def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: DesyncConfig) -> list[Part]:
     """All parts of an exchange among `seats` (in ring order)."""
-    groups = [list(group) for _, group in itertools.groupby(range(len(seats)), key=lambda seat: seats[seat].site)]
-    everyone, shares = _trees(seats, groups, config)
+    by_site = itertools.groupby(range(len(seats)), key=lambda seat: seats[seat].site)
+    groups = tuple(tuple(group) for _, group in by_site)
+    sites = [seats[group[0]].site for group in groups]
+    owned = tuple(owner_shares(sites, config.bandwidth)) if config.topology == "star" else ()
+    everyone, shares = _trees(groups, config.topology, owned)
     parts: list[Part] = []
     for number, section in enumerate(sections):
         is_moment = not (section.name in (GRADIENTS, SITE_PARAMETERS) or is_parameters(section.name))
@@ -64,21 +68,30 @@ def plan_parts(seats: Sequence[Seat], sections: Sequence[Section], config: Desyn
         length = section.last - section.first
         if is_local:
             for group in groups:
-                parts += cut(section.first, length, number, ring_trees(group), config.part_values_max)
+                parts += cut(section.first, length, number, _ring(group), config.part_values_max)
         else:
             parts += cut(section.first, length, number, everyone, config.part_values_max, shares)
     return parts
 
 
+# Rounds of one run have the same members nearly always, and so the same trees.
+
+
+@functools.lru_cache(maxsize=256)
+def _ring(group: tuple[int, ...]) -> tuple[Tree, ...]:
+    return tuple(ring_trees(group))
+
+
+@functools.lru_cache(maxsize=64)
 def _trees(
-    seats: Sequence[Seat], groups: list[list[int]], config: DesyncConfig
-) -> tuple[list[Tree], list[float] | None]:
-    """Trees over all seats, and their shares if those are not equal."""
-    match config.topology:
+    groups: tuple[tuple[int, ...], ...], topology: str, owned: tuple[float, ...]
+) -> tuple[tuple[Tree, ...], tuple[float, ...] | None]:
+    """Trees over all seats (by site), and their shares if those are not equal; `owned`: the sites' shares in a star."""
+    match topology:
         case "ring":
-            return ring_trees(range(len(seats))), None
+            return tuple(ring_trees(range(sum(map(len, groups))))), None
         case "star":
-            sites = [seats[group[0]].site for group in groups]
-            return star_trees(groups, owner_shares(sites, config.bandwidth))
+            trees, shares = star_trees(groups, owned)
+            return tuple(trees), tuple(shares)
         case _:
-            return two_level_trees(groups), None
+            return tuple(two_level_trees(groups)), None

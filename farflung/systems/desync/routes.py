@@ -9,6 +9,7 @@ two-level:  members -> their site's member for this part; those form a ring betw
 star:       as two-level, but straight to the owner's site and back
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ BytesPerSecond = Callable[[str, str], float]
 """Bandwidth from a site to another."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tree:
     """How one part travels among `members` (numbers of seats)."""
 
@@ -35,11 +36,26 @@ class Tree:
 
     def sources(self, member: int) -> tuple[int, ...]:
         """Whose partial sums `member` waits for, in seat order."""
-        return tuple(other for other in self.members if self.up.get(other, -1) == member)
+        return self._sources.get(member, ())
 
     def targets(self, member: int) -> tuple[int, ...]:
         """Whom `member` hands the mean, in seat order."""
-        return tuple(other for other in self.members if self.down.get(other, -1) == member)
+        return self._targets.get(member, ())
+
+    @functools.cached_property
+    def _sources(self) -> dict[int, tuple[int, ...]]:
+        return self._turned(self.up)
+
+    @functools.cached_property
+    def _targets(self) -> dict[int, tuple[int, ...]]:
+        return self._turned(self.down)
+
+    def _turned(self, ways: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
+        found: dict[int, list[int]] = {}
+        for member in self.members:
+            if member in ways:
+                found.setdefault(ways[member], []).append(member)
+        return {end: tuple(members) for end, members in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +129,18 @@ def owner_shares(sites: Sequence[str], bytes_per_second: BytesPerSecond, *, num_
     """
     if len(sites) == 1:
         return [1.0]
-    pairs = list(itertools.combinations(range(len(sites)), 2))
-    widths = [
-        min(bytes_per_second(sites[one], sites[other]), bytes_per_second(sites[other], sites[one]))
-        for one, other in pairs
-    ]
-    quanta = [0] * len(sites)
+    widths = tuple(
+        min(bytes_per_second(one, other), bytes_per_second(other, one))
+        for one, other in itertools.combinations(sites, 2)
+    )
+    return list(_shares(len(sites), widths, num_quanta))
+
+
+@functools.lru_cache(maxsize=64)  # asked for with the same links in every round
+def _shares(num_sites: int, widths: tuple[float, ...], num_quanta: int) -> tuple[float, ...]:
+    """`widths` of the links between the sites, by pair."""
+    pairs = list(itertools.combinations(range(num_sites), 2))
+    quanta = [0] * num_sites
 
     def busy(owner: int) -> list[float]:
         given = [count + (number == owner) for number, count in enumerate(quanta)]
@@ -126,8 +148,8 @@ def owner_shares(sites: Sequence[str], bytes_per_second: BytesPerSecond, *, num_
         return sorted(loads, reverse=True)
 
     for _ in range(num_quanta):
-        quanta[min(range(len(sites)), key=busy)] += 1
-    return [count / num_quanta for count in quanta]
+        quanta[min(range(num_sites), key=busy)] += 1
+    return tuple(count / num_quanta for count in quanta)
 
 
 def cut(
