@@ -10,13 +10,11 @@ one set for each stream of messages, and belong in the checkpoint.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-import msgspec
 import torch
 
 from farflung.learn.parameters import Tensors
-from farflung.wire.parts import Part, SlicePlan, TensorSlice, run
 from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor, num_encoded_bytes
 
 _CHOICES = ("raw", "bf16", "int8", "int4", "int2")
@@ -50,20 +48,12 @@ class ErrorFeedback:
         Raises:
             ValueError: values that the codec cannot hold, or residuals of other shapes; no residual has changed.
         """
-        part = tuple(SlicePlan(name, 0, tensor.numel()) for name, tensor in tensors.items())
-        slices = self.compress_part(tensors, part, codec)
-        return {one.name: msgspec.structs.replace(one.tensor, shape=tuple(tensors[one.name].shape)) for one in slices}
-
-    def compress_part(self, tensors: Mapping[str, torch.Tensor], part: Part, codec: str) -> tuple[TensorSlice, ...]:
-        """As `wire.parts.cut_part`, with the residuals of just these values.
-
-        Raises:
-            ValueError: as `compress`.
-        """
-        encoded = [self._encode(tensors[plan.name], plan, codec) for plan in part]
-        for plan, (_, error) in zip(part, encoded, strict=True):
-            self._keep(tensors[plan.name], plan, error)
-        return tuple(TensorSlice(plan.name, plan.offset, wire) for plan, (wire, _) in zip(part, encoded, strict=True))
+        encoded = {name: self._encode(name, tensor, codec) for name, tensor in tensors.items()}
+        for name, (_, error) in encoded.items():
+            # A stream that is exact so far takes no memory.
+            if name in self._residuals or error.any():
+                self._residuals[name] = error
+        return {name: wire for name, (wire, _) in encoded.items()}
 
     def state(self) -> Tensors:
         """The residuals by name: copies, for a checkpoint."""
@@ -73,26 +63,19 @@ class ErrorFeedback:
         """Continue from what `state` gave."""
         self._residuals = {name: residual.to("cpu", torch.float32, copy=True) for name, residual in state.items()}
 
-    def _encode(self, tensor: torch.Tensor, plan: SlicePlan, codec: str) -> tuple[WireTensor, torch.Tensor]:
-        """The encoded values of `plan`, and their error: float32 [length]."""
-        values = run(tensor, plan.offset, plan.length).to("cpu", torch.float32, copy=True)
-        residual = self._residuals.get(plan.name)
+    def _encode(self, name: str, tensor: torch.Tensor, codec: str) -> tuple[WireTensor, torch.Tensor]:
+        """The encoded tensor, and its error: float32."""
+        values = tensor.detach().to("cpu", torch.float32, copy=True)
+        residual = self._residuals.get(name)
         if residual is not None:
-            _check_shape(plan.name, residual, tensor)
-            values.add_(run(residual, plan.offset, plan.length), alpha=self.decay)
+            _check_shape(name, residual, tensor)
+            values.add_(residual, alpha=self.decay)
         encoded = encode_tensor(values.to(tensor.dtype), codec)
         # Not in place: raw bytes are a view of the values.
-        error = values - decode_tensor(encoded, num_bytes_max=plan.length * tensor.element_size())
+        error = values - decode_tensor(encoded, num_bytes_max=tensor.numel() * tensor.element_size())
         if not error.isfinite().all():
-            raise ValueError(f"{plan.name} holds values that {codec} cannot; an infinite error cannot be made good")
+            raise ValueError(f"{name} holds values that {codec} cannot; an infinite error cannot be made good")
         return encoded, error
-
-    def _keep(self, tensor: torch.Tensor, plan: SlicePlan, error: torch.Tensor) -> None:
-        # A stream that is exact so far takes no memory.
-        if plan.name not in self._residuals and error.any():
-            self._residuals[plan.name] = torch.zeros(tensor.shape)
-        if plan.name in self._residuals:
-            run(self._residuals[plan.name], plan.offset, plan.length).copy_(error)
 
 
 def _check_shape(name: str, residual: torch.Tensor, tensor: torch.Tensor) -> None:
@@ -123,6 +106,11 @@ def choose_codec(bytes_per_second: float, num_bytes: int, seconds_available: flo
             return codec, f"{codec} is {_size(size)}, and {_size(num_bytes_fitting)} pass in {seconds_available:.3g} s"
     size = num_encoded_bytes(_CHOICES[-1], num_bytes // 4)
     return _CHOICES[-1], f"even {_size(size)} are more than the {_size(num_bytes_fitting)} that pass in time"
+
+
+def coarsest(codecs: Iterable[str]) -> str:
+    """The one of these that keeps the least; raises ValueError if there are none."""
+    return max(codecs, key=_CHOICES.index)
 
 
 def second_moment_codec(codec: str) -> str:

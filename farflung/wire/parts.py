@@ -6,7 +6,6 @@ Both sides plan the same parts from names and lengths alone. A part holds slices
     parts             │ 0         │ 1              │ 2             │ 3
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -70,65 +69,43 @@ def plan_of(tensors: Mapping[str, torch.Tensor], values_max: int = PART_VALUES) 
     return plan_parts({name: tensor.numel() for name, tensor in tensors.items()}, values_max)
 
 
-def cut_part(tensors: Mapping[str, torch.Tensor], part: Part, codec: str = "raw") -> tuple[TensorSlice, ...]:
-    """The values of `part`, encoded; "raw" ones may be views of `tensors`: send them before those change.
+def views(tensors: Mapping[str, torch.Tensor], part: Part) -> dict[str, torch.Tensor]:
+    """[length] the values of `part` by name, row by row: those of contiguous tensors themselves, else copies."""
+    return {name: tensors[name].detach().reshape(-1)[offset : offset + length] for name, offset, length in part}
+
+
+def cut_part(values: Mapping[str, torch.Tensor], part: Part, codec: str = "raw") -> tuple[TensorSlice, ...]:
+    """`values` by name, [length] each as `views` gives them, encoded; "raw" ones stay views: send them before those
+    change.
 
     Raises:
         ValueError: values that the codec cannot hold.
     """
-    return tuple(
-        TensorSlice(name, offset, encode_tensor(run(tensors[name], offset, length), codec))
-        for name, offset, length in part
-    )
+    return slices_of({name: encode_tensor(values[name], codec) for name, _, _ in part}, part)
 
 
-def paste_part(
-    target: Mapping[str, torch.Tensor], slices: Sequence[TensorSlice], *, expected: Part | None = None
-) -> None:
-    """Write `slices` from a peer into contiguous `target`; nothing is written unless all of them fit.
+def slices_of(encoded: Mapping[str, WireTensor], part: Part) -> tuple[TensorSlice, ...]:
+    """What is encoded already, with the places where it belongs."""
+    return tuple(TensorSlice(name, offset, encoded[name]) for name, offset, _ in part)
+
+
+def part_values(
+    slices: Sequence[TensorSlice], part: Part, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """[length] the values by name that a peer sent as `slices`, in memory of their own.
 
     Raises:
-        MalformedTensor: a slice of no tensor here, out of its bounds, of another dtype, twice the same values, or
-            slices that are not exactly the `expected` ones.
+        MalformedTensor: they are not exactly those of `part`, of another dtype, or damaged; little memory was taken.
     """
-    planned = tuple(_checked(target, slices))
-    if expected is not None and planned != expected:
-        raise MalformedTensor("the slices are not those of the part that was expected")
-    decoded = [decode_tensor(one.tensor, num_bytes_max=_num_bytes(target, one)) for one in slices]
-    for (name, offset, length), values in zip(planned, decoded, strict=True):
-        run(target[name], offset, length).copy_(values)
-
-
-def run(tensor: torch.Tensor, offset: int, length: int) -> torch.Tensor:
-    """[length] values of `tensor` from `offset` on, counted row by row; a view if `tensor` is contiguous."""
-    return tensor.detach().reshape(-1)[offset : offset + length]
-
-
-def _checked(target: Mapping[str, torch.Tensor], slices: Sequence[TensorSlice]) -> list[SlicePlan]:
-    """What the headers say, in order, once every one of them fits `target`; no memory is taken."""
-    for one in slices:
-        _check_header(target, one)
-    plans = [SlicePlan(one.name, one.offset, one.tensor.shape[0]) for one in slices]
-    ordered = sorted(plans)
-    for before, after in itertools.pairwise(ordered):
-        if before.name == after.name and before.offset + before.length > after.offset:
-            raise MalformedTensor(f"slices of {after.name[:80]!r} overlap at value {after.offset}")
-    return plans
-
-
-def _check_header(target: Mapping[str, torch.Tensor], one: TensorSlice) -> None:
-    if one.name not in target:
-        raise MalformedTensor(f"there is no tensor {one.name[:80]!r} here")
-    tensor = target[one.name]
-    assert tensor.is_contiguous(), f"{one.name} is pasted into and must be contiguous"
-    if DTYPES.get(one.tensor.dtype) is not tensor.dtype:
-        raise MalformedTensor(f"{one.name[:80]!r} is {tensor.dtype} here, not {one.tensor.dtype[:40]!r}")
-    if len(one.tensor.shape) != 1 or one.tensor.shape[0] < 1:
-        raise MalformedTensor(f"a slice has one dimension and at least one value, not {one.tensor.shape[:8]}")
-    last = one.offset + one.tensor.shape[0]
-    if one.offset < 0 or last > tensor.numel():
-        raise MalformedTensor(f"values {one.offset} to {last} of {one.name[:80]!r}, which has {tensor.numel()}")
-
-
-def _num_bytes(target: Mapping[str, torch.Tensor], one: TensorSlice) -> int:
-    return one.tensor.shape[0] * target[one.name].element_size()
+    if len(slices) != len(part):
+        raise MalformedTensor(f"{len(slices)} slices where {len(part)} were expected")
+    for one, plan in zip(slices, part, strict=True):
+        if (one.name, one.offset, one.tensor.shape) != (plan.name, plan.offset, (plan.length,)):
+            found = f"{one.tensor.shape[:8]} values of {one.name[:80]!r} from {one.offset} on"
+            raise MalformedTensor(f"{found} where {plan.length} of {plan.name!r} from {plan.offset} on were expected")
+        if DTYPES.get(one.tensor.dtype) is not dtype:
+            raise MalformedTensor(f"{one.name[:80]!r} is {dtype} here, not {one.tensor.dtype[:40]!r}")
+    return {
+        plan.name: decode_tensor(one.tensor, num_bytes_max=plan.length * dtype.itemsize)
+        for one, plan in zip(slices, part, strict=True)
+    }

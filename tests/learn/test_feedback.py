@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from farflung.learn.feedback import ErrorFeedback, choose_codec, second_moment_codec
 from farflung.learn.parameters import Tensors
-from farflung.wire.parts import cut_part, paste_part, plan_of
 from farflung.wire.tensor import CODECS, decode_tensor, encode_tensor, num_encoded_bytes
 
 LOSSY = ("fp16", "bf16", "int8", "int4", "int2")
@@ -26,30 +25,6 @@ def test_shapes_and_dtypes_are_those_of_the_input() -> None:
         for name, wire in ErrorFeedback().compress(deltas(0, dtype), "int4").items():
             back = decode_tensor(wire)
             assert back.shape == deltas(0)[name].shape and back.dtype == dtype
-
-
-def test_parts_carry_what_whole_tensors_carry() -> None:
-    whole, parts = ErrorFeedback(), ErrorFeedback()
-    for seed in range(3):
-        tensors, received = deltas(seed), deltas(99)
-        expected = {name: decode_tensor(wire) for name, wire in whole.compress(tensors, "int4").items()}
-        for part in plan_of(tensors, 128):
-            paste_part(received, parts.compress_part(tensors, part, "int4"), expected=part)
-        # Parts cut blocks elsewhere; after the last value of each message both have kept what they dropped.
-        for name in tensors:
-            owed = expected[name] + whole.state()[name]
-            torch.testing.assert_close(received[name] + parts.state()[name], owed, atol=3e-3, rtol=0)
-    for name, residual in parts.state().items():
-        assert residual.shape == deltas(0)[name].shape and float(residual.norm()) > 0
-
-
-def test_one_tensor_in_one_part_is_the_same_either_way() -> None:
-    whole, parts = ErrorFeedback(), ErrorFeedback()
-    tensors = {"weight": deltas(1)["weight"]}
-    (part,) = plan_of(tensors)
-    for _ in range(2):
-        (one,) = parts.compress_part(tensors, part, "int2")
-        assert bytes(one.tensor.data) == bytes(whole.compress(tensors, "int2")["weight"].data)
 
 
 def test_a_saved_residual_continues_to_the_bit() -> None:
@@ -175,10 +150,8 @@ def test_every_codec_of_second_moments_exists_and_an_unknown_one_is_named() -> N
         second_moment_codec("zip")
 
 
-def test_feedback_of_parts_frees_what_it_sent() -> None:
-    """`cut_part` of the same values without feedback gives other bytes once there is a residual."""
+def test_feedback_changes_what_is_sent_once_something_is_owed() -> None:
     feedback, tensors = ErrorFeedback(), {"weight": deltas(2)["weight"]}
-    (part,) = plan_of(tensors)
-    plain = cut_part(tensors, part, "int2")
-    assert bytes(feedback.compress_part(tensors, part, "int2")[0].tensor.data) == bytes(plain[0].tensor.data)
-    assert bytes(feedback.compress_part(tensors, part, "int2")[0].tensor.data) != bytes(plain[0].tensor.data)
+    plain = bytes(encode_tensor(tensors["weight"], "int2").data)
+    assert bytes(feedback.compress(tensors, "int2")["weight"].data) == plain
+    assert bytes(feedback.compress(tensors, "int2")["weight"].data) != plain

@@ -5,6 +5,8 @@ hierarchy/state/N/PART                     its tensors
 hierarchy/update/NAME/LEASE/SEQUENCE/PART  updates that are not in it yet
 hierarchy/model/PUSH/PART                  models of the server above that are not merged in it yet
 hierarchy/push/NUMBER/PART                 what is on its way to the server above
+hierarchy/snapshot/PUSH/PART               the own model after that answer was merged: what the next push begins at
+hierarchy/owed/NUMBER/PART                 what the codec left out of a push
 hierarchy/above/PUSH/PART                  the model that answered a push, where models travel as differences
 hierarchy/reference/NAME/PART              what a client holds, for large models; worthless after a restart
 hierarchy/dispatch/NUMBER/PART             large models on their way to clients; worthless after a restart
@@ -92,6 +94,16 @@ def push_key(number: int, index: int) -> str:
 def state_key(number: int, index: int) -> str:
     """Where a part of a saved state lies."""
     return f"{PREFIX}state/{number}/{index}"
+
+
+def snapshot_key(push: int, index: int) -> str:
+    """Where a part of the own model lies, as it was once the model that answered a push had been merged."""
+    return f"{PREFIX}snapshot/{push}/{index}"
+
+
+def owed_key(number: int, index: int) -> str:
+    """Where a part of what the codec left out of a push lies."""
+    return f"{PREFIX}owed/{number}/{index}"
 
 
 def above_key(push: int, index: int) -> str:

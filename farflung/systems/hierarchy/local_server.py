@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, HierarchyConfig
-from farflung.systems.hierarchy.durable import Kept, above_key, model_key, push_key
+from farflung.systems.hierarchy.durable import Kept, above_key, model_key, owed_key, push_key, snapshot_key
 from farflung.systems.hierarchy.global_server import first_dispatch
 from farflung.systems.hierarchy.merge import ServedModel, decode_part, layout, part_bytes
 from farflung.systems.hierarchy.messages import ModelHeader, ModelPart, RunIdentity, UpdateHeader
@@ -60,13 +60,7 @@ class LocalServer(Server):
         Raises:
             ValueError: what was kept is of another model.
         """
-        model = ServedModel(
-            parameters,
-            config.local_rule,
-            config.values_per_part,
-            codec_push=config.codec_up_global,
-            has_snapshot=above is not None,
-        )
+        model = ServedModel(parameters, config.local_rule, config.values_per_part)
         run = RunIdentity(__version__, config.fingerprint, layout(parameters))
         super().__init__(
             config,
@@ -79,6 +73,7 @@ class LocalServer(Server):
             update_seconds=update_seconds,
         )
         self._keeps_above = config.codec_down_global not in ABSOLUTE_CODECS
+        self._owes = config.codec_up_global != "raw"
         self._now = 0.0
         self._wake_at = float("inf")
         self.uplink: Uplink | None = None
@@ -192,9 +187,7 @@ class LocalServer(Server):
             return
         counters.num_pushes += 1
         number = counters.num_pushes
-        for index in range(self.state.model.num_parts):
-            data = yield Compute(self.state.model.push_part, (index,))
-            yield Save(push_key(number, index), data)
+        yield from self._encode_push(number)
         num_steps = counters.num_steps - counters.pushed_steps
         counters.push_header = UpdateHeader(
             num_parts=self.state.model.num_parts,
@@ -211,6 +204,19 @@ class LocalServer(Server):
         counters.loss_sum = 0.0
         if is_live:
             yield from self.uplink.upload(number, counters.push_header, self._now)
+
+    def _encode_push(self, number: int) -> Work:
+        """D = snapshot - theta, with what the push before left out."""
+        model, codec, merged = self.state.model, self.config.codec_up_global, self.state.counters.merged_push
+        for index in range(model.num_parts):
+            snapshot = yield Read(snapshot_key(merged, index))
+            owed = (yield Read(owed_key(number - 1, index))) if self._owes and number > 1 else None
+            data, owed = yield Compute(model.push_part, (index, snapshot, owed, codec))
+            yield Save(push_key(number, index), data)
+            if self._owes:
+                yield Save(owed_key(number, index), owed)
+        if self._owes:
+            self.state.cover([owed_key(number - 1, index) for index in range(model.num_parts)])
 
     def _send_push_part(self, index: int) -> list[Effect]:
         assert self.uplink is not None
@@ -255,11 +261,13 @@ class LocalServer(Server):
             data = yield Read(key)
             assert data is not None, f"{key} was received and is missing"
             base = (yield Read(above_key(record.base, index))) if record.base >= 0 else None
-            whole = yield Compute(self.state.model.merge_part, (index, data, base, weight))
+            snapshot, whole = yield Compute(self.state.model.merge_part, (index, data, base, weight))
+            yield Save(snapshot_key(record.push, index), snapshot)
             if self._keeps_above:
                 yield Save(above_key(record.push, index), whole)
-        if self._keeps_above and counters.merged_push != record.push:
-            self.state.cover([above_key(counters.merged_push, index) for index in range(record.num_parts)])
+        if counters.merged_push != record.push:
+            for key_of in (snapshot_key, above_key) if self._keeps_above else (snapshot_key,):
+                self.state.cover([key_of(counters.merged_push, index) for index in range(record.num_parts)])
         counters.merged_version, counters.merged_push = counters.version, record.push
         counters.merged_steps = counters.pushed_steps
         counters.above_dispatch = record.dispatch

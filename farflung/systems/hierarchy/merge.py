@@ -13,26 +13,21 @@ import torch
 from farflung.learn.feedback import ErrorFeedback
 from farflung.learn.parameters import Tensors, copies
 from farflung.learn.rules import Rule, RuleState
-from farflung.wire.parts import Part, TensorSlice, paste_part, plan_of, run
-from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, encode_tensor
+from farflung.wire.parts import Part, TensorSlice, cut_part, part_values, plan_of, slices_of, views
+from farflung.wire.tensor import MalformedTensor
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[TensorSlice, ...])
-_saved_decoder = msgspec.msgpack.Decoder(tuple[dict[str, bytes], dict[str, WireTensor]])
+_saved_decoder = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
-def encode_part(tensors: Mapping[str, torch.Tensor], part: Part, codec: str) -> bytes:
-    """The values of `part`, as slices in bytes of their own."""
-    return _encoder.encode(
-        tuple(
-            TensorSlice(name, offset, encode_tensor(run(tensors[name], offset, length), codec))
-            for name, offset, length in part
-        )
-    )
+def encode_part(values: Mapping[str, torch.Tensor], part: Part, codec: str = "raw") -> bytes:
+    """[length] the values of `part` by name, as slices in bytes of their own."""
+    return _encoder.encode(cut_part(values, part, codec))
 
 
 def decode_part(data: bytes | memoryview, part: Part) -> Tensors:
-    """Flat float32 tensors by name, one for each slice of `part`.
+    """[length] float32 tensors by name, one for each slice of `part`.
 
     Raises:
         MalformedTensor: these are no slices, not those of `part`, or not finite.
@@ -41,22 +36,25 @@ def decode_part(data: bytes | memoryview, part: Part) -> Tensors:
         slices = _decoder.decode(data)
     except msgspec.MsgspecError as error:
         raise MalformedTensor(f"no slices: {error}") from None
-    target = {name: torch.empty(length) for name, _, length in part}
-    local = tuple(plan._replace(offset=0) for plan in part)
-    for one, plan in zip(slices, part, strict=False):
-        if (one.name, one.offset) != (plan.name, plan.offset):
-            raise MalformedTensor(f"a slice of {one.name[:80]!r} at {one.offset} where {plan.name!r} was expected")
-    paste_part(target, [TensorSlice(one.name, 0, one.tensor) for one in slices], expected=local)
-    if not all(bool(tensor.isfinite().all()) for tensor in target.values()):
+    values = part_values(slices, part)
+    if not all(bool(tensor.isfinite().all()) for tensor in values.values()):
         raise MalformedTensor("values that are not finite")
-    return target
+    return values
+
+
+def compress_part(delta: Tensors, owed: Tensors, part: Part, codec: str) -> tuple[bytes, Tensors]:
+    """`delta` and what is `owed` from the last one, as slices; and what the codec left out of both, owed now."""
+    if codec == "raw":
+        return encode_part(delta, part), {}
+    feedback = ErrorFeedback()
+    feedback.load(owed)
+    return _encoder.encode(slices_of(feedback.compress(delta, codec), part)), feedback.state()
 
 
 def add_parts(base: bytes, difference: bytes | memoryview, part: Part) -> bytes:
     """A part whose values are those of two together, float32: the same at both ends to the last bit."""
     total, change = decode_part(base, part), decode_part(difference, part)
-    raw = {name: encode_tensor(total[name] + change[name]) for name in total}
-    return _encoder.encode(tuple(TensorSlice(name, offset, raw[name]) for name, offset, _ in part))
+    return encode_part({name: total[name].add_(change[name]) for name in total}, part)
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -75,55 +73,15 @@ def part_bytes(parts: Sequence[Part]) -> int:
     return max(sum(plan.length for plan in part) for part in parts) * torch.float32.itemsize
 
 
-def views(tensors: Mapping[str, torch.Tensor], part: Part) -> Tensors:
-    """The values of `part` themselves."""
-    return {name: run(tensors[name], offset, length) for name, offset, length in part}
-
-
-class Compressor:
-    """Encodes differences part by part; what a lossy codec loses of one is added to the next one of the same part."""
-
-    def __init__(self, codec: str) -> None:
-        self._codec = codec
-        self._feedback: dict[int, ErrorFeedback] = {}
-
-    def encode(self, delta: Tensors, index: int, part: Part) -> bytes:
-        """Flat tensors by name, one for each slice of `part`, which has this index, as slices."""
-        if self._codec == "raw":
-            coded = {name: encode_tensor(values) for name, values in delta.items()}
-        else:
-            coded = self._feedback.setdefault(index, ErrorFeedback()).compress(delta, self._codec)
-        return _encoder.encode(tuple(TensorSlice(name, offset, coded[name]) for name, offset, _ in part))
-
-    def residual(self, index: int) -> Tensors:
-        """What is owed of that part."""
-        return self._feedback[index].state() if index in self._feedback else {}
-
-    def load(self, index: int, residual: Tensors) -> None:
-        """Owe that of that part."""
-        self._feedback[index] = ErrorFeedback()
-        self._feedback[index].load(residual)
-
-
 class ServedModel:
-    """A server's model with its rule's memory; `snapshot` (of local servers) is the model as it was last merged."""
+    """A server's model with its rule's memory: all of the model's size that a server keeps in memory."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, torch.Tensor],
-        rule: Rule,
-        values_per_part: int,
-        *,
-        codec_push: str = "raw",
-        has_snapshot: bool = False,
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, torch.Tensor], rule: Rule, values_per_part: int) -> None:
         assert all(tensor.dtype == torch.float32 for tensor in parameters.values()), "servers keep float32"
         self.parameters = {name: tensor.contiguous() for name, tensor in copies(parameters).items()}
         self.state = rule.init(self.parameters)
-        self.snapshot = copies(self.parameters) if has_snapshot else {}
         self.parts = plan_of(self.parameters, values_per_part)
         self._rule = rule
-        self._compressor = Compressor(codec_push)
 
     @property
     def num_parts(self) -> int:
@@ -141,28 +99,31 @@ class ServedModel:
         self.state.step += 1
 
     @torch.no_grad()
-    def push_part(self, index: int) -> bytes:
-        """D = snapshot - theta."""
+    def push_part(self, index: int, snapshot: bytes, owed: bytes | None, codec: str) -> tuple[bytes, bytes]:
+        """D = snapshot - theta, and what the codec left out of it and of what was `owed` before."""
         part = self.parts[index]
-        theta, snapshot = views(self.parameters, part), views(self.snapshot, part)
-        return self._compressor.encode({name: snapshot[name] - theta[name] for name in theta}, index, part)
+        theta, merged = views(self.parameters, part), decode_part(snapshot, part)
+        before = decode_part(owed, part) if owed is not None else {}
+        data, after = compress_part({name: merged[name] - theta[name] for name in theta}, before, part, codec)
+        return data, encode_part({name: after.get(name, torch.zeros(length)) for name, _, length in part}, part)
 
     @torch.no_grad()
-    def merge_part(self, index: int, data: bytes, base: bytes | None, weight: float) -> bytes:
-        """theta = (1 - alpha) theta + alpha theta_g; snapshot = theta. Returns the part of theta_g.
+    def merge_part(self, index: int, data: bytes, base: bytes | None, weight: float) -> tuple[bytes, bytes]:
+        """theta = (1 - alpha) theta + alpha theta_g. Returns theta, the snapshot of the next push, and theta_g.
 
         `data`: theta_g, or its difference to `base`.
         """
         part = self.parts[index]
         whole = data if base is None else add_parts(base, data, part)
-        received, snapshot = decode_part(whole, part), views(self.snapshot, part)
-        for name, values in views(self.parameters, part).items():
-            snapshot[name].copy_(values.lerp_(received[name], weight))
-        return whole
+        theta, received = views(self.parameters, part), decode_part(whole, part)
+        for name, values in theta.items():
+            values.lerp_(received[name], weight)
+        return encode_part(theta, part), whole
 
     def dispatch_part(self, index: int, codec: str) -> bytes:
         """theta."""
-        return encode_part(self.parameters, self.parts[index], codec)
+        part = self.parts[index]
+        return encode_part(views(self.parameters, part), part, codec)
 
     @torch.no_grad()
     def difference_part(self, index: int, base: bytes, codec: str) -> tuple[bytes, bytes]:
@@ -172,27 +133,23 @@ class ServedModel:
         """
         part = self.parts[index]
         theta, held = views(self.parameters, part), decode_part(base, part)
-        delta = {name: encode_tensor(theta[name] - held[name], codec) for name in theta}
-        data = _encoder.encode(tuple(TensorSlice(name, offset, delta[name]) for name, offset, _ in part))
+        data = encode_part({name: theta[name] - held[name] for name in theta}, part, codec)
         return data, add_parts(base, data, part)
 
     def save_part(self, index: int) -> bytes:
-        """All that must survive a restart, of one part."""
+        """All in memory that must survive a restart, of one part."""
         part = self.parts[index]
-        groups = {name: encode_part(tensors, part, "raw") for name, tensors in self._groups().items()}
-        residual = {name: encode_tensor(values) for name, values in self._compressor.residual(index).items()}
-        return _encoder.encode((groups, residual))
+        return _encoder.encode({name: encode_part(views(held, part), part) for name, held in self._groups().items()})
 
     @torch.no_grad()
     def restore_part(self, index: int, data: bytes) -> None:
         """Undo `save_part`."""
         part = self.parts[index]
-        groups, residual = _saved_decoder.decode(data)
-        for name, tensors in self._groups().items():
-            for key, values in decode_part(groups[name], part).items():
-                views(tensors, part)[key].copy_(values)
-        self._compressor.load(index, {name: decode_tensor(values) for name, values in residual.items()})
+        saved = _saved_decoder.decode(data)
+        for group, tensors in self._groups().items():
+            values = decode_part(saved[group], part)
+            for name, target in views(tensors, part).items():
+                target.copy_(values[name])
 
     def _groups(self) -> dict[str, Tensors]:
-        groups = {"parameters": self.parameters, **self.state.tensors}
-        return {**groups, "snapshot": self.snapshot} if self.snapshot else groups
+        return {"parameters": self.parameters, **self.state.tensors}

@@ -147,8 +147,10 @@ class ServerState:
                 client = self.ledger.clients.get(name)
                 is_arriving = client is not None and int(lease) == client.lease and int(sequence) > client.sequence
                 return is_arriving or key in self._pending_keys(kept)
-            case ["above", number, _]:
+            case ["above" | "snapshot", number, _]:
                 return int(number) == self.counters.merged_push
+            case ["owed", number, _]:
+                return int(number) == self.counters.num_pushes
             case ["push", number, _]:
                 return int(number) > self.counters.merged_push
             case _:

@@ -14,12 +14,12 @@ import torch
 from farflung.learn.parameters import Tensors, assign_
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
-from farflung.systems.hierarchy.merge import Compressor, decode_part, layout, part_bytes, views
+from farflung.systems.hierarchy.merge import compress_part, decode_part, layout, part_bytes
 from farflung.systems.hierarchy.messages import Alive, ModelHeader, ModelPart, RunIdentity, UpdateHeader
 from farflung.systems.hierarchy.pace import smoothed_speed
 from farflung.systems.hierarchy.report import WorkerReport
 from farflung.systems.hierarchy.uplink import Phase, Uplink
-from farflung.wire.parts import plan_of
+from farflung.wire.parts import plan_of, views
 from farflung.wire.tensor import MalformedTensor
 from farflung.world.address import Address
 from farflung.world.doors import Failed, World
@@ -88,7 +88,8 @@ class Worker:
             name: torch.zeros(tensor.shape, dtype=torch.float32) for name, tensor in learner.parameters.items()
         }
         self._parts = plan_of(self._start, config.values_per_part)
-        self._compressor = Compressor(config.codec_up_local)
+        self._owed: dict[int, Tensors] = {}
+        """By part: what the codec left out of the updates so far."""
         self._pending: list[bytes] = []
         """Parts of the update whose fate is not known."""
         random = world.random(f"joining as {name}")
@@ -198,7 +199,8 @@ class Worker:
         for index, part in enumerate(self._parts):
             start, end = views(self._start, part), views(self._learner.parameters, part)
             delta = {name: start[name] - end[name].to(device="cpu", dtype=torch.float32) for name in start}
-            parts.append(self._compressor.encode(delta, index, part))
+            data, self._owed[index] = compress_part(delta, self._owed.get(index, {}), part, self._config.codec_up_local)
+            parts.append(data)
         return parts
 
     async def _compute(

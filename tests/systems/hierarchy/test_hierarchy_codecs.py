@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from farflung.systems.hierarchy.config import HierarchyConfig
+from farflung.systems.hierarchy.durable import owed_key
+from farflung.systems.hierarchy.merge import decode_part
 from tests.hierarchies import GLOBAL, Quadratic, SimulatedHierarchy, targets
 
 SIZES = {"a": (40, 50), "b": (77,)}
@@ -86,9 +88,10 @@ def test_what_a_push_drops_is_owed_to_the_next_also_after_a_restart() -> None:
         tree.simulation.advance(12.0)
 
         def residuals() -> list[torch.Tensor]:
-            compressor = tree.servers["eu"].state.model._compressor
-            parts = range(tree.servers["eu"].state.model.num_parts)
-            return [tensor for index in parts for tensor in compressor.residual(index).values()]
+            state, store = tree.servers["eu"].state, tree.simulation.world("eu-server").store
+            keys = [owed_key(state.counters.num_pushes, index) for index in range(state.model.num_parts)]
+            parts = [decode_part(store.read(key) or b"", state.model.parts[n]) for n, key in enumerate(keys)]
+            return [tensor for part in parts for tensor in part.values()]
 
         for name in ("eu-0", "eu-1"):
             tree.simulation.crash(name)
