@@ -11,8 +11,8 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from farflung.apps.low_communication.staging import Lane
 from farflung.learn.parameters import Tensors
+from farflung.learn.staging import Lane
 from farflung.world.errors import FarflungError
 
 LOOK_SECONDS = 0.1

@@ -17,11 +17,11 @@ from farflung.apps.low_communication.memory import ReplicaMemory
 from farflung.apps.low_communication.policy import Policy
 from farflung.apps.low_communication.ranks import Ranks
 from farflung.apps.low_communication.session import LaneSession, RoundsOver
-from farflung.apps.low_communication.staging import Staging
 from farflung.apps.low_communication.states import OptimizerStates, digest_of, is_sharded
 from farflung.apps.low_communication.whereabouts import Whereabouts
 from farflung.apps.wiring import Connection
 from farflung.learn.redistribute import Site
+from farflung.learn.staging import PARAMETERS, Staging, States
 from farflung.wire.certificate import TicketRole
 from farflung.world.address import PeerId
 from farflung.world.errors import FarflungError
@@ -182,9 +182,8 @@ class Rounds:
 
         lead, num_lanes, ticket = self._ranks.first(agree_on_first)
         agreed = msgspec.structs.replace(offer, lead=lead, num_lanes=num_lanes)
-        moments = self._states.moments
         if self._staging is None or num_lanes != self._offer.num_lanes:
-            self._staging = Staging(self._site, self._states.parameters, moments, num_lanes)
+            self._staging = Staging(self._site, self._shared, num_lanes)
             self._offer = msgspec.structs.replace(self._offer, num_lanes=num_lanes)
         self._collect()
         self._ranks.together(lambda: self._begin_sessions(agreed, ticket))
@@ -230,7 +229,7 @@ class Rounds:
 
     def _collect(self) -> None:
         assert self._staging is not None
-        self._staging.collect(self._states.parameters, self._states.moments)
+        self._staging.collect(self._shared)
 
     def _go_on(self) -> None:
         """Wait for the engine, and take over what it has made of the lanes."""
@@ -242,7 +241,7 @@ class Rounds:
         if over is not None:
             self._end_sessions()
         assert self._staging is not None
-        self._staging.spread(self._states.parameters, self._states.moments)
+        self._staging.spread(self._shared)
         if over is not None:
             self._note(f"this round does not come about: {over}")
             self._reunite()
@@ -251,6 +250,10 @@ class Rounds:
             self.num_steps = standings[0].num_steps
             self._states.set_num_steps(self.num_steps)
         self._num_left = min(standing.num_left for standing in standings if standing.num_left is not None)
+
+    @property
+    def _shared(self) -> States:
+        return {PARAMETERS: self._states.parameters, **self._states.moments}
 
     def _standing(self) -> _Standing:
         try:

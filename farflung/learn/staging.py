@@ -17,6 +17,8 @@ from farflung.learn.redistribute import Redistribution, Site
 from farflung.learn.tensor_shards import Layout, Piece, cut_lanes, local_pieces, local_values
 
 PARAMETERS = "parameters"
+States = Mapping[str, Mapping[str, torch.Tensor]]
+"""`parameters`, and whatever else there is one value of for each of theirs (moments, gradients), by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,15 @@ class Lane:
     number: int
     parameters: Tensors
     moments: dict[str, Tensors]
+    """And whatever else was staged."""
 
 
 class Staging:
     """The lanes of this rank. All ranks of a site make one, and call its methods, together."""
 
-    def __init__(
-        self, site: Site, parameters: Tensors, moments: Mapping[str, Mapping[str, torch.Tensor]], num_lanes: int
-    ) -> None:
-        """`parameters` and `moments` (by name of moment, then of parameter): as they are on this rank."""
+    def __init__(self, site: Site, states: States, num_lanes: int) -> None:
+        """`states`: as they are on this rank; each of the others has an entry for some of the parameters."""
+        parameters = states[PARAMETERS]
         shards = site.layouts({name: local_pieces(name, tensor) for name, tensor in parameters.items()})
         lanes = cut_lanes({name: tuple(tensor.shape) for name, tensor in parameters.items()}, num_lanes)
         speakers = [number * site.num_ranks // num_lanes for number in range(num_lanes)]
@@ -43,7 +45,7 @@ class Staging:
         ]
         self._outward = Redistribution(site, shards, spoken)
         self._inward = Redistribution(site, spoken, shards)
-        self._names = {PARAMETERS: list(parameters), **{name: list(of_moment) for name, of_moment in moments.items()}}
+        self._names = {state: list(tensors) for state, tensors in states.items()}
         own = spoken[site.rank]
         self._values: dict[str, Tensors] = {
             state: {name: torch.zeros(_length(own[name])) for name in names if name in own}
@@ -54,16 +56,16 @@ class Staging:
         ]
 
     @torch.no_grad()
-    def collect(self, parameters: Tensors, moments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Copy the states into the lanes."""
-        for state, tensors in ((PARAMETERS, parameters), *moments.items()):
+    def collect(self, states: States) -> None:
+        """Copy these states, some or all, into the lanes."""
+        for state, tensors in states.items():
             local = {name: local_values(tensors[name]).reshape(-1) for name in self._names[state]}
             self._outward.move(local, self._values[state])
 
     @torch.no_grad()
-    def spread(self, parameters: Tensors, moments: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Copy the lanes into the states."""
-        for state, tensors in ((PARAMETERS, parameters), *moments.items()):
+    def spread(self, states: States) -> None:
+        """Copy the lanes into these states, some or all."""
+        for state, tensors in states.items():
             shards = {name: local_values(tensors[name]) for name in self._names[state]}
             # Where values do not lie in order in memory, a copy that does is filled and copied back.
             local = {name: shard.reshape(-1) for name, shard in shards.items()}
