@@ -85,6 +85,15 @@ def half_life_steps(decay: float) -> float:
     return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Chosen periods, and why."""
+
+    parameters_every: int
+    moments_every: Mapping[str, int]
+    reason: str
+
+
 def choose_periods(
     step_seconds: float,
     exchange_seconds: float,
@@ -92,20 +101,50 @@ def choose_periods(
     *,
     exchange_share_max: float = 0.1,
     parameters_every_max: int = 512,
-) -> tuple[dict[str, int], str]:
-    """Periods by name from measured times and the moments' decays, and the reason.
+    multiple_of: int = 1,
+) -> Choice:
+    """Periods from measured times and the moments' decays.
 
-    Parameters as often as `exchange_share_max` of the time allows; a moment at its half-life, but never more often
-    than the parameters.
+    Parameters as often as `exchange_share_max` of the time allows; a moment about once in its half-life, together with
+    parameters, and never more often than those.
     """
-    wanted = math.ceil(exchange_seconds / max(exchange_share_max * step_seconds, 1e-12))
-    every = min(max(1, wanted), parameters_every_max)
-    periods = {PARAMETERS: every} | {name: max(every, round(half_life_steps(beta))) for name, beta in decays.items()}
+    wanted = math.ceil(exchange_seconds / max(exchange_share_max * step_seconds, 1e-12) / multiple_of) * multiple_of
+    every = max(multiple_of, min(wanted, parameters_every_max // multiple_of * multiple_of))
     reason = (
         f"an exchange takes {exchange_seconds:.3g} s and a step {step_seconds:.3g} s: every {every} steps it costs "
         f"{exchange_seconds / max(every * step_seconds, 1e-12):.0%} of the time; moments at their half-lives"
     )
-    return periods, reason
+    return Choice(every, moment_periods(every, decays), reason)
+
+
+def moment_periods(every: int, decays: Mapping[str, float]) -> dict[str, int]:
+    """For each moment the multiple of the parameters' period that is nearest to its half-life."""
+    return {name: every * max(1, round(half_life_steps(beta) / every)) for name, beta in decays.items()}
+
+
+def choose_by_drift(
+    every: int,
+    drift: float,
+    decays: Mapping[str, float],
+    *,
+    drift_max: float,
+    parameters_every_min: int = 1,
+    parameters_every_max: int = 512,
+    multiple_of: int = 1,
+) -> Choice:
+    """Periods that let replicas drift apart by about `drift_max` until they are averaged, from the `drift` that was
+    measured after `every` steps; both relative to the parameters' norm.
+
+    Drift grows with the steps, as their root at least and in proportion at most, so that in either case repeated
+    choices converge; one choice at most doubles or halves the period.
+    """
+    factor = min(2.0, max(0.5, drift_max / max(drift, 1e-12)))
+    wanted = round(every * factor / multiple_of) * multiple_of
+    chosen = max(multiple_of, min(max(wanted, parameters_every_min), parameters_every_max) // multiple_of * multiple_of)
+    reason = f"replicas were {drift:.2%} apart after {every} steps and may be {drift_max:.2%}"
+    if wanted < parameters_every_min:
+        reason += f"; more often than every {chosen} would cost too much time"
+    return Choice(chosen, moment_periods(chosen, decays), reason)
 
 
 def scaled_steps(num_steps: int, speed: float, speed_max: float) -> int:

@@ -18,6 +18,8 @@ from farflung.systems.desync.routes import ALIGNMENT_VALUES
 WEIGHTS = ("members", "steps", "tokens", "speed")
 TOPOLOGIES = ("ring", "two-level", "star")
 ADAM_MOMENTS = ("first_moment", "second_moment")
+AUTO = "auto"
+PERIODS = ("fixed", AUTO, "drift")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,13 @@ class DesyncConfig:
     """K_x, in steps of the fastest worker."""
     moments_every: Mapping[str, int] = field(default_factory=dict[str, int])
     """K_u, K_v ...: by the optimizer's name of a moment; what is missing is never averaged."""
+    periods: str = "fixed"
+    """`auto`: as often as `wire_share_max` allows by the measured times, moments at their half-lives; `drift`: no more
+    often than that, and so that replicas are about `drift_max` apart. The periods above are those to begin with."""
+    drift_max: float = 0.01
+    """With `periods = "drift"`: distance of a replica from the mean when they are averaged, over the mean's norm."""
+    wire_share_max: float = 0.1
+    """Where something is `auto`: share of the time that may be spent waiting for exchanges."""
     is_probabilistic: bool = False
     """Flip shared coins with p = 1 / K instead of counting to K."""
     averages_gradients: bool = False
@@ -67,9 +76,10 @@ class DesyncConfig:
     weights: str = "members"
     """A worker's weight in means: the same for all members, by its steps or tokens since the last, or by its speed."""
     codec: str = "raw"
-    """Of parameter deltas (or gradients) between sites."""
+    """Of parameter deltas (or gradients) between sites; `auto`: for each link the most exact one that its measured
+    bandwidth has time for."""
     site_codec: str = "raw"
-    """Of parameter deltas (or gradients) within a site."""
+    """Of parameter deltas (or gradients) within a site, or `auto`."""
     moment_codec: str = "raw"
     """Of moments, anywhere; their values travel, without feedback."""
     feedback_decay: float = 1.0
@@ -102,9 +112,11 @@ class DesyncConfig:
         if self.num_worker_steps < 1:
             raise ValueError(f"num_worker_steps must be at least 1, not {self.num_worker_steps}")
         self._check_periods()
-        for name in ("codec", "site_codec", "moment_codec"):
-            if getattr(self, name) not in SIGNED_CODECS:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(SIGNED_CODECS)}")
+        self._check_adaptive()
+        for name, others in (("codec", (AUTO,)), ("site_codec", (AUTO,)), ("moment_codec", ())):
+            known = (*SIGNED_CODECS, *others)
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(known)}")
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
         if self.topology not in TOPOLOGIES:
@@ -134,6 +146,39 @@ class DesyncConfig:
                 raise ValueError(f"With is_overlapped, say how {name} ages: moment_decays = {{{name!r}: beta}}.")
         if self.averages_gradients and (self.parameters_every != 1 or self.moments_every or self.is_overlapped):
             raise ValueError("Gradients are averaged at every step, without periods, moments or overlap.")
+
+    def _check_adaptive(self) -> None:
+        if self.periods not in PERIODS:
+            raise ValueError(f"periods must be one of {', '.join(PERIODS)}, not {self.periods!r}")
+        if not 0 < self.wire_share_max <= 1:
+            raise ValueError(f"wire_share_max is a share above 0 and at most 1, not {self.wire_share_max}")
+        if not self.drift_max > 0:
+            raise ValueError(f"drift_max must be above 0, not {self.drift_max}")
+        if self.periods == "fixed":
+            return
+        if self.averages_gradients or self.is_free_running or self.is_probabilistic:
+            raise ValueError(
+                f"periods = {self.periods!r} chooses how many steps lie between two rounds, which is not a number here "
+                "(ddp, free-running or probabilistic rounds): leave periods out"
+            )
+        for name in self.moments_every:
+            if name not in self.moment_decays:
+                raise ValueError(f"With periods = {self.periods!r}, say how {name} ages: moment_decays.")
+
+    def with_periods(self, parameters_every: int, moments_every: Mapping[str, int]) -> "DesyncConfig":
+        """The same method with other periods."""
+        site_every = self.site_parameters_every
+        return dataclasses.replace(
+            self,
+            parameters_every=parameters_every,
+            moments_every=moments_every,
+            site_parameters_every=None if site_every is None else min(site_every, parameters_every),
+        )
+
+    @property
+    def chooses_codecs(self) -> bool:
+        """Whether any codec follows from measured bandwidths."""
+        return AUTO in (self.codec, self.site_codec)
 
     @property
     def cadence(self) -> Cadence:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung.systems.desync.messages import Seat
+from farflung.learn.feedback import coarsest
+from farflung.systems.desync.config import AUTO
+from farflung.systems.desync.messages import LinkCodec, Seat
 from farflung.systems.desync.routes import Part
 from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, encode_tensor
 from farflung.world.errors import PeerMisbehaved
@@ -52,15 +54,17 @@ class Exchange:
         parts: Sequence[Part],
         values: torch.Tensor,
         residual: torch.Tensor,
+        codecs: Sequence[LinkCodec] = (),
     ) -> None:
         """`values`: [length] float32, this member's own; `residual`: the same, or of no length if none is kept. Neither
-        is changed."""
+        is changed. `codecs`: of the links whose sections have the codec `auto`."""
         self._seats = seats
         self._seat = seat
         self._sections = sections
         self._parts = parts
         self._values = values
         self._old_residual = residual
+        self._link_codecs = {(one.source, one.target): one.codec for one in codecs}
         self.mean = torch.empty_like(values)
         """[length], complete once `is_done`."""
         self.residual = residual.clone()
@@ -161,10 +165,17 @@ class Exchange:
         return [handed]
 
     def _codec(self, part: Part, is_mean: bool) -> str:
-        section = self._sections[part.section]
-        seats = part.tree.members if is_mean else (self._seat, part.tree.up[self._seat])
+        section, tree = self._sections[part.section], part.tree
+        seats = tree.members if is_mean else (self._seat, tree.up[self._seat])
         is_within = all(self._seats[seat].site == self._seats[seats[0]].site for seat in seats)
-        return section.site_codec if is_within else section.codec
+        codec = section.site_codec if is_within else section.codec
+        if codec != AUTO:
+            return codec
+        if not is_mean:
+            return self._link_codecs[self._seat, tree.up[self._seat]]
+        # The bytes of a mean cross all links on its way down.
+        links = [(source, target) for target, source in tree.down.items()]
+        return coarsest(self._link_codecs[link] for link in links if link in self._link_codecs)
 
     def _encode(self, part: Part, total: torch.Tensor, codec: str) -> WireTensor:
         section = self._sections[part.section]

@@ -7,8 +7,8 @@ import msgspec
 
 from farflung.systems.desync.cadence import scaled_steps
 from farflung.systems.desync.config import DesyncConfig, RoundConfig
-from farflung.systems.desync.messages import Assignment, SyncJoin
-from farflung.world.address import Address
+from farflung.systems.desync.messages import Assignment, LinkCodec, SyncJoin
+from farflung.world.address import Address, PeerId
 
 
 @dataclass(slots=True)
@@ -33,6 +33,10 @@ class Member:
     """Since parameters were last averaged with its."""
     num_tokens_unsent: int = 0
     loss: float = 0.0
+    drift: float = 0.0
+    """Of its parameters from the last mean, over the mean's norm; 0: unknown."""
+    bytes_per_second: Mapping[PeerId, float] = field(default_factory=dict[PeerId, float])
+    """That it has measured towards others."""
     is_awaited: bool = True
     """A member that missed a deadline is not waited for until it is heard of again."""
     banned_until: float = 0.0
@@ -98,6 +102,10 @@ class Decided(msgspec.Struct, frozen=True):
     """Of the round that comes; None before the first."""
     fingerprint: bytes = b""
     """Of the parameters at round 0."""
+    parameters_every: int = 0
+    """K_x as chosen by measurements; 0: as set."""
+    moments_every: dict[str, int] = {}
+    """The same of the moments."""
 
 
 def plan_round(
@@ -161,6 +169,7 @@ def assign(plan: Plan, standing: Standing, speed: float, config: DesyncConfig) -
         num_expected = standing.num_credited_last
         share = (speed or 1.0) / max(sum(standing.speeds), 1e-12)
         num_steps = max(1, round(num_expected * min(1.0, share)))
+    last = (standing.num_credited + num_expected) / config.num_worker_steps
     return Assignment(
         round=standing.round,
         num_credited=standing.num_credited,
@@ -179,7 +188,9 @@ class Forming:
     exchange: int
     seats: Mapping[Address, float]
     """Weights, in ring order."""
+    began_at: float
     deadline: float
+    codecs: tuple[LinkCodec, ...] = ()
     is_ready: dict[Address, bool] = field(default_factory=dict[Address, bool])
 
 

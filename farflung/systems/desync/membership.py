@@ -11,7 +11,7 @@ from farflung.systems.desync.messages import WORKER, Assignment, SyncArrive, Syn
 from farflung.systems.desync.participation import Committed, Participation, Stale
 from farflung.systems.desync.progress import Stretch, WorkerReport
 from farflung.systems.desync.replica import Replica, Snapshot
-from farflung.world.address import Address
+from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.effects import Send
 from farflung.world.mailbox import Mailbox
@@ -52,6 +52,7 @@ class Membership:
         self._began_at = world.clock.now()
         self._sent = Stretch()
         self._longest_wait_seconds = 0.0
+        self._peers: list[PeerId] = []
 
     @property
     def learner(self) -> Learner:
@@ -73,6 +74,7 @@ class Membership:
             fingerprint=fingerprint({"agreed": self.replica.agreed}) if not self.replica.round else b"",
             site=self._site,
             steps_per_second=self._steps_per_second,
+            num_values=len(self.replica.agreed),
         )
 
     async def join(self) -> None:
@@ -124,6 +126,8 @@ class Membership:
             num_tokens=self.since.num_tokens,
             loss=self.since.loss,
             steps_per_second=self._steps_per_second,
+            drift=self.replica.drift,
+            bytes_per_second=self._measured(),
         )
         participation = Participation(
             self.config,
@@ -140,6 +144,13 @@ class Membership:
         self.talk.send(participation.start(self.now))
         return participation
 
+    def _measured(self) -> dict[PeerId, float]:
+        """Bandwidths towards the members of the last round, of those transfers that were large enough to tell."""
+        if not self.config.chooses_codecs:
+            return {}
+        rates = {peer: self.world.network.bytes_per_second(peer) for peer in self._peers}
+        return {peer: rate for peer, rate in rates.items() if rate is not None}
+
     def committed(self, outcome: Committed) -> None:
         """The outcome has been taken over: tell what became of the round."""
         self._close()
@@ -149,7 +160,8 @@ class Membership:
         report.round = self.replica.round
         report.loss = self._sent.loss
         report.progress = outcome.assignment.progress_first
-        report.num_members = outcome.num_members
+        report.num_members = len(outcome.members)
+        self._peers = [one.peer for one in outcome.members if one != self.talk.address]
         report.num_bytes_sent = self.world.traffic.total(sent=True)
         report.seconds = self.now - self._began_at
         report.seconds_waiting = report.seconds - self.talk.busy_seconds

@@ -16,7 +16,7 @@ import msgspec
 
 from farflung.wire.message import Message
 from farflung.wire.tensor import WireTensor
-from farflung.world.address import Address
+from farflung.world.address import Address, PeerId
 
 COORDINATOR = "desync"
 """Actor name of the coordinator."""
@@ -52,6 +52,14 @@ class Seat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """Of its values in the mean; any positive unit."""
 
 
+class LinkCodec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What values are encoded in from one seat of an exchange to another."""
+
+    source: int
+    target: int
+    codec: str
+
+
 class SyncJoin(Message, kw_only=True):
     """Take me in. Repeated until answered."""
 
@@ -70,6 +78,8 @@ class SyncJoin(Message, kw_only=True):
     site: str
     steps_per_second: float
     """Measured or declared; 0: unknown."""
+    num_values: int
+    """Length of the parameters."""
 
 
 class SyncWelcome(Message, kw_only=True):
@@ -91,6 +101,10 @@ class SyncArrive(Message, kw_only=True):
     num_tokens: int
     loss: float
     steps_per_second: float
+    drift: float = 0.0
+    """Distance from the last mean of the parameters, over its norm; 0: unknown."""
+    bytes_per_second: dict[PeerId, float] = msgspec.field(default_factory=dict[PeerId, float])
+    """As measured towards those of the last round, where codecs are chosen by it."""
 
 
 class SyncForm(Message, kw_only=True):
@@ -100,6 +114,8 @@ class SyncForm(Message, kw_only=True):
     round: int
     due: tuple[str, ...]
     seats: tuple[Seat, ...]
+    codecs: tuple[LinkCodec, ...] = ()
+    """Of links whose codec the settings leave open."""
 
 
 class SyncPart(Message, kw_only=True):

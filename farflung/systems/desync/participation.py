@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from farflung.learn.feedback import SIGNED_CODECS
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Exchange, Handed, Section
 from farflung.systems.desync.messages import (
@@ -54,7 +55,7 @@ class Committed:
     """[length], with the same bits at every member."""
     residual: torch.Tensor
     sections: Sequence[Section]
-    num_members: int
+    members: Sequence[Address]
     snapshot: Snapshot
 
     @property
@@ -184,7 +185,7 @@ class Participation:
                     mean=self._exchange.mean,
                     residual=self._exchange.residual,
                     sections=self._sections,
-                    num_members=0 if self._form is None else len(self._form.seats),
+                    members=[] if self._form is None else [one.address for one in self._form.seats],
                     snapshot=self._snapshot,
                 )
             case SyncAbort() if message.exchange == self._newest and self._form is not None:
@@ -205,12 +206,14 @@ class Participation:
 
     def _begin(self, form: SyncForm, now: float) -> list[Send]:
         seat = next((number for number, one in enumerate(form.seats) if one.address == self._me), None)
-        if seat is None or form.due != self._snapshot.due:
+        are_codecs_known = all(one.codec in SIGNED_CODECS for one in form.codecs)
+        if seat is None or form.due != self._snapshot.due or not are_codecs_known:
             raise PeerMisbehaved(self._coordinator.peer, "formed a round that is not the one it had announced")
         parts = plan_parts(form.seats, self._sections, self._config)
         self._form, self._newest = form, form.exchange
+        snapshot = self._snapshot
         self._exchange = Exchange(
-            form.seats, seat, self._sections, parts, self._snapshot.values, self._snapshot.residual
+            form.seats, seat, self._sections, parts, snapshot.values, snapshot.residual, form.codecs
         )
         self._num_waits, self._progress_at = 0, now
         sends = self._outgoing(self._exchange.start(), now)

@@ -5,6 +5,7 @@ goes back to the newest that somebody has.
 """
 
 from abc import abstractmethod
+from collections import deque
 
 import msgspec
 
@@ -17,6 +18,8 @@ from farflung.world.doors import Store
 from farflung.world.effects import Effect, Note, Send, WakeAt
 from farflung.world.role import Role
 
+DECISIONS_MAX = 1000
+"""Sentences that are kept until somebody takes them."""
 STORE_KEY = "desync-coordinator"
 EXCHANGES_PER_LIFE_MAX = 1 << 20
 """Numbers that a life of the coordinator may give before it stores a decision."""
@@ -33,6 +36,8 @@ class Register(Role):
         self._decided = decided
         self._num_exchanges = decided.num_exchanges
         self.members: dict[Address, Member] = {}
+        self.decisions: deque[str] = deque(maxlen=DECISIONS_MAX)
+        """What this life has chosen by measurements, with reasons; whoever writes it down takes it out."""
         if stored is not None:
             self._decide()  # what this life numbers must be above what the last one did
 
@@ -45,6 +50,18 @@ class Register(Role):
     def num_credited(self) -> int:
         """Local steps in committed rounds, over all workers."""
         return self._decided.num_credited
+
+    @property
+    def method(self) -> DesyncConfig:
+        """The settings with the periods that hold now."""
+        decided = self._decided
+        if not decided.parameters_every:
+            return self._config
+        return self._config.with_periods(decided.parameters_every, decided.moments_every)
+
+    def _chosen(self, sentence: str) -> Note:
+        self.decisions.append(sentence)
+        return Note(sentence)
 
     @property
     def is_over(self) -> bool:
@@ -80,7 +97,7 @@ class Register(Role):
         is_late = now >= deadline and num_members >= rounds.quorum
         if num_members < max(rounds.quorum, rounds.num_members_at_start) and not is_late:
             return [Note(f"{num_members} of {rounds.num_members_at_start} are there"), WakeAt(deadline)]
-        self._decide(plan=plan_round(0, 0, self._speeds(), self._config))
+        self._decide(plan=plan_round(0, 0, self._speeds(), self.method))
         return [effect for one in self.members.values() for effect in self._welcome(one, now)]
 
     def _is_current(self, message: SyncJoin) -> bool:
@@ -116,7 +133,7 @@ class Register(Role):
             num_credited=said.num_credited,
             num_credited_last=0,
             exchange=0,
-            plan=plan_round(said.first, said.num_credited, self._speeds(), self._config),
+            plan=plan_round(said.first, said.num_credited, self._speeds(), self.method),
             fingerprint=self._decided.fingerprint if said.round else said.fingerprint,
         )
         note = Note(f"nobody has the newest state: back to round {self.round} of {newest.address}")
@@ -147,7 +164,7 @@ class Register(Role):
         assert self._decided.plan is not None
         decided = self._decided
         standing = Standing(decided.round, decided.num_credited, decided.num_credited_last, tuple(self._speeds()))
-        return assign(self._decided.plan, standing, speed, self._config)
+        return assign(self._decided.plan, standing, speed, self.method)
 
     def _decide(self, **changes: object) -> None:
         reserved = self._num_exchanges + EXCHANGES_PER_LIFE_MAX

@@ -101,6 +101,8 @@ class Replica:
         """Steps that the run had credited then, over all workers ..."""
         self.first = 0
         """... and the step of the fastest worker at which its next round began."""
+        self.drift = 0.0
+        """Distance of the parameters last brought from their mean, over the mean's norm; 0 unless periods follow it."""
         bounds = config.fragment_bounds(length)
         self._fragments = {name: Fragment(first, last) for name, (first, last) in bounds.items()}
         for fragment in self._fragments.values():
@@ -206,6 +208,8 @@ class Replica:
     def _descend(self, fragment: Fragment, delta: torch.Tensor, own_delta: torch.Tensor, num_steps: int) -> Correction:
         agreed = self.agreed[fragment.first : fragment.last]
         then = agreed - own_delta
+        if self._config.periods == "drift":
+            self.drift = float((own_delta - delta).norm() / (agreed - delta).norm().clamp(min=1e-12))
         self._config.outer.update(self._stretch(fragment), {AGREED: delta}, fragment.rule_state)
         return Correction(PARAMETERS, fragment.first, agreed.clone(), agreed - then, num_steps, 1.0)
 

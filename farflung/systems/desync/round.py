@@ -6,16 +6,24 @@ decision is stored before anybody is told. A member that has said it is ready ap
 joined -> arrived -> in an exchange -> ready -> committed (the next round begins) or aborted (arrived again)
 """
 
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from farflung.systems.desync.adapting import Adaptation
 from farflung.systems.desync.cadence import is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.forming import (
     Forming,
+    Member,
     Plan,
     form_round,
     plan_round,
     weight_of,
 )
 from farflung.systems.desync.messages import (
+    LinkCodec,
     Seat,
     SyncAbort,
     SyncArrive,
@@ -32,6 +40,7 @@ from farflung.systems.desync.register import Register
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Store
 from farflung.world.effects import Effect, Note, Send, WakeAt
+from farflung.world.errors import PeerMisbehaved
 
 
 class Coordinator(Register):
@@ -40,6 +49,7 @@ class Coordinator(Register):
     def __init__(self, config: DesyncConfig, store: Store) -> None:
         super().__init__(config, store)
         self._forming: Forming | None = None
+        self._adaptation = Adaptation(config)
 
     def receive(self, source: Address, message: object, now: float) -> list[Effect]:
         """See the messages' docstrings."""
@@ -94,7 +104,7 @@ class Coordinator(Register):
         before = self._decided.plan
         assert before is not None
         first = before.first + before.num_steps
-        plan = plan_round(first, num_credited, self._speeds(), self._config, num_credited_last)
+        plan = plan_round(first, num_credited, self._speeds(), self.method, num_credited_last)
         is_over = num_credited >= self._config.num_worker_steps and set(before.due) >= set(plan.due)
         return Plan(first, 0, ()) if is_over else plan
 
@@ -109,9 +119,11 @@ class Coordinator(Register):
             return [Send(source, self._form_message(self._forming))]
         member.has_state = True
         if member.arrived_at is None:
+            _check_numbers(source, message)
             member.arrived_at = now
             member.num_steps, member.loss = message.num_steps, message.loss
-            member.steps_per_second = message.steps_per_second
+            member.steps_per_second, member.drift = message.steps_per_second, message.drift
+            member.bytes_per_second = message.bytes_per_second
             member.num_tokens_unsent += message.num_tokens
         return self._form(now)
 
@@ -130,22 +142,40 @@ class Coordinator(Register):
         ]
         deadline = now + self._config.rounds.exchange_seconds_max
         ordered = order_seats(seats, self._config)
-        self._forming = Forming(self._num_exchanges, {seat.address: seat.weight for seat in ordered}, deadline)
+        codecs, chosen = self._codecs(ordered)
+        weights = {seat.address: seat.weight for seat in ordered}
+        self._forming = Forming(self._num_exchanges, weights, now, deadline, codecs)
         message = self._form_message(self._forming)
         note = Note(f"round {self.round}: {decision.reason}; {', '.join(message.due)}, exchange {message.exchange}")
-        return [note, *(Send(seat.address, message) for seat in ordered), WakeAt(deadline)]
+        return [note, *chosen, *(Send(seat.address, message) for seat in ordered), WakeAt(deadline)]
+
+    def _codecs(self, seats: Sequence[Seat]) -> tuple[tuple[LinkCodec, ...], list[Note]]:
+        """Codecs of the links that are left to be chosen, and what is new about them."""
+        if not self._config.chooses_codecs:
+            return (), []
+        assert self._decided.plan is not None
+        members = [self.members[seat.address] for seat in seats]
+        num_values = members[0].begins_with.num_values
+        codecs, sentences = self._adaptation.choose_codecs(seats, self._decided.plan.due, members, num_values)
+        return codecs, [self._chosen(sentence) for sentence in sentences]
 
     def _form_message(self, forming: Forming) -> SyncForm:
         assert self._decided.plan is not None
         seats = tuple(Seat(one, self.members[one].site, weight) for one, weight in forming.seats.items())
-        return SyncForm(exchange=forming.exchange, round=self.round, due=self._decided.plan.due, seats=seats)
+        return SyncForm(
+            exchange=forming.exchange,
+            round=self.round,
+            due=self._decided.plan.due,
+            seats=seats,
+            codecs=forming.codecs,
+        )
 
     def _ready(self, source: Address, exchange: int, now: float) -> list[Effect]:
         member = self.members.get(source)
         forming = self._forming
         if forming is not None and exchange == forming.exchange and source in forming.seats:
             forming.is_ready[source] = True
-            return self._commit(forming) if len(forming.is_ready) == len(forming.seats) else []
+            return self._commit(forming, now) if len(forming.is_ready) == len(forming.seats) else []
         if exchange == self._decided.exchange and self._decided.plan is not None:
             # Decided in an earlier life, perhaps: its members are known from their asking.
             assignment = self._assignment(0.0 if member is None else member.steps_per_second)
@@ -168,12 +198,15 @@ class Coordinator(Register):
         told = [Send(address, message) for address in forming.seats if address in self.members]
         return [Note(f"round {self.round}: exchange {forming.exchange} is given up: {reason}"), *told]
 
-    def _commit(self, forming: Forming) -> list[Effect]:
+    def _commit(self, forming: Forming, now: float) -> list[Effect]:
         assert self._decided.plan is not None
-        is_sent = any(is_parameters(name) for name in self._decided.plan.due)
+        due = self._decided.plan.due
+        is_sent = any(is_parameters(name) for name in due)
         self._forming = None
         num_steps = sum(self.members[address].num_steps for address in forming.seats)
         num_credited = self.num_credited + num_steps
+        self._adaptation.exchanged(due, now - forming.began_at)
+        chosen = self._choose_periods([self.members[address] for address in forming.seats])
         self._decide(
             round=self.round + 1,
             num_credited=num_credited,
@@ -195,4 +228,22 @@ class Coordinator(Register):
             )
             for member in members
         ]
-        return [note, *commits]
+        return [note, *chosen, *commits]
+
+    def _choose_periods(self, members: Sequence[Member]) -> list[Note]:
+        """Decide (and with the commit that follows, store) other periods, if the measurements ask for them."""
+        choice = self._adaptation.choose_periods(self.method, members)
+        if choice is None:
+            return []
+        self._decided = msgspec.structs.replace(
+            self._decided, parameters_every=choice.parameters_every, moments_every=dict(choice.moments_every)
+        )
+        moments = ", ".join(f"{name} every {every}" for name, every in choice.moments_every.items())
+        periods = f"parameters every {choice.parameters_every} steps" + (f", {moments}" if moments else "")
+        return [self._chosen(f"{periods}: {choice.reason}")]
+
+
+def _check_numbers(source: Address, message: SyncArrive) -> None:
+    told = (message.steps_per_second, message.drift, *message.bytes_per_second.values())
+    if not all(0 <= number < math.inf for number in told) or message.num_steps < 0 or message.num_tokens < 0:
+        raise PeerMisbehaved(source.peer, "tells of speeds or steps that cannot be")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farflung.systems.desync.cadence import Cadence, choose_periods, half_life_steps
+from farflung.systems.desync.cadence import Cadence, choose_by_drift, choose_periods, half_life_steps
 from farflung.systems.desync.config import DesyncConfig, RoundConfig, ddp, desloc, diloco, farflung
 from farflung.systems.desync.forming import plan_round
 
@@ -38,11 +38,26 @@ def test_half_lives_are_those_of_the_paper() -> None:
 
 
 def test_periods_follow_from_times_and_half_lives() -> None:
-    periods, reason = choose_periods(0.5, 10.0, {"first_moment": 0.95, "second_moment": 0.999})
-    assert periods == {"parameters": 200, "first_moment": 200, "second_moment": 693}
-    assert "10%" in reason
-    fast, _ = choose_periods(0.5, 0.01, {"first_moment": 0.95})
-    assert fast == {"parameters": 1, "first_moment": 14}
+    decays = {"first_moment": 0.95, "second_moment": 0.999}
+    choice = choose_periods(0.5, 10.0, decays)
+    assert (choice.parameters_every, choice.moments_every) == (200, {"first_moment": 200, "second_moment": 600})
+    assert "10%" in choice.reason
+    fast = choose_periods(0.5, 0.01, {"first_moment": 0.95})
+    assert (fast.parameters_every, fast.moments_every) == (1, {"first_moment": 14})
+    assert choose_periods(0.5, 10.0, {}, multiple_of=16).parameters_every == 208
+    assert choose_periods(0.5, 1e6, {}, multiple_of=100).parameters_every == 500, "there is a longest period"
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_periods_converge_to_the_drift_that_is_wanted(power: float) -> None:
+    every = 4
+    for _ in range(20):
+        choice = choose_by_drift(every, 0.001 * every**power, {"first_moment": 0.9}, drift_max=0.008)
+        assert every / 2 <= choice.parameters_every <= every * 2
+        every = choice.parameters_every
+    assert 0.001 * every**power == pytest.approx(0.008, rel=0.1)
+    bounded = choose_by_drift(100, 1.0, {}, drift_max=0.01, parameters_every_min=80)
+    assert bounded.parameters_every == 80 and "would cost too much time" in bounded.reason
 
 
 def test_the_budget_cuts_the_last_round_and_averages_everything_then() -> None:
@@ -69,6 +84,12 @@ def test_the_budget_cuts_the_last_round_and_averages_everything_then() -> None:
         ({"feedback_decay": 2.0}, "feedback_decay must be"),
         ({"part_values_max": 100}, "multiple of 64"),
         ({"num_worker_steps": 0}, "at least 1"),
+        ({"periods": "often"}, "periods must be one of fixed, auto, drift"),
+        ({"periods": "auto", "averages_gradients": True, "parameters_every": 1}, "leave periods out"),
+        ({"periods": "auto", "moments_every": {"first_moment": 64}}, "say how first_moment ages"),
+        ({"wire_share_max": 0.0}, "wire_share_max is a share"),
+        ({"drift_max": 0.0}, "drift_max must be above 0"),
+        ({"moment_codec": "auto"}, "moment_codec 'auto' is unknown"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(settings: dict[str, object], sentence: str) -> None:

@@ -19,7 +19,9 @@ from tests.desyncs import LEADER, Quadratic, SimulatedDesync
 torch.set_num_threads(1)
 
 PATIENT = RoundConfig(deadline_seconds=5.0, ask_again_seconds=0.5, exchange_seconds_max=5.0)
-JOIN = SyncJoin(run="", life=0, round=0, num_credited=0, first=0, fingerprint=b"", site="s", steps_per_second=1.0)
+JOIN = SyncJoin(
+    run="", life=0, round=0, num_credited=0, first=0, fingerprint=b"", site="s", steps_per_second=1.0, num_values=1
+)
 
 
 def member(name: str, arrived_at: float | None, **settings: object) -> Member:
