@@ -41,7 +41,7 @@ class ReplicaFolder:
         state = replica.with_moments(None)
         own = {one.name: getattr(state, one.name) for one in fields(state) if one.name != TENSORS}
         values = {STATE: msgspec.to_builtins(own), CURSOR: dict(learner.cursor), ROUND: state.round}
-        save_checkpoint(self._folder, {**state.tensors, RESIDUAL: replica._residual}, values)
+        save_checkpoint(self._folder, {**state.tensors, RESIDUAL: replica.residual}, values)
 
     def load(self, replica: Replica, learner: Learner) -> None:
         """Become what was saved; nothing happens if nothing was.
@@ -59,8 +59,8 @@ class ReplicaFolder:
             name: tuple(value) if isinstance(value, list) else value for name, value in own.items()
         }
         replica.load(ReplicaState(tensors=found.tensors, **fields_of))
-        if residual.shape == replica._residual.shape:
-            replica._residual.copy_(residual)
+        if residual.shape == replica.residual.shape:
+            replica.residual.copy_(residual)
         learner.seek(msgspec.convert(found.state[CURSOR], type=dict[str, int]))
 
 
