@@ -89,6 +89,7 @@ def make(seed: int, faults: Faults) -> SimulatedHierarchy:
         values_per_part=64,
         num_parts_ahead=2,
         updates_per_snapshot=10_000 if seed % 2 else 7,
+        replay_bytes_max=3000 if seed % 4 == 2 else 1 << 30,
         resident_bytes_max=0 if seed % 3 == 0 else 1 << 20,
         ask_again_seconds=1.0,
         ask_again_seconds_max=4.0,

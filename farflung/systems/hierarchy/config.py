@@ -59,6 +59,8 @@ class HierarchyConfig:
     """Parts that are sent before the first of them is known to have arrived."""
     updates_per_snapshot: int = 64
     """Updates between two saved states of a server; a restart replays those since the last one."""
+    replay_bytes_max: int = 16 << 30
+    """Disk for updates that a restart would replay; once they are more, a state is saved though it is not due."""
     resident_bytes_max: int = 64 << 20
     """A model on its way to a worker is kept in memory up to this size, and on disk above it."""
     ask_again_seconds: float = 5.0
@@ -109,6 +111,7 @@ def _check_counts(config: HierarchyConfig) -> None:
         "updates_per_push",
         "num_parts_ahead",
         "updates_per_snapshot",
+        "replay_bytes_max",
     ):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")

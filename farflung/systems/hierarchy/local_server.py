@@ -257,9 +257,11 @@ class LocalServer(Server):
 
     def _merge(self, record: Merged, *, is_live: bool) -> Work:
         counters, weight = self.state.counters, self.config.merge_weight if record.push else 1.0
+        num_bytes = 0
         for index, key in enumerate(keys_of(record)):
             data = yield Read(key)
             assert data is not None, f"{key} was received and is missing"
+            num_bytes += len(data)
             base = (yield Read(above_key(record.base, index))) if record.base >= 0 else None
             snapshot, whole = yield Compute(self.state.model.merge_part, (index, data, base, weight))
             yield Save(snapshot_key(record.push, index), snapshot)
@@ -276,7 +278,7 @@ class LocalServer(Server):
         counters.is_over = counters.is_over or record.is_over
         counters.num_merges += record.push > 0
         counters.has_model = True
-        self.state.applied(record)
+        self.state.applied(record, num_bytes)
         for key in push_keys(record.push, record.num_parts):
             yield Delete(key)
         if is_live:

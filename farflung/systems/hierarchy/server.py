@@ -263,10 +263,11 @@ class Server(Role):
 
     def _apply(self, record: Committed, *, is_live: bool) -> Work:
         """One update on the model, all parts of it, and what follows from it."""
-        state, header = self.state, record.header
+        state, header, num_bytes = self.state, record.header, 0
         for index, key in enumerate(keys_of(record)):
             data = yield Read(key)
             assert data is not None, f"{key} was acknowledged and is missing"
+            num_bytes += len(data)
             yield Compute(state.model.apply_part, (index, data), self._update_seconds)
         state.model.end_update()
         counters = state.counters
@@ -276,7 +277,7 @@ class Server(Role):
         counters.num_steps += header.num_steps
         counters.num_tokens += header.num_tokens
         counters.loss_sum += header.loss * header.num_steps
-        state.applied(record)
+        state.applied(record, num_bytes)
         yield from self._after_update(is_live=is_live)
         if is_live:
             client = state.ledger.clients[record.name]

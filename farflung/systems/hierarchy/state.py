@@ -49,6 +49,8 @@ class ServerState:
         self._kept = kept
         self._saved = 0
         self._saved_version = 0
+        self._replay_bytes = 0
+        """Of what was applied since."""
         self._journal = deque(record.number for record in kept.records)
         self._covered: list[str] = []
         """Keys whose values the next saved state makes superfluous."""
@@ -83,9 +85,10 @@ class ServerState:
         self.ledger.take(record)
         return [Append(JOURNAL, encode_record(record))]
 
-    def applied(self, record: Committed | Merged) -> None:
-        """The model has all of `record`."""
+    def applied(self, record: Committed | Merged, num_bytes: int) -> None:
+        """The model has all of `record`, whose parts are so many bytes."""
         self.counters.applied = record.number
+        self._replay_bytes += num_bytes
         self.cover(keys_of(record))
 
     def cover(self, keys: list[str]) -> None:
@@ -94,7 +97,8 @@ class ServerState:
 
     def save_if_due(self) -> Work:
         """Save the state if enough has been applied since the last time."""
-        if self.counters.version - self._saved_version < self._config.updates_per_snapshot:
+        is_due = self.counters.version - self._saved_version >= self._config.updates_per_snapshot
+        if not is_due and self._replay_bytes <= self._config.replay_bytes_max:
             return
         number = self._saved + 1
         for index in range(self.model.num_parts):
@@ -107,7 +111,7 @@ class ServerState:
         for key in [*self._covered, *old]:
             yield Delete(key)
         self._covered.clear()
-        self._saved, self._saved_version = number, self.counters.version
+        self._saved, self._saved_version, self._replay_bytes = number, self.counters.version, 0
         num_dropped = sum(1 for each in self._journal if each <= self.counters.applied)
         for _ in range(num_dropped):
             self._journal.popleft()

@@ -1,5 +1,8 @@
 """Whole trees of servers without faults: they learn, end, and their counts add up."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from farflung.systems.hierarchy.config import HierarchyConfig
@@ -66,3 +69,32 @@ def test_without_a_global_server_it_is_one_asynchronous_server() -> None:
         local = tree.servers["eu"].report()
     assert local.is_over and local.num_steps >= CONFIG.budget_steps and local.num_pushes == 0
     assert local.num_steps == sum(report.num_steps_taken for report in reports.values())
+
+
+@pytest.mark.parametrize("codec", ["raw", "int4"])
+def test_the_disk_of_a_server_is_bounded_whatever_the_distance_of_saved_states(codec: str) -> None:
+    model = {"a": (400,)}
+    num_bytes = 4 * 400
+    config = replace(
+        CONFIG,
+        updates_per_snapshot=10_000,
+        replay_bytes_max=6 * num_bytes,
+        codec_up_global=codec,
+        codec_down_global=codec,
+        resident_bytes_max=num_bytes // 2,
+    )
+    most: dict[str, int] = {}
+    with SimulatedHierarchy(
+        config, REGIONS, lambda region, number: Quadratic(targets(1, model)), {"a": torch.zeros(400)}
+    ) as tree:
+        while len(tree.reports) < len(tree.workers):
+            tree.simulation.advance(0.5)
+            for node in ("eu-server", "us-server", "global"):
+                store = tree.simulation.world(node).store
+                size = sum(len(store.read(key) or b"") for key in store.keys("hierarchy/"))
+                most[node] = max(size, most.get(node, 0))
+        assert tree.servers["eu"].report().version > 100
+    for node, size in most.items():
+        # Replayed 6 (and one too many); two workers' updates and models 4; saved state 2, and the next one 2; push,
+        # snapshot and its successor, answer, what is owed: 5 at most.
+        assert 6 * num_bytes < size < 22 * num_bytes, f"{node}: {size / num_bytes:.1f} models"
