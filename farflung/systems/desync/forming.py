@@ -177,7 +177,8 @@ def assign(plan: Plan, standing: Standing, speed: float, config: DesyncConfig) -
         num_steps=num_steps,
         due=plan.due,
         progress_first=min(1.0, standing.num_credited / config.num_worker_steps),
-        progress_last=min(1.0, (standing.num_credited + num_expected) / config.num_worker_steps),
+        # Workers that run freely are told their true pace, so that they know when the budget is spent.
+        progress_last=last if config.is_free_running else min(1.0, last),
     )
 
 

@@ -5,6 +5,8 @@ one. What it brings corrects those copies at once, and the learner before its ne
 
     device   step | step | step | step | ...          each begins with the corrections that have landed
     loop          '- arrive ... land -' arrive ...    from copies of the last boundary
+
+Only at the end it waits: once the budget is spent, as far as a worker can tell, it makes no step that would be in vain.
 """
 
 from collections.abc import Callable
@@ -32,7 +34,9 @@ class Overlapped:
         """Until the run is over."""
         await self._begin_anew()
         while self._member.assignment.due:
-            if await self._step():
+            stale = await (self._pause() if self._is_spent else self._step())
+            if stale is not None:
+                await self._member.stale(stale)
                 await self._begin_anew()
 
     async def _begin_anew(self) -> None:
@@ -40,8 +44,24 @@ class Overlapped:
         self._boundary = await self._member.talk.compute(replica.boundary, self._states, seconds=0.0)
         self._pending = []
 
-    async def _step(self) -> bool:
-        """One local step, and whatever rounds begin or end meanwhile; whether another's state was taken instead."""
+    @property
+    def _is_spent(self) -> bool:
+        """Whether the steps that are not credited yet use up the budget, by the pace of the last round.
+
+        There is always one of them, so that a budget which has been misjudged is used up all the same.
+        """
+        member, num_steps = self._member, self._member.since.num_steps
+        may_wait = member.config.is_free_running or member.talk.participation is not None
+        return may_wait and num_steps > 0 and progress_at(member.assignment, num_steps - 1) >= 1.0
+
+    async def _pause(self) -> Stale | None:
+        """Wait for what becomes of the round."""
+        deadline = self._round_at if self._may_begin else None
+        await self._member.talk.until(lambda: self._has_outcome or self._is_due, deadline=deadline)
+        return self._rounds()
+
+    async def _step(self) -> Stale | None:
+        """One local step, and whatever rounds begin or end meanwhile; a round that went on without this worker."""
         member, talk = self._member, self._member.talk
         assignment, number = member.assignment, member.since.num_steps
         landed, self._pending = self._pending, []
@@ -60,21 +80,24 @@ class Overlapped:
             await talk.until(lambda: talk.is_done(job) or self._is_landed or self._is_due, deadline=deadline)
             stale = self._rounds() or stale
             if not member.assignment.due:
-                return False  # what the step brings is not wanted any more
+                return None  # what the step brings is not wanted any more
         descended, boundary = talk.take(job, member.now - began)
         if stale is not None:
-            await member.stale(stale)
-            return True
+            return stale
         member.replica.correct(boundary, self._pending)
         self._boundary = boundary
         member.count(descended, member.now - began)
-        self._rounds()
-        return False
+        return self._rounds()
 
     @property
     def _is_landed(self) -> bool:
         participation = self._member.talk.participation
         return participation is not None and isinstance(participation.outcome, Committed)
+
+    @property
+    def _has_outcome(self) -> bool:
+        participation = self._member.talk.participation
+        return participation is not None and participation.outcome is not None
 
     @property
     def _may_begin(self) -> bool:
@@ -106,7 +129,8 @@ class Overlapped:
         if self._is_due:
             self._round_at = member.now + member.config.round_seconds_min
             member.arrive(member.replica.bring(member.assignment.due, self._boundary))
-            member.since, member.assignment = Stretch(), following(member.assignment)
+            member.assignment = following(member.assignment, member.since.num_steps)
+            member.since = Stretch()
         return None
 
 

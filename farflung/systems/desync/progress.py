@@ -32,6 +32,8 @@ class WorkerReport:
     """Number of the exchange with which each of its rounds was committed."""
     num_states_taken: int = 0
     """How often it took another's state: as a newcomer, or because the run had gone on without it."""
+    has_result: bool = False
+    """Whether it ended with the run's last parameters; else the run was over before it could take them."""
 
 
 @dataclass(slots=True)
@@ -58,15 +60,17 @@ class Stretch:
 
 def progress_at(assignment: Assignment, step: int) -> float:
     """Share of the budget done after local step `step` (from 0) of an assignment, which may be made longer."""
-    share = (step + 1) / max(1, assignment.num_steps)
-    progress = assignment.progress_first + share * (assignment.progress_last - assignment.progress_first)
-    return min(1.0, progress)
+    return min(1.0, _reached(assignment, step + 1))
 
 
-def following(assignment: Assignment) -> Assignment:
-    """What one expects to come after an assignment, until the coordinator has said it."""
-    ahead = assignment.progress_last - assignment.progress_first
-    last = min(1.0, assignment.progress_last + ahead)
-    return msgspec.structs.replace(
-        assignment, round=assignment.round + 1, progress_first=assignment.progress_last, progress_last=last
-    )
+def following(assignment: Assignment, num_steps: int) -> Assignment:
+    """What one expects to come after `num_steps` steps of an assignment, until the coordinator has said it."""
+    first = _reached(assignment, num_steps)
+    last = first + assignment.progress_last - assignment.progress_first
+    return msgspec.structs.replace(assignment, round=assignment.round + 1, progress_first=first, progress_last=last)
+
+
+def _reached(assignment: Assignment, num_steps: int) -> float:
+    """Share of the budget done after `num_steps` steps, if all others keep the assignment's pace."""
+    share = num_steps / max(1, assignment.num_steps)
+    return assignment.progress_first + share * (assignment.progress_last - assignment.progress_first)

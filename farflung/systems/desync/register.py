@@ -106,10 +106,9 @@ class Register(Role):
 
     def _welcome(self, member: Member, now: float) -> list[Effect]:
         donor = None if member.has_state else self._donor_for(member)
-        if donor is None and not member.has_state:
-            if self.is_over:
-                return [Send(member.address, Refusal(reason="this run is over and its members have left"))]
+        if donor is None and not member.has_state and not self.is_over:
             return self._fall_back(now)
+        # Where nobody has the result any more because those who had it have left, one can only end without it.
         return [Send(member.address, SyncWelcome(assignment=self._assignment(member.steps_per_second), donor=donor))]
 
     def _fall_back(self, now: float) -> list[Effect]:

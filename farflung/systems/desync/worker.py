@@ -66,6 +66,7 @@ class Worker:
             await member.join()
             await (Overlapped(member).run() if self._config.is_overlapped else run_blocking(member))
             await member.talk.compute(self.replica.settle, seconds=0.0)
+            self.report.has_result = self.replica.round == member.assignment.round
             ask_again = self._config.rounds.ask_again_seconds
             leave = [Send(self._coordinator, SyncLeave())]
             await member.talk.ask_until(leave, lambda: member.talk.has_farewell, ask_again)
