@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from farflung.learn.corpus import standard_library
 from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, named_parameters
-from farflung.learn.schedule import Cosine
+from farflung.learn.schedule import Cosine, Schedule
 from farflung.learn.stream import Shard, Tokens, TokenStream, hold_out, validation_batches
 from farflung.learn.trainer import Trainer
 
@@ -24,6 +24,7 @@ VALIDATION_SEQUENCES = 512
 VALIDATION_STRIDE = 8
 """The validation sequences are spread over a stretch of text so many times as long."""
 OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=3e-3, beta1=0.9, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
+SCHEDULE = Cosine(warmup=0.05, floor=0.1)
 
 
 def read_tokens(path: Path | None) -> Tokens:
@@ -34,13 +35,17 @@ def read_tokens(path: Path | None) -> Tokens:
 
 @dataclass(frozen=True)
 class Task:
-    """What every method trains: a Llama of 29,344 parameters on the same shards of the same text."""
+    """What every method trains: a Llama (of 29,344 parameters, unless said otherwise) on shards of the same text."""
 
     tokens: Tokens
     seed: int
     num_shards: int
     batch_sequences: int = BATCH_SEQUENCES
     optimizer: OptimizerConfig = OPTIMIZER
+    schedule: Schedule = SCHEDULE
+    hidden_size: int = 32
+    num_layers: int = 2
+    num_heads: int = 2
 
     def model(self) -> LlamaForCausalLM:
         """With the initial weights of this seed, the same for all workers."""
@@ -48,10 +53,10 @@ class Task:
         return LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=VOCABULARY,
-                hidden_size=32,
-                intermediate_size=88,
-                num_hidden_layers=2,
-                num_attention_heads=2,
+                hidden_size=self.hidden_size,
+                intermediate_size=self.hidden_size * 11 // 4,
+                num_hidden_layers=self.num_layers,
+                num_attention_heads=self.num_heads,
                 max_position_embeddings=SEQUENCE_TOKENS,
                 tie_word_embeddings=True,
             )
@@ -65,7 +70,7 @@ class Task:
             training, SEQUENCE_TOKENS, self.batch_sequences, Shard(shard, self.num_shards), f"data-{self.seed}"
         )
         optimizer = NamedOptimizer(named_parameters(model), self.optimizer)
-        return Trainer(model, optimizer, stream, Cosine(warmup=0.05, floor=0.1), seed=f"{self.seed}:{shard}")
+        return Trainer(model, optimizer, stream, self.schedule, seed=f"{self.seed}:{shard}")
 
     def _held_out(self) -> tuple[Tokens, Tokens]:
         return hold_out(self.tokens, SEQUENCE_TOKENS, VALIDATION_SEQUENCES * VALIDATION_STRIDE)
