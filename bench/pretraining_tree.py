@@ -66,13 +66,13 @@ class TreeRun:
             return simulation.run(self._watch(), deadline=float("inf"))
 
     def _boot_global(self, world: World) -> None:
-        self._root = GlobalServer.open(world, self._config, self._initial)
+        self._root = GlobalServer.open(world, self._config, copies(self._initial))
         Host(self._root, world, ACTOR)
 
     def _add_server(self, site: str) -> None:
         def boot(world: World) -> None:
             above = Address(PeerId(GLOBAL), ACTOR) if self._has_global else None
-            server = LocalServer.open(world, self._config, self._initial, name=site, above=above)
+            server = LocalServer.open(world, self._config, copies(self._initial), name=site, above=above)
             if not self._has_global:
                 self._root = server
             Host(server, world, ACTOR)

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from farflung.learn.parameters import Tensors
+from farflung.learn.parameters import Tensors, copies
 from farflung.sim.faults import Faults
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Topology
@@ -126,12 +126,12 @@ class SimulatedHierarchy:
         return name
 
     def _boot_global(self, world: World) -> Host:
-        self.global_server = GlobalServer.open(world, self.config, self.parameters)
+        self.global_server = GlobalServer.open(world, self.config, copies(self.parameters))
         return Host(self.global_server, world, ACTOR)
 
     def _boot_local(self, region: str, world: World) -> Host:
         above = Address(PeerId(GLOBAL), ACTOR) if self.has_global else None
-        self.servers[region] = LocalServer.open(world, self.config, self.parameters, name=region, above=above)
+        self.servers[region] = LocalServer.open(world, self.config, copies(self.parameters), name=region, above=above)
         return Host(self.servers[region], world, ACTOR)
 
     def _boot_worker(self, region: str, number: int, world: World) -> None:
