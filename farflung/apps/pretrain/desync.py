@@ -121,8 +121,8 @@ class WorkerPart:
 
     def stop(self) -> None:
         self._is_stopping = True
-        if self._worker.report.round == 0:
-            self._ended.set()  # nothing is agreed yet that could be kept
+        if self._worker.report.num_steps == 0:
+            self._ended.set()  # there is nothing yet that could be kept
 
     def _on_round(self, report: WorkerReport) -> None:
         # Called between two computations, when every replica is what the round has made of it.
@@ -143,8 +143,8 @@ class WorkerPart:
     def report(self) -> SeatReport:
         return worker_report(self._sitting, self._learner, self._worker.report.seconds_waiting)
 
-    def result(self) -> Tensors:
-        return self._learner.parameters
+    def result(self) -> Tensors | None:
+        return self._learner.parameters if self._worker.report.has_result else None
 
     def close(self) -> None:
         self._ended.set()

@@ -53,8 +53,8 @@ class Part(Protocol):
         """How it fares; a loss is told once."""
         ...
 
-    def result(self) -> Tensors:
-        """The run's model, as far as this part knows it."""
+    def result(self) -> Tensors | None:
+        """The run's model, as far as this part knows it; None: not at all."""
         ...
 
     def close(self) -> None:

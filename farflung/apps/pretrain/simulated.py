@@ -59,8 +59,9 @@ class SimulatedRun:
                     seat.name, site=seat.region, slowness=slowness, boot=self._boot_of(seat, simulation.now)
                 )
             simulation.run(self._until_over(), deadline=float("inf"))
-            result = self._engine.result_seats(self.seats)[0]
-            return {name: tensor.detach().clone() for name, tensor in self._parts[result.index].result().items()}
+            tensors = self._parts[self._engine.result_seats(self.seats)[0].index].result()
+            assert tensors is not None, "nobody has died, and who has come to the end has the result"
+            return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def _boot_of(self, seat: Seat, now: Callable[[], float]) -> Callable[[World], None]:
         def boot(world: World) -> None:

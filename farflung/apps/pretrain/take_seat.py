@@ -103,8 +103,9 @@ class _Seat:
             part = engine.part(sitting, materials)
             try:
                 await self._work(mailbox, part, given, run)
-                if self._result is not None and given.seat in engine.result_seats(given.seats):
-                    await asyncio.to_thread(save_result, self._result, part.result())
+                tensors = part.result() if given.seat in engine.result_seats(given.seats) else None
+                if self._result is not None and tensors is not None:
+                    await asyncio.to_thread(save_result, self._result, tensors)
             finally:
                 part.close()
 
