@@ -28,7 +28,8 @@ class GlobalServer(Server):
         first_dispatch: int,
         update_seconds: float = 0.0,
     ) -> None:
-        """`parameters`: the initial model, float32. `update_seconds`: what the simulator charges for one update.
+        """`parameters`: the initial model, float32, which becomes the server's own. `update_seconds`: what the
+        simulator charges for one update.
 
         Raises:
             ValueError: what was kept is of another model.

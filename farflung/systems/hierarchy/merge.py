@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from farflung.learn.feedback import ErrorFeedback
-from farflung.learn.parameters import Tensors, copies
+from farflung.learn.parameters import Tensors
 from farflung.learn.rules import Rule, RuleState
 from farflung.wire.parts import Part, TensorSlice, cut_part, part_values, plan_of, slices_of, views
 from farflung.wire.tensor import MalformedTensor
@@ -77,8 +77,9 @@ class ServedModel:
     """A server's model with its rule's memory: all of the model's size that a server keeps in memory."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], rule: Rule, values_per_part: int) -> None:
+        """`parameters` (contiguous float32) become the server's own, so that there are never two models in memory."""
         assert all(tensor.dtype == torch.float32 for tensor in parameters.values()), "servers keep float32"
-        self.parameters = {name: tensor.contiguous() for name, tensor in copies(parameters).items()}
+        self.parameters = {name: tensor.detach().contiguous() for name, tensor in parameters.items()}
         self.state = rule.init(self.parameters)
         self.parts = plan_of(self.parameters, values_per_part)
         self._rule = rule

@@ -67,6 +67,7 @@ def open_server():
     manifest = None if data is None else msgspec.msgpack.decode(data, type=Manifest)
     records = tuple(decode_record(record) for record in journal.records())
     kept = Kept(manifest, records, tuple(store.keys(PREFIX)))
+    parameters = {"weights": torch.zeros(NUM_VALUES // 1024, 1024)}
     role = LocalServer(config, parameters, kept, name="eu", above=ABOVE, new_instance=lambda: str(len(sent)),
                        first_dispatch=1000 * len(records))
     perform(role, role.start(0.0))
@@ -77,7 +78,6 @@ def take(kind):
     sent.clear()
     return found
 
-parameters = {"weights": torch.zeros(NUM_VALUES // 1024, 1024)}
 before = peak()
 role = open_server()
 num_parts = role.state.model.num_parts
