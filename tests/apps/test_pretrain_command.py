@@ -126,3 +126,22 @@ def test_the_default_run_leaves_the_one_before_it_alone(tmp_path: Path, monkeypa
     for _ in range(2):
         pretrain(Wish(overrides=tiny, is_simulated=True))
     assert (tmp_path / "pretraining" / "model").is_dir() and (tmp_path / "pretraining-2" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "sentences"),
+    [
+        (
+            'name = "desloc"\nparameters_every = 8\ncodec = "auto"\nperiods = "auto"',
+            ["east-coordinator: raw from ", "east-coordinator: parameters every "],
+        ),
+        (f'{HALOS}\ncodec_up_local = "auto"\ncodec_up_global = "auto"', ["west-local-server: updates go up in raw"]),
+    ],
+)
+def test_what_was_chosen_by_measurements_is_in_the_log(algorithm: str, sentences: list[str], tmp_path: Path) -> None:
+    summary = simulate(write_run(tmp_path, algorithm=algorithm, tokens=30_000))
+    assert summary["validation_loss"] < LEARNT_LOSS
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = [f"{one['seat']}: {one['decision']}" for one in entries if one["kind"] == "decision"]
+    for sentence in sentences:
+        assert any(one.startswith(sentence) for one in told), told

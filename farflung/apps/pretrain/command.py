@@ -11,7 +11,7 @@ import transformers
 from rich.console import Console
 
 from farflung.apps.pretrain.engines import engine_of
-from farflung.apps.pretrain.history import Point, bytes_entry, read_history, report_entry
+from farflung.apps.pretrain.history import Point, bytes_entry, decision_entry, read_history, report_entry
 from farflung.apps.pretrain.lead import Gathered
 from farflung.apps.pretrain.local import Interrupted, LocalRun
 from farflung.apps.pretrain.logs import LOG_NAME, JsonLines, check_installed, open_recorders
@@ -147,7 +147,7 @@ class _Session:
         self._folder = folder
         self._console = console
         self._history = read_history(folder / LOG_NAME)
-        self._gathered = Gathered(engine_of(run).seats(run), self._history, self._on_point)
+        self._gathered = Gathered(engine_of(run).seats(run), self._history, self._on_point, self._on_decision)
         self._log = JsonLines(folder / LOG_NAME)
         self._recorders = open_recorders(run.logging, folder, run.run.name, tables_of(run))
         self._bars = Bars(self._history, self._gathered.seats, run.training.tokens, console)
@@ -195,6 +195,9 @@ class _Session:
         for recorder in self._recorders:
             recorder.scalars(self._history.num_tokens(), values)
         self._show()
+
+    def _on_decision(self, seconds: float, seat: str, sentence: str) -> None:
+        self._log.write(decision_entry(seconds, seat, sentence))
 
     def _show(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from pathlib import Path
 from farflung.apps.pretrain.learner import Learner, RevealingCompute
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.messages import SeatReport
-from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, worker_report
+from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, taken, worker_report
 from farflung.apps.pretrain.replicas import KeptRounds, ReplicaFolder, roll_back
 from farflung.apps.pretrain.run_file import RunFile
 from farflung.apps.pretrain.seats import Seat, worker_seats
@@ -75,7 +75,11 @@ class CoordinatorPart:
         self._stopped.set()
 
     def report(self) -> SeatReport:
-        return SeatReport(seat=self._sitting.seat.index, sent=sent_bytes(self._sitting.world))
+        return SeatReport(
+            seat=self._sitting.seat.index,
+            sent=sent_bytes(self._sitting.world),
+            decisions=taken(self.coordinator.decisions),
+        )
 
     def result(self) -> Tensors:
         raise AssertionError("a coordinator has no model")

@@ -12,7 +12,7 @@ from farflung.apps.pretrain.data import shards_of_region
 from farflung.apps.pretrain.learner import Learner, LearnerFolder, RevealingCompute
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.messages import SeatReport
-from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, worker_report
+from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, taken, worker_report
 from farflung.apps.pretrain.run_file import RunFile
 from farflung.apps.pretrain.seats import Seat, worker_seats
 from farflung.learn.parameters import Tensors, named_parameters
@@ -110,8 +110,12 @@ class ServerPart:
 
     def report(self) -> SeatReport:
         server = self.server.report()
+        decisions = taken(self.server.codec_push.decisions) if isinstance(self.server, LocalServer) else ()
         return SeatReport(
-            seat=self._sitting.seat.index, staleness=server.mean_staleness, sent=sent_bytes(self._sitting.world)
+            seat=self._sitting.seat.index,
+            staleness=server.mean_staleness,
+            sent=sent_bytes(self._sitting.world),
+            decisions=decisions,
         )
 
     def result(self) -> Tensors:
@@ -202,7 +206,8 @@ class WorkerPart:
             self._ended.set()
 
     def report(self) -> SeatReport:
-        return worker_report(self._sitting, self._learner, self._worker.report().seconds_waiting)
+        waiting = self._worker.report().seconds_waiting
+        return worker_report(self._sitting, self._learner, waiting, taken(self._worker.codec.decisions))
 
     def result(self) -> Tensors:
         return self._learner.parameters

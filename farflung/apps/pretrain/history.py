@@ -103,6 +103,11 @@ def report_entry(point: Point) -> dict[str, Any]:
     return {"kind": "report", **asdict(point)}
 
 
+def decision_entry(seconds: float, seat: str, sentence: str) -> dict[str, Any]:
+    """What a seat has chosen by measurements, and why, as an entry of the log."""
+    return {"kind": "decision", "seconds": seconds, "seat": seat, "decision": sentence}
+
+
 def bytes_entry(seconds: float, link_bytes: dict[tuple[str, str], int]) -> dict[str, Any]:
     """The bytes so far as an entry of the log."""
     links = [{"from": one, "to": other, "bytes": link_bytes[one, other]} for one, other in sorted(link_bytes)]

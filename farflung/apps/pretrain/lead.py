@@ -44,10 +44,18 @@ class Tally:
 class Gathered:
     """What the seats of a run have told, as the history that logs, bars and plots show. Knows no network."""
 
-    def __init__(self, seats: Sequence[Seat], history: History, on_point: Callable[[Point], None]) -> None:
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        history: History,
+        on_point: Callable[[Point], None],
+        on_decision: Callable[[float, str, str], None],
+    ) -> None:
+        """`on_decision(seconds, seat, sentence)`: a seat has chosen something by measurements."""
         self.seats = list(seats)
         self.history = history
         self._on_point = on_point
+        self._on_decision = on_decision
         self._began_at = history.seconds
         self._bytes_before = dict(history.link_bytes)
         self._sent: dict[int, Tally] = {}
@@ -78,6 +86,8 @@ class Gathered:
         counts = self._counts.setdefault(seat.index, Tally())
         counts.now = {"steps": report.num_steps, "tokens": report.num_tokens}
         self.history.link_bytes = self.link_bytes()
+        for sentence in report.decisions:
+            self._on_decision(self._began_at + seconds, seat.name, sentence)
         if report.staleness is not None:
             self._staleness[seat.region] = report.staleness
         if seat.kind != "worker":

@@ -58,6 +58,8 @@ class SeatReport(Message, kw_only=True):
     """How far a worker's data are read."""
     sent: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Bytes sent to each peer."""
+    decisions: tuple[str, ...] = ()
+    """What it has chosen by measurements since the last report, with reasons."""
 
 
 class SeatEnded(Message, kw_only=True):

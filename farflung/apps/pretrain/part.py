@@ -1,6 +1,7 @@
 """What an engine makes of a seat, and how a seat is sat through: the same on real machines and on virtual time."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,16 @@ def sent_bytes(world: World) -> dict[str, int]:
     return sent
 
 
-def worker_report(sitting: Sitting, learner: Learner, waiting_seconds: float) -> SeatReport:
+def taken(decisions: deque[str]) -> tuple[str, ...]:
+    """The sentences, which are gone from there."""
+    sentences = tuple(decisions)
+    decisions.clear()
+    return sentences
+
+
+def worker_report(
+    sitting: Sitting, learner: Learner, waiting_seconds: float, decisions: tuple[str, ...] = ()
+) -> SeatReport:
     """What any worker tells."""
     return SeatReport(
         seat=sitting.seat.index,
@@ -96,4 +106,5 @@ def worker_report(sitting: Sitting, learner: Learner, waiting_seconds: float) ->
         waiting_seconds=waiting_seconds,
         sent=sent_bytes(sitting.world),
         cursor=learner.cursor,
+        decisions=decisions,
     )

@@ -1,7 +1,7 @@
 """What a run adapts to what its members measure: codecs to links, periods to times and drift; each with its reason.
 
-The coordinator decides and tells: codecs with each exchange, periods with the rounds that follow. A bandwidth is that of
-transfers that were made, as the sender's network has timed them; until then what the settings say of the link.
+The coordinator decides and tells: codecs with each exchange, periods with the rounds that follow. A bandwidth is that
+of transfers that were made, as the sender's network has timed them; until then what the settings say of the link.
 """
 
 import math
@@ -15,6 +15,7 @@ from farflung.systems.desync.forming import Member
 from farflung.systems.desync.messages import LinkCodec, Seat
 from farflung.systems.desync.plan import plan_parts, sections_of
 from farflung.systems.desync.routes import Part
+from farflung.world.address import Address
 
 FREE_RUNNING_STEPS = 8
 """An exchange of rounds that run freely may last as long as so many steps."""
@@ -50,8 +51,8 @@ class Adaptation:
     def __init__(self, config: DesyncConfig) -> None:
         self._config = config
         self._exchange_seconds: float | None = None
-        self._codecs: dict[tuple[str, str], str] = {}
-        """Last told, by the addresses of the two ends."""
+        self._codecs: dict[tuple[Address, Address], str] = {}
+        """Last told, by the two ends."""
 
     def choose_codecs(
         self, seats: Sequence[Seat], due: Sequence[str], members: Sequence[Member], num_values: int
@@ -75,7 +76,7 @@ class Adaptation:
             known = config.bandwidth(source.site, target.site) if measured is None else measured
             codec, why = choose_codec(known, VALUE_BYTES * length, seconds)
             chosen.append(LinkCodec(one, other, codec))
-            key = str(source.address), str(target.address)
+            key = source.address, target.address
             if self._codecs.get(key) != codec:
                 self._codecs[key] = codec
                 how = "measured" if measured is not None else "not measured yet; as the settings say"

@@ -11,6 +11,8 @@ ABSOLUTE_CODECS = ("raw", "fp16", "bf16")
 """Codecs that a model may travel in as it is;"""
 CODECS = (*ABSOLUTE_CODECS, "int8", "int4", "int2")
 """in the others it travels as its difference to the one before."""
+AUTO = "auto"
+"""Codec of updates that is chosen by the link's measured bandwidth."""
 FIRST_CODEC = "bf16"
 """Of a model that cannot travel as a difference, because its receiver has none or has lost it."""
 
@@ -44,13 +46,16 @@ class HierarchyConfig:
     updates_per_push: int = 32
     """Updates (K) after a merge at which a local server pushes upward."""
     codec_up_local: str = "raw"
-    """Codec of updates from a worker to its local server; the lossy ones carry their error to the next update."""
+    """Codec of updates from a worker to its local server; the lossy ones carry their error to the next update. `auto`:
+    the most exact one that the link's measured bandwidth has time for."""
     codec_down_local: str = "raw"
     """Codec of models from a local server to its workers; below 16 bits their differences travel."""
     codec_up_global: str = "raw"
-    """The same from a local server to the global one,"""
+    """The same from a local server to the global one (also `auto`),"""
     codec_down_global: str = "raw"
     """and back."""
+    wire_share_max: float = 0.1
+    """Where a codec is `auto`: share of the time from one update to the next that it may spend on the wire."""
     num_shards: int = 0
     """Shards of the data, dealt to workers; 0: workers look after their data themselves."""
     values_per_part: int = PART_VALUES
@@ -75,8 +80,11 @@ class HierarchyConfig:
         _check_counts(self)
         _check_rates(self)
         for name in ("codec_up_local", "codec_up_global", "codec_down_local", "codec_down_global"):
-            if getattr(self, name) not in CODECS:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(CODECS)}")
+            known = (*CODECS, AUTO) if "up" in name.split("_") else CODECS
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        if not 0 < self.wire_share_max <= 1:
+            raise ValueError(f"wire_share_max is a share above 0 and at most 1, not {self.wire_share_max}")
 
     @property
     def local_rule(self) -> DelayedNesterov:

@@ -62,6 +62,8 @@ class Counters(msgspec.Struct, forbid_unknown_fields=True):
     above_steps: int = 0
     """Its steps then."""
     above_speed_max: float = 0.0
+    codec_push: str = "raw"
+    """Of the next push."""
     is_over: bool = False
 
 

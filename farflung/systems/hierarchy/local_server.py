@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from farflung.systems.hierarchy.adapting import UplinkCodec
 from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, HierarchyConfig
 from farflung.systems.hierarchy.durable import Kept, above_key, model_key, owed_key, push_key, snapshot_key
 from farflung.systems.hierarchy.global_server import first_dispatch
@@ -54,8 +55,10 @@ class LocalServer(Server):
         first_dispatch: int,
         shards: Sequence[int] | None = None,
         update_seconds: float = 0.0,
+        bytes_per_second: Callable[[], float | None] = lambda: None,
     ) -> None:
         """`above`: the global server; None: there is none. `shards`: of the data, this region's (default: all).
+        `bytes_per_second()`: bandwidth seen towards the global server.
 
         Raises:
             ValueError: what was kept is of another model.
@@ -76,6 +79,8 @@ class LocalServer(Server):
         self._owes = config.codec_up_global != "raw"
         self._now = 0.0
         self._wake_at = float("inf")
+        self._merged_at = 0.0
+        self.codec_push = UplinkCodec(config.codec_up_global, config.wire_share_max, model.parameters, bytes_per_second)
         self.uplink: Uplink | None = None
         if above is not None:
             self.uplink = Uplink(
@@ -113,6 +118,7 @@ class LocalServer(Server):
             new_instance=lambda: f"{random.getrandbits(64):016x}",
             first_dispatch=first_dispatch(world),
             shards=shards,
+            bytes_per_second=lambda: None if above is None else world.network.bytes_per_second(above.peer),
         )
 
     @property
@@ -207,7 +213,7 @@ class LocalServer(Server):
 
     def _encode_push(self, number: int) -> Work:
         """D = snapshot - theta, with what the push before left out."""
-        model, codec, merged = self.state.model, self.config.codec_up_global, self.state.counters.merged_push
+        model, codec, merged = self.state.model, self.state.counters.codec_push, self.state.counters.merged_push
         for index in range(model.num_parts):
             snapshot = yield Read(snapshot_key(merged, index))
             owed = (yield Read(owed_key(number - 1, index))) if self._owes and number > 1 else None
@@ -242,6 +248,8 @@ class LocalServer(Server):
 
     def _model_arrived(self, header: ModelHeader) -> list[Effect]:
         assert self.uplink is not None and header.reference in (0, self.state.counters.above_dispatch)
+        codec, notes = self.codec_push.choose(self._now - self._merged_at)
+        self._merged_at = self._now
         record = Merged(
             number=self.state.ledger.num_records + 1,
             push=self.state.counters.num_pushes,
@@ -252,8 +260,9 @@ class LocalServer(Server):
             is_over=header.is_over,
             dispatch=self.uplink.held,
             base=self.state.counters.merged_push if header.reference else -1,
+            codec_push=codec,
         )
-        return [*self.state.record(record), *self.state.queue.push(self._merge(record, is_live=True))]
+        return [*notes, *self.state.record(record), *self.state.queue.push(self._merge(record, is_live=True))]
 
     def _merge(self, record: Merged, *, is_live: bool) -> Work:
         counters, weight = self.state.counters, self.config.merge_weight if record.push else 1.0
@@ -278,6 +287,7 @@ class LocalServer(Server):
         counters.is_over = counters.is_over or record.is_over
         counters.num_merges += record.push > 0
         counters.has_model = True
+        counters.codec_push = record.codec_push
         self.state.applied(record, num_bytes)
         for key in push_keys(record.push, record.num_parts):
             yield Delete(key)

@@ -44,7 +44,7 @@ def decode_part(data: bytes | memoryview, part: Part) -> Tensors:
 
 def compress_part(delta: Tensors, owed: Tensors, part: Part, codec: str) -> tuple[bytes, Tensors]:
     """`delta` and what is `owed` from the last one, as slices; and what the codec left out of both, owed now."""
-    if codec == "raw":
+    if codec == "raw" and not owed:
         return encode_part(delta, part), {}
     feedback = ErrorFeedback()
     feedback.load(owed)

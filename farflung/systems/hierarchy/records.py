@@ -51,6 +51,8 @@ class Merged(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Number under which it was sent."""
     base: int
     """The parts are differences to the model that answered this push; -1: they are the model."""
+    codec_push: str
+    """Of the push that comes next: written down, so that a restart encodes it alike."""
 
 
 Record = Granted | Committed | Leased | Merged

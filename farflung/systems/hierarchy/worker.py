@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from farflung.learn.parameters import Tensors, assign_
+from farflung.systems.hierarchy.adapting import UplinkCodec
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
 from farflung.systems.hierarchy.merge import compress_part, decode_part, layout, part_bytes
@@ -105,6 +106,12 @@ class Worker:
             take_part=self._take_part,
         )
         self._uplink.speed = speed
+        self.codec = UplinkCodec(
+            config.codec_up_local,
+            config.wire_share_max,
+            self._start,
+            lambda: world.network.bytes_per_second(server.peer),
+        )
         self._lease_of_data = 0
         self._shard = -1
         self._num_steps = self._num_tokens = 0
@@ -174,7 +181,9 @@ class Worker:
         descended = await self._compute(mailbox, self._learner.run, num_steps, progress, seconds=seconds)
         if self._is_measured:
             self._uplink.speed = smoothed_speed(self._uplink.speed, num_steps, self._now() - begun_at)
-        self._pending = await self._compute(mailbox, self._encode)
+        codec, notes = self.codec.choose(self._now() - begun_at)
+        self._perform(mailbox, notes)
+        self._pending = await self._compute(mailbox, self._encode, codec)
         self._num_steps += num_steps
         self._num_tokens += descended.num_tokens
         # Steps whose gradients were not finite are left out; if all of them were, there is no loss to tell.
@@ -193,13 +202,13 @@ class Worker:
         )
 
     @torch.no_grad()
-    def _encode(self) -> list[bytes]:
+    def _encode(self, codec: str) -> list[bytes]:
         """d = theta_0 - theta_H, part by part."""
         parts: list[bytes] = []
         for index, part in enumerate(self._parts):
             start, end = views(self._start, part), views(self._learner.parameters, part)
             delta = {name: start[name] - end[name].to(device="cpu", dtype=torch.float32) for name in start}
-            data, self._owed[index] = compress_part(delta, self._owed.get(index, {}), part, self._config.codec_up_local)
+            data, self._owed[index] = compress_part(delta, self._owed.get(index, {}), part, codec)
             parts.append(data)
         return parts
 

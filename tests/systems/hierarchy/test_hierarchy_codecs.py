@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from farflung.sim.faults import Faults
+from farflung.sim.topology import Link, Topology
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.durable import owed_key
 from farflung.systems.hierarchy.merge import decode_part
@@ -103,3 +105,51 @@ def test_what_a_push_drops_is_owed_to_the_next_also_after_a_restart() -> None:
         tree.simulation.advance(1.0)
         after = residuals()
         assert len(before) == len(after) and all(map(torch.equal, before, after))
+
+
+WIDE_SIZES = {"a": (300, 400)}
+
+
+def thin_and_fat(faults: Faults | None = None, **settings: object) -> SimulatedHierarchy:
+    """A tree over links of which that of `us` is thin, with all codecs upward chosen by what was measured."""
+    config = replace(CONFIG, codec_up_local="auto", codec_up_global="auto", wire_share_max=0.2, budget_steps=600)
+    thin, fat = Link(latency_seconds=0.02, bytes_per_second=1e5), Link(latency_seconds=0.02, bytes_per_second=1e8)
+    target = targets(1, WIDE_SIZES)
+    return SimulatedHierarchy(
+        replace(config, **settings),  # pyright: ignore[reportArgumentType]
+        {"eu": (1.0,), "us": (1.0,), "asia": (1.0,)},
+        lambda region, number: Quadratic(target),
+        {name: torch.zeros(size) for name, size in WIDE_SIZES.items()},
+        topology=Topology().link("eu", "us", thin).link("eu", "asia", fat),
+        faults=faults or Faults(),
+    )
+
+
+def distance(tree: SimulatedHierarchy) -> float:
+    """Of its model from the target."""
+    assert tree.global_server is not None
+    target = targets(1, WIDE_SIZES)["a"]
+    return float((tree.global_server.state.model.parameters["a"] - target).norm() / target.norm())
+
+
+def test_a_thin_uplink_gets_fewer_bits_than_a_fat_one() -> None:
+    with thin_and_fat() as tree, thin_and_fat(codec_up_local="raw", codec_up_global="raw") as exact:
+        tree.run()
+        exact.run()
+        last = {name: list(server.codec_push.decisions)[-1] for name, server in tree.servers.items()}
+        assert "in int8: int8 is 0.128 MB" in last["us"] and "measured 0.1 MB/s" in last["us"]
+        assert "in raw:" in last["asia"]
+        notes = [event.detail for event in tree.simulation.trace.of("note")]
+        assert any("in raw: no large message has been timed" in note for note in notes)
+        assert distance(tree) < distance(exact) + 0.02
+
+
+def test_a_restarted_server_sends_its_push_in_the_codec_that_it_had_chosen() -> None:
+    with thin_and_fat(Faults().crash("us-server", at=25.0, restart_after=0.1), updates_per_snapshot=1000) as tree:
+        tree.simulation.advance(24.9)
+        before, codec = tree.servers["us"], tree.servers["us"].state.counters.codec_push
+        tree.simulation.advance(0.4)
+        assert tree.servers["us"] is not before and not tree.servers["us"].codec_push.decisions
+        assert tree.servers["us"].state.counters.codec_push == codec != "raw"
+        tree.run()
+        assert distance(tree) < 0.25
