@@ -15,6 +15,8 @@ NUM_INCOMPLETE_MAX = 64
 """Large messages of one peer that may be incomplete at one time; an honest one keeps to two or three."""
 RATE_WEIGHT = 0.3
 """Of the newest message in the smoothed bandwidth."""
+SENDING_SHARE_MIN = 0.2
+"""At least so much of a message's time is taken to be its sending."""
 
 
 @dataclass(slots=True)
@@ -100,8 +102,8 @@ class BulkOutbox:
             self._count(message.kind, message.num_wire_bytes)
         return part
 
-    def arrived(self, number: int) -> None:
-        """The peer has the whole message: its time gives the bandwidth.
+    def arrived(self, number: int, round_trip_seconds: float) -> None:
+        """The peer has the whole message: its time, without that of the way there and back, gives the bandwidth.
 
         Raises:
             MalformedFrame: no such message is under way.
@@ -110,7 +112,9 @@ class BulkOutbox:
         if message is None:
             raise MalformedFrame(f"acknowledges large message {number}, which is not under way")
         assert message.started_at is not None
-        rate = message.num_wire_bytes / max(self._now() - message.started_at, 1e-6)
+        seconds = self._now() - message.started_at
+        # A round trip that was measured on a busy link may be longer than this one was.
+        rate = message.num_wire_bytes / max(seconds - round_trip_seconds, SENDING_SHARE_MIN * seconds, 1e-6)
         before = self.bytes_per_second
         self.bytes_per_second = rate if before is None else before + RATE_WEIGHT * (rate - before)
 

@@ -212,7 +212,7 @@ class Link:
             case Part():
                 self._take_part(frame, num_bytes)
             case Arrived(message=message):
-                self._bulk_outbox.arrived(message)
+                self._bulk_outbox.arrived(message, self.round_trip_seconds or 0.0)
             case Relayed() | RelayFailed():
                 self._owner.received_relay(self, frame)
             case OpenLanes() if self._dial_lane is not None:

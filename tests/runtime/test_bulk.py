@@ -53,7 +53,7 @@ def test_messages_in_pieces_arrive_whole_in_whatever_order_their_parts_do(messag
     assert inbox.is_idle
     assert not box.is_idle
     for number in arrived:
-        box.arrived(number)
+        box.arrived(number, 0.0)
     assert box.is_idle
     assert box.bytes_per_second is not None
 
@@ -132,4 +132,4 @@ def test_parts_that_no_honest_peer_sends_are_refused() -> None:
             inbox.add(wrong, 1)
     assert inbox.add(one(offset=PART_BYTES_MAX), 1) is not None
     with pytest.raises(MalformedFrame, match="not under way"):
-        outbox()[0].arrived(0)
+        outbox()[0].arrived(0, 0.0)
