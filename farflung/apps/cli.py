@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.processes import CommandFailed, tie_to_parent
 from farflung.world.errors import FarflungError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(journal_app, name="journal")
 
 Model = Annotated[str, typer.Argument(help="A folder in Hugging Face format, or a Hub id.")]
 Join = Annotated[
@@ -234,6 +236,9 @@ def join(
     region: Annotated[str | None, typer.Option("--region", help="Where this machine is; else where most lack.")] = None,
     seat: Annotated[int | None, typer.Option("--seat", help="Which seat of the run to take; else a worker's.")] = None,
     result: Annotated[Path | None, typer.Option("--result", help="Leave the run's model here at the end.")] = None,
+    ranks: Annotated[
+        int, typer.Option("--ranks", help="Processes here that are one worker together, one per accelerator.")
+    ] = 1,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
     advertise: Annotated[
@@ -250,7 +255,7 @@ def join(
     from farflung.apps.wiring import Place
 
     place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
-    take_seat(found, place, seat=seat, region=region, result=result)
+    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks)
 
 
 @app.command()

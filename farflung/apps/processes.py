@@ -116,6 +116,16 @@ class Supervisor:
                 raise ChildFailed(f"not within {seconds_max:g} s: {what}\n{logs}")
             time.sleep(LOOK_SECONDS)
 
+    def check(self) -> None:
+        """Do nothing while all children run.
+
+        Raises:
+            ChildFailed: one has ended.
+        """
+        for child in self._children:
+            if not child.is_running:
+                raise ChildFailed(f"{child.name} ended with status {child.process.returncode}:\n{_tail(child)}")
+
     def stop(self) -> None:
         """Ask all children to leave, newest first, and kill those that do not."""
         is_main = threading.current_thread() is threading.main_thread()

@@ -3,17 +3,21 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farflung.learn.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from farflung.learn.parameters import Tensors
 from farflung.learn.trainer import Descended, Trainer
 from farflung.world.doors import Compute
 
+if TYPE_CHECKING:
+    from farflung.apps.pretrain.group_trainer import GroupTrainer
+
 
 class Learner:
     """Runs on the compute door, but for `take_loss` and the counts, which may be read at any time."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: "Trainer | GroupTrainer") -> None:
         self.trainer = trainer
         self.num_local_steps = 0
         """In this life of the process."""

@@ -171,6 +171,8 @@ class LocalRun:
         process.began_at = now
         arguments = [sys.executable, "-m", "farflung", "join", "--seat", str(process.seat.index)]
         arguments += ["--result", str(process.home / RESULT_FOLDER)]
+        if process.seat.kind == "worker":
+            arguments += ["--ranks", str(self._run.region(process.seat.region).ranks_per_worker)]
         threads = str(self._run.training.num_threads)
         variables = {
             "FARFLUNG_TICKET": ticket,

@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,13 +14,17 @@ from farflung.apps.pretrain.data import Texts, choose_tokenizer, shard_of, shard
 from farflung.apps.pretrain.model import check_length, config_of, new_model
 from farflung.apps.pretrain.run_file import RunFile
 from farflung.apps.pretrain.seats import Seat, worker_seats
+from farflung.apps.pretrain.training import TrainingSettings
 from farflung.learn.optimizer import NamedOptimizer
-from farflung.learn.parameters import fingerprint, named_parameters
+from farflung.learn.parameters import Tensors, fingerprint, named_parameters
 from farflung.learn.stream import Shard, Tokens, TokenStream
 from farflung.learn.tokenized import Report
 from farflung.learn.tokenizer import fingerprint as tokenizer_fingerprint
-from farflung.learn.trainer import Trainer
+from farflung.learn.trainer import Stream, Trainer
 from farflung.runtime.home import default_home
+
+if TYPE_CHECKING:
+    from farflung.apps.pretrain.group_trainer import GroupTrainer
 
 PROBE_TOKENS = 1 << 20
 """Of each row of tokens so many at either end are compared between machines, and its length."""
@@ -41,6 +45,8 @@ class Materials:
     run: RunFile
     tokenizer: PreTrainedTokenizerBase
     texts: Texts
+    group_trainer: "GroupTrainer | None" = None
+    """Of the one seat that is taken here, if a group of processes sits on it."""
 
     @classmethod
     def gather(cls, run: RunFile, report: Report = lambda _: None) -> "Materials":
@@ -72,7 +78,7 @@ class Materials:
             ValueError: the optimizer does not fit the model, or a worker would have no data.
         """
         for seat in worker_seats(self.run.regions, 0):
-            self.stream(seat, shard_of(seat, self.run.num_shards))
+            self.stream_of(seat)
         NamedOptimizer(named_parameters(self.model()), self.run.training.optimizer)
 
     @property
@@ -95,26 +101,32 @@ class Materials:
                 digest.update(probe.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def trainer(self, seat: Seat) -> Trainer:
+    def trainer(self, seat: Seat) -> "Trainer | GroupTrainer":
         """A trainer for a worker's seat, at the beginning.
 
         Raises:
             ValueError: no data is left for this worker, or too few tokens.
         """
-        run = self.run
-        device = choose_device(run.training.device)
-        model: Any = self.model()
-        model.to(device)
-        shard = shard_of(seat, run.num_shards)
-        return Trainer(
-            model,
-            NamedOptimizer(named_parameters(model), run.training.optimizer),
-            self.stream(seat, shard),
-            run.training.schedule.factor(),
-            run.training.num_micro_batches,
-            seed=f"{run.run.seed}:{seat.name}",
-            autocast=CUDA_DTYPE if device.type == "cuda" else None,
-        )
+        if self.group_trainer is not None:
+            return self.group_trainer
+        training = self.run.training
+        device = choose_device(training.device)
+        model = self.model()
+        model.to(device)  # pyright: ignore[reportArgumentType] - transformers wraps it
+        parameters = named_parameters(model)
+        return new_trainer(model, parameters, self.stream_of(seat), training, device, self.dropout_seed(seat))
+
+    def dropout_seed(self, seat: Seat) -> str:
+        """Every worker has its own."""
+        return f"{self.run.run.seed}:{seat.name}"
+
+    def stream_of(self, seat: Seat) -> TokenStream:
+        """The samples that a worker begins with.
+
+        Raises:
+            ValueError: no data is left for this worker, or too few tokens.
+        """
+        return self.stream(seat, shard_of(seat, self.run.num_shards))
 
     def stream(self, seat: Seat, shard: Shard) -> TokenStream:
         """The samples of a shard of the run, as workers of this seat's region read them."""
@@ -138,3 +150,23 @@ class Materials:
                 seen.add(source)
                 found[region.name] = self.texts.validation[region.name]
         return found
+
+
+def new_trainer(
+    model: torch.nn.Module,
+    parameters: Tensors,
+    stream: Stream,
+    training: TrainingSettings,
+    device: torch.device,
+    dropout_seed: str,
+) -> Trainer:
+    """A trainer as [training] has it; `parameters` are those of `model`, which is on `device`."""
+    return Trainer(
+        model,
+        NamedOptimizer(parameters, training.optimizer),
+        stream,
+        training.schedule.factor(),
+        training.num_micro_batches,
+        seed=dropout_seed,
+        autocast=CUDA_DTYPE if device.type == "cuda" else None,
+    )

@@ -91,6 +91,10 @@ class RunFile:
         """Workers that the file names; others may join."""
         return sum(len(region.speeds) for region in self.regions)
 
+    def region(self, name: str) -> RegionSettings:
+        """The region of that name."""
+        return next(region for region in self.regions if region.name == name)
+
     @property
     def num_shards(self) -> int:
         """Parts into which the data is cut: one for each worker that may ever come."""
@@ -153,6 +157,8 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
     )
     check_model_table(run.model)
     check_sites(run.regions, run.links, must_be_linked=is_simulated)
+    for region in run.regions:
+        run.training.check_ranks(region.ranks_per_worker)
     if run.num_steps < 1:
         raise ValueError(
             f"training.tokens = {run.training.tokens} is less than one step, which takes "

@@ -4,11 +4,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from farflung.apps.pretrain.reader import check_known
 from farflung.learn.sources import SourceConfig
 
 REGION_NAME_LENGTH_MAX = 60
+
+Parallelism = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,11 @@ class RegionSettings:
     """How many of speed 1, or one table for each."""
     is_remote: bool = False
     """True: its workers come from other machines (`farflung join`); none is started here."""
+    ranks_per_worker: int = 1
+    """Processes that are one worker together, each with its share of every batch and an accelerator of its own. A
+    worker that joins from elsewhere has as many as it likes: by `farflung join --ranks`, or by `torchrun`."""
+    parallelism: Parallelism = "ddp"
+    """What such processes are to each other: ddp (each has the model) or fsdp (each has a shard of it)."""
     data: SourceConfig | None = None
     """What its workers read; None: what [data] says."""
 
@@ -40,6 +48,8 @@ class RegionSettings:
             raise ValueError(f"name must have 1 to {REGION_NAME_LENGTH_MAX} printable characters, no '/'")
         if not self.speeds:
             raise ValueError(f"region {self.name!r} needs at least one worker")
+        if self.ranks_per_worker < 1:
+            raise ValueError(f"region {self.name!r} needs at least one rank per worker")
 
     @property
     def speeds(self) -> tuple[float, ...]:

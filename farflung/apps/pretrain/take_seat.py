@@ -3,10 +3,12 @@
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from farflung.apps.pretrain.engines import Engine, engine_of
+from farflung.apps.pretrain.group import Group, open_group
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.messages import (
     LEAD_ACTOR,
@@ -23,7 +25,9 @@ from farflung.apps.pretrain.messages import (
 from farflung.apps.pretrain.part import Part, Sitting, sit
 from farflung.apps.pretrain.result import save_result
 from farflung.apps.pretrain.run_file import RunFile, run_from
+from farflung.apps.pretrain.seats import Seat
 from farflung.apps.wiring import Place, SwarmNode, join
+from farflung.runtime.home import default_home
 from farflung.wire.message import Message, Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.errors import FarflungError, Refused, Unreachable
@@ -45,17 +49,29 @@ class RunStopped(FarflungError):
     """The lead has asked this seat to leave."""
 
 
-def take_seat(ticket: str, place: Place, *, seat: int | None, region: str | None, result: Path | None) -> None:
+def take_seat(
+    ticket: str, place: Place, *, seat: int | None, region: str | None, result: Path | None, num_ranks: int = 1
+) -> None:
     """Take part until the run is over, the lead says stop, or a signal comes.
 
+    `num_ranks`: processes that are this worker together; those of a `torchrun` group are one by themselves.
+
     Raises:
-        ValueError: a bad ticket, other data or another model than the lead's.
+        ValueError: a bad ticket, other data or another model than the lead's, ranks that cannot share a batch.
         FarflungError: nobody answers, or the lead refuses.
+        CommandFailed: a rank is gone.
     """
-    asyncio.run(_take_seat(ticket, place, AskSeat(version=__version__, seat=seat, region=region), result))
+    wish = AskSeat(version=__version__, seat=seat, region=region)
+    with open_group(num_ranks, (place.home or default_home()) / "ranks") as group:
+        if group is not None and group.rank:
+            from farflung.apps.pretrain.follow import follow
+
+            follow(group)
+        else:
+            asyncio.run(_take_seat(ticket, place, wish, result, group))
 
 
-async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None) -> None:
+async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None, group: Group | None) -> None:
     task = asyncio.current_task()
     assert task is not None
     is_terminated = False
@@ -69,7 +85,7 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
     node = await join(place, ticket=ticket)
     try:
         await node.wait_joined()
-        await _Seat(node, result).sit(wish)
+        await _Seat(node, result, group).sit(wish)
     except RunStopped as stopped:
         print(f"stops: {stopped}", flush=True)
     except asyncio.CancelledError:
@@ -79,12 +95,22 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
         await node.close()
 
 
+def _with_group(materials: Materials, group: Group, seat: Seat) -> Materials:
+    """The same for a seat on which a group of processes sits."""
+    if seat.kind != "worker":
+        raise ValueError(f"{seat.name} is no worker, which alone may be several processes: leave out --ranks")
+    from farflung.apps.pretrain.group_trainer import GroupTrainer
+
+    return replace(materials, group_trainer=GroupTrainer(group, materials.run, seat, materials))
+
+
 class _Seat:
     """One process's way through a run."""
 
-    def __init__(self, node: SwarmNode, result: Path | None) -> None:
+    def __init__(self, node: SwarmNode, result: Path | None, group: Group | None) -> None:
         self._node = node
         self._result = result
+        self._group = group
         self._lead = Address(node.node.ticket.meetings[0].peer, LEAD_ACTOR)
 
     async def sit(self, wish: AskSeat) -> None:
@@ -98,6 +124,8 @@ class _Seat:
                     "the data or the model here are not those of the lead: check that the files of [data] and [model] "
                     "are the same, and that both machines have the same versions of Python and farflung"
                 )
+            if self._group is not None:
+                materials = await asyncio.to_thread(_with_group, materials, self._group, given.seat)
             engine = engine_of(run)
             sitting = await self._sitting(mailbox, given, run, engine)
             part = engine.part(sitting, materials)
@@ -164,9 +192,16 @@ class _Seat:
 
         async with open_nursery() as nursery:
             listening = nursery.start(listen(), name="listening")
+            watching = nursery.start(self._watch_group(), name="watching the group")
             await sit(part, tell, run.logging.every_seconds)
             listening.cancel()
+            watching.cancel()
         await self._tell_end(mailbox, SeatEnded(seat=given.seat.index, report=last))
+
+    async def _watch_group(self) -> None:
+        while self._group is not None:
+            self._group.check()
+            await asyncio.sleep(ASK_SECONDS)
 
     async def _tell_end(self, mailbox: Mailbox, ended: SeatEnded) -> None:
         deadline = self._node.world.clock.now() + LEAD_SECONDS_MAX

@@ -75,6 +75,18 @@ class TrainingSettings:
         if self.joiners_max < 0:
             raise ValueError("joiners_max must not be negative")
 
+    def check_ranks(self, num_ranks: int) -> None:
+        """Refuse processes that cannot share a worker's batches equally.
+
+        Raises:
+            ValueError: names both numbers.
+        """
+        if self.batch_size % num_ranks:
+            raise ValueError(
+                f"training.batch_size = {self.batch_size} cannot be shared equally by {num_ranks} ranks: choose a "
+                f"multiple of {num_ranks}, or another number of ranks"
+            )
+
     @property
     def tokens_per_step(self) -> int:
         """Of one worker."""

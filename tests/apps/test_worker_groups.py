@@ -1,0 +1,38 @@
+"""A worker of two processes learns what one process learns from the same batches, with DDP and with FSDP2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from farflung.apps.pretrain.run_file import load_run_file
+from tests.apps.runs import write_run
+
+pytestmark = pytest.mark.loopback
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_a_group_learns_what_one_process_learns(parallelism: str, tmp_path: Path) -> None:
+    overrides = [f"regions=[{{name='east', ranks_per_worker=2, parallelism='{parallelism}'}}]", "links=[]"]
+    command = [sys.executable, "-m", "tests.apps.group_of_two", str(write_run(tmp_path)), str(tmp_path), *overrides]
+    environment = {**os.environ, "FARFLUNG_CACHE": str(tmp_path / "cache")}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=150)
+    distances = json.loads((tmp_path / "distances.json").read_text())
+    assert distances.keys() == {"scalars", "middle", "end", "first_moment", "second_moment"}
+    assert max(distances.values()) < 1e-5, distances
+    assert max(distances.values()) > 0, "sums of two halves are grouped otherwise, so this compares nothing"
+
+
+def test_ranks_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    with pytest.raises(ValueError, match="batch_size = 4 cannot be shared equally by 3 ranks: choose a multiple of 3"):
+        load_run_file(path, ["regions=[{name='east', ranks_per_worker=3}]", "links=[]"])
+    with pytest.raises(ValueError, match="'east' needs at least one rank per worker"):
+        load_run_file(path, ["regions=[{name='east', ranks_per_worker=0}]", "links=[]"])
+    with pytest.raises(ValueError, match=r"unknown value 'fdsp' in .*: did you mean 'fsdp'"):
+        load_run_file(path, ["regions=[{name='east', parallelism='fdsp'}]", "links=[]"])
