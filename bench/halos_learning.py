@@ -1,132 +1,68 @@
 """Time to a loss, and the final loss, of every method on the official cluster: a small real transformer, real engines.
 
 All methods have the same model, data, inner optimizer, budget of local steps and links; each has a grid of the same
-number of settings (`GRIDS`), tried with a seed of its own, and is judged over other seeds with the setting that reaches
-the target soonest. The target is the final loss of the best "DynUpd, 4 bits" in that grid, plus `TARGET_MARGIN`; who
-never reaches it takes "inf". HALoS and DiLoCo are compared at the higher of their own final losses, plus the same.
-Links are scaled so that rounds take as long as with the 70M-parameter model (`pretraining_rounds.wire_bytes`).
+number of settings (`halos_methods`), tried with a seed of its own, and is judged over other seeds with the setting that
+reaches the target soonest. The target is the final loss of the best "DynUpd, 4 bits" in that grid, plus
+`TARGET_MARGIN`; who never reaches it takes "inf". HALoS and DiLoCo are compared at the higher of their own final
+losses, plus the same. Links are scaled so that rounds take as long as with the 70M-parameter model
+(`pretraining_rounds.wire_bytes`).
+
+A whole run takes CPU hours: `--processes` spreads it, and with `--resume FILE` a stopped one goes on where it was.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import torch
-
-from bench.halos_cluster import STEPS_PER_SECOND_MAX, site_bandwidths, topology
-from bench.pretraining_rounds import DesyncRun, wire_bytes
-from bench.pretraining_tree import TreeRun
+from bench.halos_cluster import STEPS_PER_SECOND_MAX
+from bench.halos_methods import GRIDS, OURS, RIVAL, SETTINGS, THIN
+from bench.halos_runs import Job, Runs
 from bench.report import Report, bench_arguments
-from bench.small_model import Curve, Examiner, Task, read_tokens
-from farflung.learn.parameters import num_bytes
-from farflung.learn.rules import Nesterov
-from farflung.systems.desync.config import DesyncConfig, RoundConfig, diloco, farflung
-from farflung.systems.desync.learner import TrainerLearner
-from farflung.systems.hierarchy.config import HierarchyConfig
+from bench.small_model import Curve
 
 NUM_STEPS, NUM_STEPS_QUICK = 8192, 640
-NUM_WORKERS = 16
 TUNING_SEED = 100
 TARGET_MARGIN = 0.03
 SPEEDUP_MIN = 1.3
-Config = DesyncConfig | HierarchyConfig
-OURS = "farflung"
-RIVAL = "DynUpd, 4 bits"
+QUICK_METHODS = ("DiLoCo", RIVAL, "HALoS", OURS)
+"""With `--quick`, each with the first setting of its grid: nothing is tuned then."""
+
+JobOf = Callable[[str, int, int], Job]
+"""From method, number of its setting, and seed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One point of a grid."""
-
-    told: str
-    config: Callable[[int], Config]
-    """From the budget in local steps."""
-    has_global: bool = True
-
-
-def _rounds(every: int, rate: float, momentum: float, codec: str, *, is_scaled: bool) -> Setting:
-    outer = Nesterov(learning_rate=rate, momentum=momentum)
-    return Setting(
-        f"H {every}, outer {rate}/{momentum}",
-        lambda budget: diloco(
-            budget, every, outer=outer, is_speed_scaled=is_scaled, codec=codec, site_codec=codec, rounds=ROUNDS
-        ),
-    )
-
-
-def _grid_of_rounds(codec: str, *, is_scaled: bool) -> list[Setting]:
-    points = [(32, 0.7, 0.9), (32, 1.0, 0.5), (16, 1.0, 0.5), (32, 1.0, 0.3)]
-    return [_rounds(*point, codec, is_scaled=is_scaled) for point in points]
-
-
-def _tree(rate: float, pushes: int, codec: str) -> Setting:
-    return Setting(
-        f"eta_g {rate}, K {pushes}",
-        lambda budget: HierarchyConfig(
-            budget_steps=budget, global_learning_rate=rate, updates_per_push=pushes, codec_up_global=codec
-        ),
-    )
-
-
-def _grid_of_trees(codec: str) -> list[Setting]:
-    return [_tree(rate, pushes, codec) for rate, pushes in ((0.15, 32), (0.2, 32), (0.17, 16), (0.17, 64))]
-
-
-def _flat(rate: float) -> Setting:
-    def config(budget: int) -> HierarchyConfig:
-        return HierarchyConfig(
-            budget_steps=budget, num_local_steps=32, local_learning_rate=rate, local_momentum=0.9, local_delay=32
-        )
-
-    return Setting(f"eta {rate}", config, has_global=False)
-
-
-def _ours(num_fragments: int, rate: float, codec: str) -> Setting:
-    outer = Nesterov(learning_rate=rate, momentum=0.0)
-    return Setting(
-        f"{num_fragments} fragments, outer {rate}, {codec}",
-        lambda budget: farflung(budget, num_fragments, outer=outer, codec=codec, rounds=ROUNDS),
-    )
-
-
-ROUNDS = RoundConfig(quorum=NUM_WORKERS)
-GRIDS: dict[str, list[Setting]] = {
-    "DiLoCo": _grid_of_rounds("raw", is_scaled=False),
-    "DynUpd": _grid_of_rounds("raw", is_scaled=True),
-    RIVAL: _grid_of_rounds("int4", is_scaled=True),
-    "async local SGD": [_flat(rate) for rate in (0.035, 0.05, 0.07, 0.1)],
-    "HALoS": _grid_of_trees("raw"),
-    "HALoS, 4 bits": _grid_of_trees("int4"),
-    OURS: [_ours(4, 1.0, "int4"), _ours(4, 1.25, "int4"), _ours(2, 1.25, "int4"), _ours(4, 1.25, "int2")],
-}
-THIN = _ours(16, 1.25, "int2")
-"""Ours where links have a tenth of the bandwidth."""
-
-
-def train(setting: Setting, task: Task, num_steps: int, bandwidth: float = 1.0) -> Curve:
-    """One run, from the initial weights of the task's seed."""
-    config, examiner = setting.config(num_steps), Examiner(task)
-    if isinstance(config, HierarchyConfig):
-        run = TreeRun(config, task.trainer, examiner.loss, has_global=setting.has_global, bandwidth=bandwidth)
-        return run.run()
-    scaled = wire_bytes(config, num_bytes(task.trainer(0).parameters) // 4)
-    config = replace(config, bytes_per_second=site_bandwidths(scaled, bandwidth))
-    links = topology(scaled, bandwidth)
-    return DesyncRun(config, links, lambda shard: TrainerLearner(task.trainer(shard)), examiner.loss).run().curve
-
-
-def tune(task: Task, num_steps: int, num_settings: int) -> tuple[dict[str, Setting], float]:
+def tune(runs: Runs, job_of: JobOf, num_settings: int, report: Report) -> tuple[dict[str, int], float]:
     """The best of the first `num_settings` of each method's grid, and the target."""
-    curves = {
-        name: [(setting, train(setting, task, num_steps)) for setting in grid[:num_settings]]
+    jobs = [
+        job_of(name, number, TUNING_SEED)
         for name, grid in GRIDS.items()
+        for number in range(min(num_settings, len(grid)))
+    ]
+    curves = runs.curves(jobs)
+    target = min(curves[job].final.loss for job in jobs if job.method == RIVAL) + TARGET_MARGIN
+    report.table(
+        f"tuning, seed {TUNING_SEED}: to a validation loss of {target:.3f}",
+        ("method", "setting", "seconds to target", "final loss", "seconds"),
+        [
+            (
+                job.method,
+                SETTINGS[job.method][job.number].told,
+                curves[job].seconds_to(target),
+                f"{curves[job].final.loss:.4f}",
+                curves[job].final.seconds,
+            )
+            for job in jobs
+        ],
+    )
+    best = {
+        name: min((job for job in jobs if job.method == name), key=lambda job: _merit(curves[job], target)).number
+        for name in GRIDS
     }
-    target = min(curve.final.loss for _, curve in curves[RIVAL]) + TARGET_MARGIN
-    best = {name: min(tried, key=lambda one: _merit(one[1], target))[0] for name, tried in curves.items()}
     return best, target
 
 
@@ -155,7 +91,7 @@ def judge(report: Report, curves: dict[str, list[Curve]], target: float) -> None
     report.claim("at no higher final loss", f"<= {final[second]:.4f}", f"{final[OURS]:.4f}", is_lower)
 
 
-def show(report: Report, curves: dict[str, list[Curve]], best: dict[str, Setting], target: float) -> None:
+def show(report: Report, curves: dict[str, list[Curve]], best: dict[str, int], target: float) -> None:
     """One row for each method."""
     report.table(
         f"to a validation loss of {target:.3f}, virtual seconds by seed",
@@ -163,7 +99,7 @@ def show(report: Report, curves: dict[str, list[Curve]], best: dict[str, Setting
         [
             (
                 name,
-                best[name].told,
+                SETTINGS[name][best[name]].told,
                 " ".join(f"{curve.seconds_to(target):.0f}" for curve in runs),
                 " ".join(f"{curve.final.loss:.4f}" for curve in runs),
                 fmean(curve.final.seconds for curve in runs),
@@ -174,12 +110,14 @@ def show(report: Report, curves: dict[str, list[Curve]], best: dict[str, Setting
     )
 
 
-def claim_thin(report: Report, task: Task, num_steps: int) -> None:
+def claim_thin(report: Report, curve: Curve) -> None:
     """Ours keeps the device busy where bandwidth is a tenth."""
-    final = train(THIN, task, num_steps, bandwidth=0.1).final
-    share = final.num_steps / final.seconds / STEPS_PER_SECOND_MAX
+    share = curve.final.num_steps / curve.final.seconds / STEPS_PER_SECOND_MAX
     report.claim(
-        "ours, a tenth of the bandwidth: share of the compute ceiling", ">= 90 %", f"{share:.1%}", share >= 0.9
+        f"ours, a tenth of the bandwidth: share of the compute ceiling (final loss {curve.final.loss:.4f})",
+        ">= 90 %",
+        f"{share:.1%}",
+        share >= 0.9,
     )
 
 
@@ -190,30 +128,28 @@ def main(arguments_given: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="local steps over all workers; fewer with --quick")
     parser.add_argument("--settings", type=int, default=4, help="how many of each method's grid are tried")
     parser.add_argument("--seeds", type=int, default=3, help="over how many seeds methods are judged")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at the same time")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="take runs from FILE, and add those made to it")
     arguments = parser.parse_args(arguments_given)
-    torch.set_num_threads(1)
     num_steps = NUM_STEPS_QUICK if arguments.quick else arguments.steps
     seeds = [1] if arguments.quick else list(range(1, arguments.seeds + 1))
-    tokens = read_tokens(arguments.text)
-    report = Report(
-        "halos_learning",
-        {
-            "num_steps": num_steps,
-            "seeds": seeds,
-            "text": str(arguments.text or "corpus"),
-            "settings": arguments.settings,
-        },
-    )
-    tasks = [Task(tokens, seed, NUM_WORKERS) for seed in seeds]
-    best, target = {name: grid[0] for name, grid in GRIDS.items()}, float("nan")
+    settings = {"num_steps": num_steps, "seeds": seeds, "text": str(arguments.text or "corpus")}
+    report = Report("halos_learning", settings | {"settings": 0 if arguments.quick else arguments.settings})
+    runs = Runs(arguments.processes, arguments.resume)
+    job_of = functools.partial(Job, num_steps=num_steps, text=arguments.text, is_compiled=not arguments.quick)
+    best: dict[str, int] = dict.fromkeys(QUICK_METHODS, 0)
+    target = float("nan")
     if not arguments.quick:
-        best, target = tune(Task(tokens, TUNING_SEED, NUM_WORKERS), num_steps, arguments.settings)
-    curves = {name: [train(setting, task, num_steps) for task in tasks] for name, setting in best.items()}
+        best, target = tune(runs, job_of, arguments.settings, report)
+    jobs = {name: [job_of(name, best[name], seed) for seed in seeds] for name in best}
+    thin = job_of(THIN, 0, seeds[0], bandwidth=0.1)
+    made = runs.curves([*(job for of_method in jobs.values() for job in of_method), thin])
+    curves = {name: [made[job] for job in of_method] for name, of_method in jobs.items()}
     if arguments.quick:  # nothing is tuned
         target = curves[RIVAL][0].final.loss + TARGET_MARGIN
     show(report, curves, best, target)
     judge(report, curves, target)
-    claim_thin(report, tasks[0], num_steps)
+    claim_thin(report, made[thin])
     return report.finish(arguments)
 
 

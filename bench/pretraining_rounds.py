@@ -28,6 +28,9 @@ from farflung.world.host import Host
 LEADER = "coordinator"
 ENCODER = msgspec.msgpack.Encoder()
 CALIBRATION_STEPS = 640
+"""Of a method whose rounds have 512 local steps and fewer;"""
+CALIBRATION_STEPS_FREE = 160
+"""of one that begins rounds by time, which has many of them in so many."""
 LARGE_VALUES = 200_000
 """Of a model whose messages are large beside their headers."""
 
@@ -168,7 +171,8 @@ def wire_bytes(config: DesyncConfig, num_values: int) -> int:
     really sends between regions per round is measured at both sizes.
     """
     sizes = (num_values, LARGE_VALUES)
-    sent = [_round_bytes(replace(config, num_worker_steps=CALIBRATION_STEPS), size) for size in sizes]
+    num_steps = CALIBRATION_STEPS_FREE if config.is_free_running else CALIBRATION_STEPS
+    sent = [_round_bytes(replace(config, num_worker_steps=num_steps), size) for size in sizes]
     return round(4 * LARGE_VALUES * sent[0] / sent[1])
 
 

@@ -62,9 +62,11 @@ class Task:
             )
         )
 
-    def trainer(self, shard: int) -> Trainer:
-        """A worker's, on its own shard."""
+    def trainer(self, shard: int, *, is_compiled: bool = False) -> Trainer:
+        """A worker's, on its own shard; compiled, steps take two thirds of the time after half a minute of work."""
         model = self.model()
+        if is_compiled:
+            model.forward = torch.compile(model.forward, dynamic=False)
         training = self._held_out()[0]
         stream = TokenStream(
             training, SEQUENCE_TOKENS, self.batch_sequences, Shard(shard, self.num_shards), f"data-{self.seed}"
