@@ -19,8 +19,9 @@ SIMULTANEOUS_SECONDS = 1e-9
 
 def fair_rates(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
     """Max-min fair bytes per second for each transfer, given the pipes (of finite capacity) that it crosses."""
-    if all(len(pipes) == 1 for pipes in ways.values()):
-        return _rates_of_single_pipes(ways)
+    single = _rates_of_single_pipes(ways)
+    if single is not None:
+        return single
     left: dict[Hashable, float] = {}
     crossing: dict[Hashable, dict[int, None]] = {}
     for transfer, pipes in ways.items():
@@ -41,15 +42,16 @@ def fair_rates(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
     return rates
 
 
-def _rates_of_single_pipes(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
+def _rates_of_single_pipes(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float] | None:
     """The usual case, without the search: no pipe depends on another. In the order that filling would find."""
-    crossing: dict[Hashable, list[int]] = {}
-    capacities: dict[Hashable, float] = {}
-    for transfer, (pipe,) in ways.items():
-        crossing.setdefault(pipe.key, []).append(transfer)
-        capacities[pipe.key] = pipe.bytes_per_second
-    shares = {key: capacities[key] / len(transfers) for key, transfers in crossing.items()}
-    return {transfer: share for key, share in sorted(shares.items(), key=itemgetter(1)) for transfer in crossing[key]}
+    crossing: dict[Hashable, tuple[float, list[int]]] = {}
+    for transfer, pipes in ways.items():
+        if len(pipes) != 1:
+            return None
+        pipe = pipes[0]
+        crossing.setdefault(pipe.key, (pipe.bytes_per_second, []))[1].append(transfer)
+    shares = [(capacity / len(transfers), transfers) for capacity, transfers in crossing.values()]
+    return {transfer: share for share, transfers in sorted(shares, key=itemgetter(0)) for transfer in transfers}
 
 
 class SharedBandwidth:
