@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from farflung.apps.pretrain.history import read_history
+from farflung.wire.ticket import Ticket
 from tests.apps.runs import HALOS, write_run
 from tests.loopback.fleet import ROOT, wait_until
 
@@ -183,3 +184,18 @@ def test_a_killed_lead_leaves_no_process(tmp_path: Path, commands: list[Command]
     began_at = time.monotonic()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive, f"{len(alive)} processes live {time.monotonic() - began_at:.0f} s after their lead"
+
+
+def test_a_run_whose_lead_was_killed_is_found_at_the_same_place_again(tmp_path: Path, commands: list[Command]) -> None:
+    first = Command(tmp_path, str(write_run(tmp_path, tokens=10_000_000)))
+    commands.append(first)
+    wait_trained(first, 1_000)
+    before = Ticket.parse((first.folder / "ticket").read_text().strip(), time.time()).meetings
+    first.process.kill()
+    first.process.wait()
+    trained = first.num_tokens
+    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
+    commands.append(second)
+    wait_trained(second, trained + 1_000)
+    after = Ticket.parse((first.folder / "ticket").read_text().strip(), time.time()).meetings
+    assert [meeting.endpoints for meeting in after] == [meeting.endpoints for meeting in before]

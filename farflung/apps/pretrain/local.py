@@ -13,13 +13,14 @@ from pathlib import Path
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.lead import Gathered, Lead
 from farflung.apps.pretrain.materials import Materials
+from farflung.apps.pretrain.meeting import open_lead
 from farflung.apps.pretrain.messages import LEAD_ACTOR
 from farflung.apps.pretrain.result import load_result
 from farflung.apps.pretrain.run_file import RunFile, tables_of
 from farflung.apps.pretrain.seats import Seat
 from farflung.apps.processes import Child, ChildFailed, Supervisor
 from farflung.apps.tickets import write_ticket
-from farflung.apps.wiring import Place, SwarmNode, join
+from farflung.apps.wiring import Place, SwarmNode
 from farflung.learn.parameters import Tensors
 from farflung.wire.certificate import TicketRole
 from farflung.world.host import Host
@@ -118,7 +119,7 @@ class LocalRun:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        node = await join(self._place, new_swarm=self._run.run.name)
+        node, self._place = await open_lead(self._place, self._run.run.name, self._tell)
         try:
             host = node.host(self._lead, LEAD_ACTOR)
             await node.wait_joined()
@@ -170,7 +171,7 @@ class LocalRun:
         process.num_lives += 1
         process.began_at = now
         arguments = [sys.executable, "-m", "farflung", "join", "--seat", str(process.seat.index)]
-        arguments += ["--result", str(process.home / RESULT_FOLDER)]
+        arguments += ["--result", str(process.home / RESULT_FOLDER), "--host", self._place.host]
         if process.seat.kind == "worker":
             arguments += ["--ranks", str(self._run.region(process.seat.region).ranks_per_worker)]
         threads = str(self._run.training.num_threads)
