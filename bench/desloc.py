@@ -1,138 +1,125 @@
 """DES-LOC beside synchronous data parallelism and Local Adam: the loss at equal tokens, with the bytes that were sent.
 
 Four workers of equal speed train a small real transformer in the simulator; every method has the same data, batch,
-optimizer and number of local steps. Bytes are counted where messages meet the wire, headers and control included, over
-all workers. Then 4 bits with error feedback, workers that double in mid-run, and sites whose texts differ.
+optimizer, schedule and number of local steps, and its own best learning rate. Bytes are counted where messages meet the
+wire, headers and control included, over all workers. Then 4 bits with error feedback, workers that double in mid-run,
+and sites whose texts differ in kind.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
+from pathlib import Path
 
-import torch
-
-from bench.halos_cluster import STEP_SECONDS, Machine
-from bench.pretraining_rounds import DesyncRun, Outcome
+from bench.desloc_runs import LEARNING_RATES, NUM_WORKERS, Job, Row, Runs, quiet, tuned
 from bench.report import Report, bench_arguments
-from bench.small_model import Examiner, Task, read_tokens
-from farflung.learn.trainer import Trainer
-from farflung.sim.topology import Topology
-from farflung.systems.desync.config import DesyncConfig, RoundConfig, ddp, desloc, local_adam
-from farflung.systems.desync.learner import TrainerLearner
 
-NUM_WORKERS = 4
-NUM_STEPS, NUM_STEPS_QUICK = 1536, 192
-PERIODS, PERIODS_QUICK = (16, 64, 256), (32,)
+NUM_STEPS, NUM_STEPS_QUICK = 3072, 96
+PERIODS, PERIODS_QUICK = (16, 64, 256), (16,)
+CHARACTERS_QUICK = 1_000_000
 LOSS_SHARE_MAX = 0.01
-FEWER_THAN_DDP, FEWER_THAN_LOCAL_ADAM = 170.0, 1.99
-"""By arithmetic 170.7 and 2; a model this small sends some control messages beside its parameters."""
 DOUBLED_SHARE_MAX = 0.05
 """Equal tokens are fewer steps where there are more workers."""
-ROUNDS = RoundConfig(quorum=NUM_WORKERS)
-MakeTrainer = Callable[[int], Trainer]
+RISE_SHARE_MAX = 0.02
+"""What a loss may rise over an earlier one while newcomers settle."""
+FEWER_SHARE = 0.995
+"""Of what arithmetic promises: beside its parameters a model this small sends some headers and control messages."""
+FEWER_IN_FOUR_BITS = 6.0
+"""7.5 by 4.25 bits per value; this model's headers are a tenth of its messages."""
+OUTER_MOMENTUM, OUTER_LEARNING_RATE = 0.5, 8e-3
+"""Outer momentum doubles the steps in the end, so workers take half of them."""
+TUNING_SEED = 100
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run."""
+class Judge:
+    """Makes runs, tells of each at once, and judges them against data parallelism."""
 
-    name: str
-    loss: float
-    num_bytes: int
+    def __init__(self, runs: Runs, report: Report) -> None:
+        self._runs = runs
+        self._report = report
+        self._rows: dict[Job, Row] = {}
+
+    def row(self, job: Job) -> Row:
+        """The result of `job`, made once."""
+        if job not in self._rows:
+            began = time.perf_counter()
+            row = self._rows[job] = self._runs.row(job)
+            seconds = time.perf_counter() - began
+            self._report.console.print(f"{job.told}: {row.loss:.4f}, {row.num_bytes:,} bytes, {seconds:.0f} s")
+        return self._rows[job]
+
+    def loss(self, job: Job, base: Job, text: str, share_max: float = LOSS_SHARE_MAX) -> None:
+        """Claim that the loss of `job` is at most `share_max` above that of `base`."""
+        share = self.row(job).loss / self.row(base).loss - 1
+        self._report.claim(text, f"<= {share_max:.0%}", f"{share:+.2%}", share <= share_max)
+
+    def fewer(self, job: Job, base: Job, promised: float) -> None:
+        """Claim that `job` sends `promised` times fewer bytes than `base`."""
+        fewer = self.row(base).num_bytes / self.row(job).num_bytes
+        text = f"{job.told}: fewer bytes than {base.told}"
+        self._report.claim(text, f"{promised:.1f}x", f"{fewer:.1f}x", fewer >= FEWER_SHARE * promised)
+
+    def table(self, base: Job) -> None:
+        """All runs so far beside `base`, and those on differing texts beside data parallelism on them."""
+        lines: list[tuple[str, str, str, int, str]] = []
+        for job, row in self._rows.items():
+            beside = self._rows[replace(base, is_apart=job.is_apart)]
+            share, fewer = row.loss / beside.loss - 1, beside.num_bytes / row.num_bytes
+            lines.append((job.told, f"{row.loss:.4f}", f"{share:+.2%}", row.num_bytes, f"{fewer:.1f}"))
+        columns = ("method", "validation loss", "over DDP's", "bytes", "times fewer than DDP")
+        self._report.table("equal tokens", columns, lines)
 
 
-def fleet(first: int, count: int) -> list[Machine]:
-    """Workers of one speed, each in a site of its own."""
-    return [Machine(f"worker-{number}", f"site-{number}", 1.0) for number in range(first, first + count)]
-
-
-class Bench:
-    """Runs of one task."""
-
-    def __init__(self, num_steps: int, seed: int) -> None:
-        self.num_steps = num_steps
-        self.tokens = read_tokens(None)
-        self.task = Task(self.tokens, seed, 2 * NUM_WORKERS)
-        self.examiner = Examiner(self.task)
-
-    def run(
-        self, name: str, config: DesyncConfig, *, make_trainer: MakeTrainer | None = None, num_late: int = 0
-    ) -> Row:
-        """One run; `num_late` workers join in the middle of it."""
-        make = make_trainer or self.task.trainer
-        seconds = 0.0
-        if num_late:  # time goes by steps: half of those of the first workers
-            seconds = self.num_steps / 2 * STEP_SECONDS
-        outcome: Outcome = DesyncRun(
-            config,
-            Topology(),
-            lambda shard: TrainerLearner(make(shard)),
-            self.examiner.loss,
-            workers=fleet(0, NUM_WORKERS),
-            late=fleet(NUM_WORKERS, num_late),
-            late_seconds=seconds,
-            num_points=4,
-        ).run()
-        return Row(name, outcome.curve.final.loss, outcome.num_bytes)
-
-    def apart(self, shard: int) -> Trainer:
-        """A worker whose text is a quarter of the whole, read by nobody else."""
-        length = len(self.tokens) // NUM_WORKERS
-        return replace(self.task, tokens=self.tokens[shard * length : (shard + 1) * length], num_shards=1).trainer(0)
+def judge(runs: Runs, report: Report, periods: tuple[int, ...]) -> None:
+    """All claims."""
+    judged = Judge(runs, report)
+    base, rare = Job("DDP"), max(periods)
+    ours, local = Job("DES-LOC", rare), Job("Local Adam", rare)
+    for every in reversed(periods):
+        judged.loss(Job("DES-LOC", every), base, f"DES-LOC, K_x {every}: loss over DDP's")
+        judged.fewer(Job("DES-LOC", every), base, every / 1.5)
+    nesterov = replace(ours, outer_momentum=OUTER_MOMENTUM, learning_rate=OUTER_LEARNING_RATE)
+    judged.loss(nesterov, base, f"DES-LOC, K_x {rare}, outer Nesterov {OUTER_MOMENTUM:g}: loss over DDP's")
+    judged.loss(ours, local, f"DES-LOC, K_x {rare}: loss over Local Adam's")
+    judged.fewer(ours, local, 2.0)
+    few, doubled = replace(ours, codec="int4"), replace(ours, num_late=NUM_WORKERS)
+    judged.loss(few, ours, "4 bits with error feedback: loss over that without")
+    judged.fewer(few, ours, FEWER_IN_FOUR_BITS)
+    judged.loss(doubled, ours, "workers double in mid-run: loss over that without", DOUBLED_SHARE_MAX)
+    rise = judged.row(doubled).rise
+    report.claim(
+        "workers double in mid-run: rise over an earlier loss",
+        f"<= {RISE_SHARE_MAX:.0%}",
+        f"{rise:+.2%}",
+        rise <= RISE_SHARE_MAX,
+    )
+    for every in (rare, rare // 2):
+        job = Job("DES-LOC", every, is_apart=True)
+        judged.loss(job, replace(base, is_apart=True), f"sites' texts differ, K_x {every}: loss over DDP's on the same")
+    judged.table(base)
 
 
 def main() -> int:
     """Measure, print and judge."""
     parser = bench_arguments("DES-LOC: loss at equal tokens against counted bytes.")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep every run in FILE, and take those it has")
+    parser.add_argument("--tune", action="store_true", help="only compare learning rates, on a seed of their own")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    quiet()
     num_steps = NUM_STEPS_QUICK if arguments.quick else NUM_STEPS
     periods = PERIODS_QUICK if arguments.quick else PERIODS
-    report = Report("desloc", {"num_steps": num_steps, "workers": NUM_WORKERS, "seed": arguments.seed})
-    bench = Bench(num_steps, arguments.seed)
-    budget = num_steps * NUM_WORKERS
-    base = bench.run("DDP", ddp(budget, rounds=ROUNDS))
-    rows = [base]
-    local: dict[int, Row] = {}
-    ours: dict[int, Row] = {}
-    for every in periods:
-        local[every] = bench.run(f"Local Adam, {every}", local_adam(budget, every, rounds=ROUNDS))
-        ours[every] = bench.run(f"DES-LOC, {every}:{3 * every}:{6 * every}", desloc(budget, every, rounds=ROUNDS))
-        rows += [local[every], ours[every]]
-    rare = max(periods)
-    coded = desloc(budget, rare, codec="int4", moment_codec="int4", rounds=ROUNDS)
-    few = bench.run(f"DES-LOC, {rare}, 4 bits with error feedback", coded)
-    doubled = bench.run(f"DES-LOC, {rare}, workers double", desloc(budget, rare), num_late=NUM_WORKERS)
-    alone = bench.run("DDP, sites' texts differ", ddp(budget, rounds=ROUNDS), make_trainer=bench.apart)
-    differing = bench.run(f"DES-LOC, {rare}, sites' texts differ", desloc(budget, rare), make_trainer=bench.apart)
-    rows += [few, doubled, alone, differing]
-    table = [
-        (row.name, row.loss, f"{row.loss / base.loss - 1:+.2%}", row.num_bytes, base.num_bytes / row.num_bytes)
-        for row in rows
-    ]
-    report.table("equal tokens", ("method", "validation loss", "over DDP's", "bytes", "times fewer"), table)
-    for every in periods:
-        share = ours[every].loss / base.loss - 1
-        report.claim(f"DES-LOC, K_x {every}: loss over DDP's", "<= 1 %", f"{share:.2%}", share <= LOSS_SHARE_MAX)
-    fewer = base.num_bytes / ours[rare].num_bytes
-    target = FEWER_THAN_DDP if rare == PERIODS[-1] else 0.98 / (1 / rare + 1 / (3 * rare) + 1 / (6 * rare))
-    report.claim(f"DES-LOC, K_x {rare}: fewer bytes than DDP", f">= {target:.0f}x", f"{fewer:.1f}x", fewer >= target)
-    fewer = local[rare].num_bytes / ours[rare].num_bytes
-    text = f"DES-LOC, K_x {rare}: fewer bytes than Local Adam"
-    report.claim(text, f">= {FEWER_THAN_LOCAL_ADAM:g}x", f"{fewer:.2f}x", fewer >= FEWER_THAN_LOCAL_ADAM)
-    share = few.loss / ours[rare].loss - 1
-    report.claim(
-        "4 bits with error feedback: loss over that without", "<= 1 %", f"{share:.2%}", share <= LOSS_SHARE_MAX
-    )
-    share = doubled.loss / ours[rare].loss - 1
-    report.claim(
-        "workers double in mid-run: loss over that without", "<= 5 %", f"{share:.2%}", share <= DOUBLED_SHARE_MAX
-    )
-    share = differing.loss / alone.loss - 1
-    report.claim("sites' texts differ: loss over DDP's on the same", "<= 1 %", f"{share:.2%}", share <= LOSS_SHARE_MAX)
+    characters_max = CHARACTERS_QUICK if arguments.quick else None
+    seed = TUNING_SEED if arguments.tune else arguments.seed
+    settings = {"num_steps": num_steps, "workers": NUM_WORKERS, "seed": seed, "learning_rates": LEARNING_RATES}
+    report = Report("desloc", settings)
+    runs = Runs(num_steps, seed, characters_max, arguments.resume)
+    if arguments.tune:
+        report.table("tuning", ("method", "learning rate", "validation loss"), tuned(runs, max(periods)))
+        return 0
+    judge(runs, report, periods)
     return report.finish(arguments)
 
 
