@@ -1,0 +1,1 @@
+"""`farflung journal`: check, replay, show, compare, merge, revoke and export fine-tunes."""

@@ -1,0 +1,233 @@
+"""What a journal must hold to: each record is checked against all before it, by readers and by whoever writes one.
+
+Invariants: rounds are numbered without gaps; a slot of a round is measured once; an entry is at most a few rounds late;
+references are the medians they should be; what is sealed was signed by its participant; a closed journal has no
+unsigned entries, and its sequencer signed all of it.
+"""
+
+from farflung.systems.onebyte.code import median_code
+from farflung.systems.onebyte.header import Header, header_hash
+from farflung.systems.onebyte.records import (
+    CLOSE_PURPOSE,
+    SEAL_PURPOSE,
+    VOUCH_PURPOSE,
+    Close,
+    Contribution,
+    Part,
+    Participant,
+    Record,
+    Revocation,
+    Round,
+    Seal,
+    Vouch,
+)
+from farflung.wire.identity import BadSignature, Identity, Signed, peer_id
+from farflung.world.address import PeerId
+
+NAME_LENGTH_MAX = 200
+PARTICIPANTS_MAX = 1 << 20
+
+
+class Ledger:
+    """The state of a journal after the records so far."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.participants: list[Participant] = []
+        self.num_rounds = 0
+        self.num_entries = 0
+        self.revocations: list[Revocation] = []
+        self.is_closed = False
+        self.num_vouched = 0
+        """Entries that rest on the sequencer's word, as their participants left without signing them."""
+        self._hash = header_hash(header)
+        self._unsigned: dict[int, list[tuple[int, Part]]] = {}
+        # By participant: its parts that nobody has signed for, with their committed rounds.
+        self._median: int | None = None
+        self._measured: dict[int, set[int]] = {}
+
+    def take(self, record: Record, chain: bytes) -> None:
+        """One more record; `chain` is the hash of everything before it (32 bytes).
+
+        Raises:
+            ValueError: it cannot follow what is there, in words that go on after a place.
+        """
+        if self.is_closed and not isinstance(record, Revocation):
+            raise ValueError("it stands behind the end of its run")
+        match record:
+            case Participant():
+                self._take_participant(record)
+            case Round():
+                self._take_round(record)
+            case Seal():
+                self._take_seal(record)
+            case Vouch():
+                self._take_vouch(record)
+            case Revocation():
+                self._take_revocation(record)
+            case Close():
+                self._take_close(record, chain)
+            case _:
+                raise ValueError("it belongs between journals")
+
+    def reference_for(self, codes: bytes) -> int:
+        """The reference of a next round with these entries."""
+        own = median_code(codes)
+        return self._median if self._median is not None else own if own is not None else 0
+
+    def seal(self, participant: int, identity: Identity) -> Seal:
+        """The participant's signature under what it has contributed since its last seal."""
+        digest = self._unsigned_digest(participant, self.num_rounds)
+        return Seal(participant, self.num_rounds, identity.sign(SEAL_PURPOSE, digest).signature)
+
+    def vouch(self, participant: int, identity: Identity) -> Vouch:
+        """The sequencer's signature under what a participant that is gone has not signed."""
+        digest = self._unsigned_digest(participant, self.num_rounds)
+        return Vouch(participant, self.num_rounds, identity.sign(VOUCH_PURPOSE, digest).signature)
+
+    def close(self, identity: Identity, chain: bytes) -> Close:
+        """The sequencer's signature under the whole journal."""
+        totals = _totals(self.num_rounds, self.num_entries)
+        return Close(self.num_rounds, self.num_entries, identity.sign(CLOSE_PURPOSE, totals + chain).signature)
+
+    def unsigned(self) -> list[int]:
+        """Participants with entries that they have not signed yet."""
+        return sorted(self._unsigned)
+
+    def num_unsigned(self, participant: int) -> int:
+        """How many entries of a participant nobody has signed for."""
+        return sum(len(part.codes) for _, part in self._unsigned.get(participant, ()))
+
+    def unsigned_since(self, participant: int) -> int | None:
+        """The first committed round with entries of a participant that nobody has signed for."""
+        parts = self._unsigned.get(participant)
+        return parts[0][0] if parts else None
+
+    def measured(self, base_round: int) -> frozenset[int]:
+        """Slots of a round that the journal holds; known as long as late entries of that round may come."""
+        return frozenset(self._measured.get(base_round, ()))
+
+    def peer_of(self, participant: int) -> PeerId:
+        """The participant's peer id."""
+        return peer_id(self.participants[participant].public_key)
+
+    def is_revoked(self, participant: int, committed_round: int) -> bool:
+        """Whether what a participant contributed in a committed round counts no more."""
+        return any(
+            revoked.participant == participant and revoked.first_round <= committed_round < revoked.end_round
+            for revoked in self.revocations
+        )
+
+    def _take_participant(self, record: Participant) -> None:
+        if len(record.public_key) != 32 or len(record.name) > NAME_LENGTH_MAX:
+            raise ValueError("its participant has no proper key or name")
+        if len(self.participants) >= PARTICIPANTS_MAX:
+            raise ValueError(f"it names more than {PARTICIPANTS_MAX} participants")
+        if any(each.public_key == record.public_key for each in self.participants):
+            raise ValueError("it names a participant that is there already")
+        self.participants.append(record)
+
+    def _take_round(self, record: Round) -> None:
+        if record.number != self.num_rounds:
+            raise ValueError(f"round {record.number} stands where round {self.num_rounds} must")
+        if record.reference != self.reference_for(record.codes):
+            raise ValueError(
+                f"round {record.number} says that its reference is {record.reference}, and it is "
+                f"{self.reference_for(record.codes)}"
+            )
+        for part in record.parts:
+            self._take_part(record.number, part)
+        median = median_code(record.codes)
+        self._median = self._median if median is None else median
+        self.num_rounds += 1
+        self._measured.pop(record.number - self.header.staleness_rounds_max, None)
+
+    def _take_part(self, committed_round: int, part: Part) -> None:
+        self._require_participant(part.participant)
+        lateness = committed_round - part.base_round
+        if not 0 <= lateness <= self.header.staleness_rounds_max:
+            raise ValueError(f"round {committed_round} has entries of round {part.base_round}, which cannot be")
+        end_slot = part.first_slot + len(part.codes)
+        if part.first_slot < 0 or not part.codes or end_slot > self.header.num_slots:
+            raise ValueError(f"round {committed_round} has entries for slots that there are not")
+        measured = self._measured.setdefault(part.base_round, set())
+        slots = range(part.first_slot, end_slot)
+        if not measured.isdisjoint(slots):
+            raise ValueError(f"round {committed_round} has a slot of round {part.base_round} a second time")
+        measured.update(slots)
+        self._unsigned.setdefault(part.participant, []).append((committed_round, part))
+        self.num_entries += len(part.codes)
+
+    def _take_seal(self, record: Seal) -> None:
+        self._require_participant(record.participant)
+        key = self.participants[record.participant].public_key
+        if not self._is_signed(record, key, SEAL_PURPOSE):
+            raise ValueError(
+                f"participant {self._named(record.participant)} did not sign the entries that stand under its name "
+                f"before round {record.end_round}"
+            )
+        self._forget_unsigned(record.participant, record.end_round)
+
+    def _take_vouch(self, record: Vouch) -> None:
+        self._require_participant(record.participant)
+        if not self._is_signed(record, self.header.sequencer, VOUCH_PURPOSE):
+            raise ValueError(
+                f"the sequencer did not sign for the entries of participant {self._named(record.participant)} before "
+                f"round {record.end_round}"
+            )
+        before = self.num_unsigned(record.participant)
+        self._forget_unsigned(record.participant, record.end_round)
+        self.num_vouched += before - self.num_unsigned(record.participant)
+
+    def _is_signed(self, record: Seal | Vouch, public_key: bytes, purpose: str) -> bool:
+        digest = self._unsigned_digest(record.participant, record.end_round)
+        try:
+            Signed(public_key, digest, record.signature).open(purpose)
+        except BadSignature:
+            return False
+        return record.end_round <= self.num_rounds
+
+    def _unsigned_digest(self, participant: int, end_round: int) -> bytes:
+        contribution = Contribution(self._hash)
+        for committed_round, part in self._unsigned.get(participant, ()):
+            if committed_round < end_round:
+                contribution.add(part)
+        return contribution.digest()
+
+    def _forget_unsigned(self, participant: int, end_round: int) -> None:
+        left = [each for each in self._unsigned.pop(participant, ()) if each[0] >= end_round]
+        if left:
+            self._unsigned[participant] = left
+
+    def _take_revocation(self, record: Revocation) -> None:
+        self._require_participant(record.participant)
+        if not 0 <= record.first_round < record.end_round <= self.num_rounds:
+            raise ValueError("it revokes rounds that there are not")
+        self.revocations.append(record)
+
+    def _take_close(self, record: Close, chain: bytes) -> None:
+        if (record.num_rounds, record.num_entries) != (self.num_rounds, self.num_entries):
+            raise ValueError(
+                f"it closes {record.num_rounds} rounds with {record.num_entries} entries, and {self.num_rounds} "
+                f"with {self.num_entries} are there"
+            )
+        if self.unsigned():
+            raise ValueError(f"participant {self._named(self.unsigned()[0])} has not signed all its entries")
+        totals = _totals(record.num_rounds, record.num_entries)
+        try:
+            Signed(self.header.sequencer, totals + chain, record.signature).open(CLOSE_PURPOSE)
+        except BadSignature:
+            raise ValueError("the sequencer did not sign the journal as it stands") from None
+        self.is_closed = True
+
+    def _require_participant(self, number: int) -> None:
+        if not 0 <= number < len(self.participants):
+            raise ValueError(f"it tells of participant {number}, whom nobody has named")
+
+    def _named(self, number: int) -> str:
+        name = self.participants[number].name
+        return f"{number} ({name})" if name else str(number)
+
+
+def _totals(num_rounds: int, num_entries: int) -> bytes:
+    return f"{num_rounds} {num_entries}\n".encode()
