@@ -18,17 +18,26 @@ MESSAGE_BYTES_MAX = 1 << 30
 
 ACTOR_NAME_LENGTH_MAX = 200
 
+# Of msgpack: how an envelope shows what its third element is.
+STRING_OF_ONE_LENGTH_BYTE = 0xD9
+SHORT_STRING, SHORT_STRING_LENGTH_MASK = 0xA0, 0x1F
+ARRAY_MASK, SHORT_ARRAY = 0xF0, 0x90
+"""An array of at most 15 elements."""
+
 
 class MalformedMessage(ValueError):
     """Bytes that are no message of this protocol."""
 
 
 @functools.cache
-def _decoder() -> msgspec.msgpack.Decoder[Any]:
-    kinds = tuple(sorted(_concrete(Message), key=lambda cls: cls.__name__))
+def _decoder(is_compact: bool) -> msgspec.msgpack.Decoder[Any]:
+    kinds = [cls for cls in _concrete(Message) if cls.__struct_config__.array_like == is_compact]
+    if not kinds:
+        return _decoder(False)  # which says that it knows no such thing
+    kinds.sort(key=lambda cls: cls.__name__)
     envelope = msgspec.defstruct(
         "Envelope",
-        [("source_actor", str), ("target_actor", str), ("message", Union[kinds])],  # noqa: UP007
+        [("source_actor", str), ("target_actor", str), ("message", Union[tuple(kinds)])],  # noqa: UP007
         frozen=True,
         array_like=True,
         forbid_unknown_fields=True,
@@ -47,7 +56,8 @@ def _concrete(base: "type[Message]") -> "list[type[Message]]":
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="kind"):
     """Base of all messages. The tag on the wire is the class name, so names are unique over the whole program.
 
-    Subclasses say `kw_only=True` themselves: msgspec does not inherit that option.
+    Subclasses say `kw_only=True` themselves: msgspec does not inherit that option. A kind that is sent often and must
+    be small says `array_like=True` and a short tag as well: then neither the names of its fields travel nor its own.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -95,12 +105,28 @@ def decode(
     if len(frame) > num_bytes_max:
         raise MalformedMessage(f"a message of {len(frame)} bytes is over the limit of {num_bytes_max}")
     try:
-        envelope = _decoder().decode(frame)
+        envelope = _decoder(_is_compact(frame)).decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(str(error)) from None
     if max(len(envelope.source_actor), len(envelope.target_actor)) > ACTOR_NAME_LENGTH_MAX:
         raise MalformedMessage(f"an actor name is over {ACTOR_NAME_LENGTH_MAX} characters")
     return envelope.source_actor, envelope.target_actor, envelope.message
+
+
+def _is_compact(frame: bytes | bytearray | memoryview) -> bool:
+    """Whether the message in an envelope is an array: msgspec has no union of structs as arrays and structs as maps."""
+    place = 1
+    for _ in range(2):
+        if place >= len(frame):
+            return False
+        head = frame[place]
+        if head & ~SHORT_STRING_LENGTH_MASK == SHORT_STRING:
+            place += 1 + (head & SHORT_STRING_LENGTH_MASK)
+        elif head == STRING_OF_ONE_LENGTH_BYTE and place + 1 < len(frame):
+            place += 2 + frame[place + 1]
+        else:
+            return False
+    return place < len(frame) and frame[place] & ARRAY_MASK == SHORT_ARRAY
 
 
 def kind(message: object) -> str:
