@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from farflung.apps.journal.files import load_base, open_journal, require_new, save_bytes, save_folder
+from farflung.apps.journal.base import load_base
+from farflung.apps.journal.files import open_journal, require_new, save_bytes, save_folder
 from farflung.systems.onebyte.code import coefficients, decode_projections
 from farflung.systems.onebyte.edit import name_of, update_of
 from farflung.systems.onebyte.journal import JournalSection

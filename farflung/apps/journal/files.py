@@ -1,12 +1,9 @@
-"""Journals and base models on disk, with sentences for what is wrong with them."""
+"""Journals and results on disk, with sentences for what is wrong with them."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from farflung.runtime.store import write_durably
 from farflung.systems.onebyte.edit import write_journal
@@ -52,19 +49,6 @@ def require_new(path: Path) -> None:
     """Refuse a place where something is."""
     if path.exists():
         raise ValueError(f"{path} is there already: choose another name for the result")
-
-
-def load_base(location: str, dtype: str) -> PreTrainedModel:
-    """The base model in the journal's type of numbers.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    try:
-        return AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype)).eval()
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{location!r} is no model that transformers can load ({reason}): give its folder") from None
 
 
 def save_folder(target: Path, write: Callable[[Path], object]) -> None:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoTokenizer, PreTrainedModel
 
-from farflung.apps.journal.files import load_base, open_journal, require_new, save_folder
+from farflung.apps.journal.base import load_base
+from farflung.apps.journal.files import open_journal, require_new, save_folder
 from farflung.systems.onebyte.replay import replay, tensor_names
 
 

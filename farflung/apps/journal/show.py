@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from farflung.apps.journal.files import load_base, open_journal
+from farflung.apps.journal.files import open_journal
 from farflung.systems.onebyte.edit import name_of
 from farflung.systems.onebyte.journal import JournalSection
 from farflung.systems.onebyte.replay import require_base
@@ -23,6 +23,8 @@ def verify_journal(path: Path, base: str | None, *, is_unfinished_allowed: bool)
     """
     sections = open_journal(path, is_unfinished_allowed=is_unfinished_allowed)
     if base is not None:
+        from farflung.apps.journal.base import load_base  # transformers takes seconds, and hashes need none of it
+
         model = load_base(base, sections[0].header.dtype)
         for section in sections:
             require_base(section.header, dict(model.named_parameters()))
