@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from farflung.apps.pretrain.group import meet, watched
 from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.processes import ChildFailed, Supervisor
 from tests.apps.runs import write_run
 
 pytestmark = pytest.mark.loopback
@@ -26,6 +28,13 @@ def test_a_group_learns_what_one_process_learns(parallelism: str, tmp_path: Path
     assert distances.keys() == {"scalars", "middle", "end", "first_moment", "second_moment"}
     assert max(distances.values()) < 1e-5, distances
     assert max(distances.values()) > 0, "sums of two halves are grouped otherwise, so this compares nothing"
+
+
+def test_a_rank_that_dies_before_the_group_meets_ends_the_others(tmp_path: Path) -> None:
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start("rank-1", [sys.executable, "-c", "raise SystemExit('no memory')"], {})
+        with pytest.raises(ChildFailed, match=r"rank-1 ended with status 1:\nno memory"):
+            watched(supervisor, lambda: meet(str(tmp_path / "store"), 0, 2))
 
 
 def test_ranks_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:

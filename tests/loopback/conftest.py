@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM as Whole
 from farflung.apps.library import AutoModelForCausalLM
 from tests.apps.tiny import save_tiny_model
 from tests.loopback.fleet import Fleet, wait_until
+from tests.loopback.pretraining import Command
 
 CONTEXT_LENGTH_MAX = 2048
 
@@ -54,3 +55,12 @@ def fleet(processes: Fleet, model: Any) -> Fleet:
     processes.complete()
     wait_until(lambda: processes.sees(model._blocks.view.servers()), "the client knows all servers")
     return processes
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    """Those appended here are stopped at the end of the test."""
+    started: list[Command] = []
+    yield started
+    for command in started:
+        command.close()

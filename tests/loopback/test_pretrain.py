@@ -1,12 +1,10 @@
 """Pretraining with real processes: it learns, survives kill -9 of workers and servers, is interrupted, resumed."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,85 +13,12 @@ import pytest
 from farflung.apps.pretrain.history import read_history
 from farflung.wire.ticket import Ticket
 from tests.apps.runs import HALOS, write_run
-from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.fleet import ROOT
+from tests.loopback.pretraining import LEARNT_LOSS, Command, summary, wait_trained
 
 pytestmark = pytest.mark.loopback
 
-LEARNT_LOSS = 3.7
-"""A model that has learnt nothing has 5.55."""
-SECONDS_MAX = 150.0
 FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
-
-
-class Command:
-    """`farflung pretrain` at work."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder = folder / "run"
-        self.output = folder / "output.txt"
-        variables = {
-            "FARFLUNG_HOME": str(folder / "home"),
-            "FARFLUNG_CACHE": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "farflung", "pretrain", *arguments],
-                cwd=ROOT,
-                env={**os.environ, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def num_tokens(self) -> int:
-        """As its log says."""
-        return read_history(self.folder / "log.jsonl").num_tokens()
-
-    def seat(self, name: str) -> psutil.Process:
-        """The process that sits there now: the one that writes the seat's newest log."""
-        logs = list((self.folder / "seats").glob(f"{name}-*.log"))
-        newest = str(max(logs, key=lambda path: path.stat().st_mtime_ns))
-        for child in psutil.Process(self.process.pid).children():
-            if (
-                any(file.path == newest for file in child.open_files())
-                or os.readlink(f"/proc/{child.pid}/fd/1") == newest
-            ):
-                return child
-        raise AssertionError(f"nobody sits on {name}")
-
-    def wait(self) -> int:
-        """Its exit status."""
-        return self.process.wait(SECONDS_MAX)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(60)
-
-
-@pytest.fixture
-def commands() -> Iterator[list[Command]]:
-    started: list[Command] = []
-    yield started
-    for command in started:
-        command.close()
-
-
-def summary(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "run" / "summary.json").read_text())
-
-
-def wait_trained(command: Command, num_tokens: int) -> None:
-    """Wait until so many tokens are in the log, but not for a run that has ended."""
-
-    def is_there() -> bool:
-        assert command.process.poll() is None, command.output.read_text()
-        return command.num_tokens >= num_tokens
-
-    wait_until(is_there, f"{num_tokens} tokens are trained on", SECONDS_MAX)
 
 
 @pytest.mark.parametrize(

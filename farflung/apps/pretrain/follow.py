@@ -5,7 +5,7 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 
-from farflung.apps.pretrain.group import Group, initialize
+from farflung.apps.pretrain.group import Group, meet
 from farflung.apps.pretrain.orders import Begin, Order
 from farflung.apps.pretrain.rank import RankTrainer
 from farflung.apps.processes import tie_to_parent
@@ -30,8 +30,7 @@ def follow(group: Group) -> None:
 def main(store: str, rank: int, num_ranks: int) -> None:
     """A process that the first rank has started."""
     tie_to_parent()
-    initialize(store, rank, num_ranks)
-    follow(Group())
+    follow(meet(store, rank, num_ranks))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ with them, so that all ranks make the same collective calls in the same order:
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -25,9 +27,13 @@ from farflung.apps.processes import CommandFailed, Supervisor
 NUM_RANKS, LOCAL_RANK = "WORLD_SIZE", "LOCAL_RANK"
 """What `torchrun` tells every process of a group, among other things."""
 LOOPBACKS = {"linux": "lo", "darwin": "lo0"}
+LOOK_SECONDS = 0.1
 END_SECONDS = 10.0
 SILENT_DAYS_MAX = 365
 """The others wait for an order as long as the first rank waits for other machines; a dead one is noticed at once."""
+
+
+T = TypeVar("T")
 
 
 class Group:
@@ -69,6 +75,7 @@ class Group:
         """On the first rank: let the others go. Those that are in the middle of something are left to it."""
         if self.rank == 0 and self.turn.acquire(timeout=END_SECONDS):
             self.tell(End())
+            distributed.destroy_process_group()
 
     def deal(self, received: torch.Tensor, parts: Sequence[torch.Tensor] | None) -> None:
         """Fill `received` with this rank's part of those that the first rank gives; the others give None."""
@@ -105,29 +112,46 @@ def open_group(num_ranks: int, folder: Path) -> Iterator[Group | None]:
         if num_ranks > 1:
             raise ValueError("torchrun has started this group already: leave out --ranks")
         distributed.init_process_group(_backend())
-        yield from _open()
-        distributed.destroy_process_group()
+        group = Group()
+        yield group
+        group.end()
     elif num_ranks > 1:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="farflung-group-") as meeting, Supervisor(folder) as supervisor:
             store = f"{meeting}/store"
             _start_others(supervisor, num_ranks, store)
-            initialize(store, 0, num_ranks)
-            yield from _open(supervisor)
-            distributed.destroy_process_group()
+            group = watched(supervisor, lambda: meet(store, 0, num_ranks, supervisor))
+            yield group
+            group.end()
     else:
         yield None
 
 
-def _open(supervisor: Supervisor | None = None) -> Iterator[Group]:
-    group = Group(supervisor)
-    yield group
-    group.end()
-
-
-def initialize(store: str, rank: int, num_ranks: int) -> None:
+def meet(store: str, rank: int, num_ranks: int, supervisor: Supervisor | None = None) -> Group:
     """Find the others through a file."""
     distributed.init_process_group(_backend(), init_method=f"file://{store}", rank=rank, world_size=num_ranks)
+    return Group(supervisor)
+
+
+def watched(supervisor: Supervisor, make: Callable[[], T]) -> T:
+    """What `make` gives, which waits for the children.
+
+    Raises:
+        ChildFailed: one of them has ended.
+    """
+    made: Future[T] = Future()
+
+    def fulfil() -> None:
+        try:
+            made.set_result(make())
+        except (RuntimeError, ValueError) as error:  # what torch raises
+            made.set_exception(error)
+
+    # Waiting for a process that is gone, torch would wait for half an hour, and cannot be interrupted.
+    threading.Thread(target=fulfil, name="farflung-group", daemon=True).start()
+    while not wait([made], LOOK_SECONDS).done:
+        supervisor.check()
+    return made.result()
 
 
 def _start_others(supervisor: Supervisor, num_ranks: int, store: str) -> None:

@@ -1,0 +1,59 @@
+"""Workers that are groups of real processes: started by the lead and killed, and joined from elsewhere by torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from farflung.apps.pretrain.history import read_history
+from tests.apps.runs import HALOS, write_run
+from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summary, wait_trained
+
+pytestmark = pytest.mark.loopback
+
+SITES = [
+    "regions=[{name='east', workers=1, ranks_per_worker=2}, {name='west', workers=1, parallelism='fsdp'}]",
+    "links=[]",
+    "training.joiners_max=1",
+]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "farflung", "join"]
+
+
+def num_steps(command: Command) -> dict[str, int]:
+    """Of every worker that has reported one."""
+    return {
+        point.seat: point.num_steps for point in read_history(command.folder / "log.jsonl").newest() if point.num_steps
+    }
+
+
+def test_groups_train_though_a_rank_is_killed_and_torchrun_joins(tmp_path: Path, commands: list[Command]) -> None:
+    path = write_run(tmp_path, algorithm=HALOS, tokens=200_000)
+    command = Command(tmp_path, str(path), *(word for one in SITES for word in ("--set", one)))
+    commands.append(command)
+    wait_trained(command, 2_000)
+    ticket = (tmp_path / "run" / "ticket").read_text().strip()
+    environment = {**os.environ, "FARFLUNG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    elsewhere = [sys.executable, *TORCHRUN, ticket, "--region", "west", "--home", str(tmp_path / "elsewhere")]
+    joining = subprocess.Popen(elsewhere, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: "east-worker-0" in num_steps(command), "the group has made steps", SECONDS_MAX)
+        (other_rank,) = command.seat("east-worker-0").children()
+        other_rank.send_signal(signal.SIGKILL)
+        assert command.wait() == 0, command.output.read_text()
+        output, _ = joining.communicate(timeout=60)
+    finally:
+        left = psutil.Process().children(recursive=True)
+        joining.terminate()
+        joining.wait(60)
+    assert joining.returncode == 0 and "takes the seat west-worker-3" in output
+    assert "east-worker-0 ended with status 1 and is started again" in command.output.read_text().replace("\n", " ")
+    assert summary(tmp_path)["validation_loss"] < LEARNT_LOSS
+    steps = num_steps(command)
+    assert set(steps) == {"east-worker-0", "west-worker-1", "west-worker-3"}
+    _, alive = psutil.wait_procs(left, timeout=20)
+    assert not alive
