@@ -7,11 +7,12 @@ models unchanged. So a model says how often each update was applied.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 import torch
 
 from farflung.learn.parameters import Tensors
-from farflung.sim.faults import Faults
+from farflung.sim.faults import Faults, nth
 from farflung.sim.station import MessageEvent
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.merge import decode_part
@@ -108,10 +109,17 @@ def make(seed: int, faults: Faults) -> SimulatedHierarchy:
 
 
 def random_faults(seed: int) -> Faults:
-    """Crashes, power losses, freezes, partitions, loss and duplicates."""
+    """Crashes, power losses, freezes, partitions, loss and duplicates, many of the last two in every third seed; and on
+    both levels a server that dies when an update is durable and its acknowledgement is about to leave."""
+    loss, duplicates = (0.03, 0.05) if seed % 3 else (0.2, 0.3)
     nodes = [*NAMES, *SERVERS, *SERVERS, GLOBAL, GLOBAL]
-    faults = Faults.random(seed, nodes, until=FAULTS_UNTIL, num_faults=8, loss=0.03, sites=sorted(REGIONS))
-    return faults.duplicate(0.05, during=(0, FAULTS_UNTIL))
+    faults = Faults.random(seed, nodes, until=FAULTS_UNTIL, num_faults=8, loss=loss, sites=sorted(REGIONS))
+    faults = faults.duplicate(duplicates, during=(0, FAULTS_UNTIL))
+    random = Random(f"{seed}:acknowledgements")
+    for server, number_max in ((random.choice(SERVERS), 40), (GLOBAL, 8)):
+        when = nth("UpdateTaken", random.randint(1, number_max), "send", source=server)
+        faults = faults.crash(server, when=when, restart_after=random.uniform(0.5, 3.0))
+    return faults
 
 
 def run(seed: int, faults: Faults | None = None) -> tuple[str, int, int]:
@@ -139,9 +147,12 @@ def check(tree: SimulatedHierarchy, witness: Witness, seed: int) -> None:
             assert client.num_steps == STEPS_PER_UPDATE * client.num_updates
             lives = [worker.report() for worker in tree.lives if worker.name == name]
             known = sum(life.num_updates for life in lives)
-            assert known <= client.num_updates <= known + len(lives) - 1, "a death hides one acknowledgement at most"
+            assert known <= client.num_updates <= known + len(lives) - 1, (
+                "an update is counted once, and a death hides one at most"
+            )
         assert sum(report.staleness.values()) == report.version == sum(c.num_updates for c in report.clients.values())
-        assert tree.global_server.report().clients[region].num_steps == server.state.counters.merged_steps
+        num_steps = tree.global_server.report().clients[region].num_steps
+        assert num_steps == server.state.counters.merged_steps, "the steps of a push are credited once"
         if seed % 2:
             check_journal(tree, witness, f"{region}-server", report.staleness)
     check_pushes(tree, witness)
@@ -152,13 +163,14 @@ def check_journal(tree: SimulatedHierarchy, witness: Witness, node: str, stalene
     journal = tree.simulation.world(node).journal(JOURNAL)
     records = [record for record in map(decode_record, journal.records()) if isinstance(record, Committed)]
     committed = [(node, record.name, record.lease, record.sequence) for record in records]
-    assert len(set(committed)) == len(committed)
-    assert [taken for taken in witness.taken if taken[0] == node and taken not in committed] == []
+    assert len(set(committed)) == len(committed), "an update is committed once"
+    lost = [taken for taken in witness.taken if taken[0] == node and taken not in committed]
+    assert not lost, f"acknowledged, and not in the journal: {lost}"
     expected: dict[int, int] = {}
     for version, record in enumerate(records):
         late = version - record.header.base_version
         expected[late] = expected.get(late, 0) + 1
-    assert staleness == dict(sorted(expected.items()))
+    assert staleness == dict(sorted(expected.items())), "staleness is counted as the journal has it"
 
 
 def check_pushes(tree: SimulatedHierarchy, witness: Witness) -> None:
@@ -173,7 +185,7 @@ def check_pushes(tree: SimulatedHierarchy, witness: Witness) -> None:
             (plan,) = model.parts[index]
             total[plan.offset : plan.offset + plan.length] -= decode_part(data, model.parts[index])["values"]
     assert len(witness.pushes) == num_pushes > 5
-    assert torch.allclose(total, model.parameters["values"], rtol=0, atol=1e-3)
+    assert torch.allclose(total, model.parameters["values"], rtol=0, atol=1e-3), "each push is applied once"
     check_references(tree)
 
 

@@ -77,7 +77,7 @@ class Ledger(msgspec.Struct, forbid_unknown_fields=True):
 
     def _commit(self, record: Committed) -> None:
         client, header = self.clients[record.name], record.header
-        assert client.lease == record.lease and client.sequence < record.sequence
+        assert client.lease == record.lease and client.sequence < record.sequence, "an update is credited twice"
         client.sequence = record.sequence
         client.num_steps += header.num_steps
         client.num_tokens += header.num_tokens
