@@ -84,8 +84,12 @@ class Measurer:
         return float((fine.sign() != coarse.sign()).double().mean())
 
     def _pieces(self, slots: range) -> Iterator[range]:
-        for first in range(slots.start, slots.stop, self._num_directions):
-            yield range(first, min(first + self._num_directions, slots.stop))
+        """Cut at multiples of the size, so that who measures more or fewer slots computes the same batches."""
+        first = slots.start
+        while first < slots.stop:
+            end = min((first // self._num_directions + 1) * self._num_directions, slots.stop)
+            yield range(first, end)
+            first = end
 
     @torch.no_grad()
     def _measure(self, batch: Batch, round_number: int, slots: range, epsilon: float) -> torch.Tensor:
