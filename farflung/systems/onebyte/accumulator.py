@@ -25,7 +25,7 @@ BATCH_MOVEMENT_MAX = 1 << 29
 """Steps that are added at a time move no element further: sums are looked at between, before they could overflow."""
 DIRECTION_ELEMENTS_MAX = 1 << 24
 """Random values of one batch of entries: 64 MB as float32."""
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 18
 """Weights that are rounded at a time, in float64."""
 
 
