@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from farflung.learn.parameters import Tensors
+from farflung.learn.shards import cursor_of, shards_of
 from farflung.sim.faults import Faults
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Topology
@@ -123,6 +124,42 @@ def _optimizer(
 
 
 @dataclass
+class Samples:
+    """Shards whose samples are only counted; a learner draws one for each step."""
+
+    num_shards: int
+    order: int = 1
+    drawn: dict[int, int] = field(default_factory=dict[int, int])
+
+    @property
+    def cursor(self) -> dict[str, int]:
+        return cursor_of(self.order, self.drawn)
+
+    def seek(self, cursor: Mapping[str, int]) -> None:
+        self.drawn = shards_of(cursor, self.num_shards)
+
+    def draw(self) -> tuple[int, int]:
+        """(shard, place in it) of the next sample."""
+        assert self.drawn, "nothing was dealt"
+        shard = min(self.drawn, key=lambda index: (self.drawn[index], index))
+        self.drawn[shard] += 1
+        return shard, self.drawn[shard] - 1
+
+
+class Reader(Quadratic):
+    """A quadratic that draws a sample at each step."""
+
+    def __init__(self, seed: int, num_shards: int, order: int = 1, **settings: Any) -> None:
+        super().__init__(seed, **settings)
+        self.samples = Samples(num_shards, order)
+        self.read: list[tuple[int, int]] = []
+
+    def compute_gradients(self) -> Steps:
+        self.read.append(self.samples.draw())
+        return super().compute_gradients()
+
+
+@dataclass
 class SimulatedDesync:
     """Workers by name; use in `with`. `reports` and `learners` hold those of each worker's newest life."""
 
@@ -191,6 +228,7 @@ class SimulatedDesync:
             site=self.site(name),
             step_seconds=self.step_seconds,
             steps_per_second=self.speeds.get(name, 1.0) / self.step_seconds if self.is_speed_declared else 0.0,
+            data=getattr(self.learners[name], "samples", None),
             on_round=lambda report: self.on_round(name, report),
         )
         self.running[name] = worker

@@ -1,9 +1,8 @@
-"""Who holds which parts of the data: shards dealt to workers by weight, and moved without drawing a sample twice.
+"""Who holds which parts of the data: shards dealt to workers, and moved without drawing a sample twice.
 
-The number of shards is the capacity of a run and stays; workers come, go, and change their speed. A shard moves only
-when its holder reports how far it is: between that report and the answer the holder draws nothing, so the next holder
-goes on exactly there. Of a holder that is gone, what it drew after its last report was never acknowledged and is drawn
-again by whoever gets its shards.
+The number of shards is the capacity of a run and stays; workers come and go. A shard moves only when its holder has
+reported how far it is after it has been told to stop. Of a holder that is gone, what it drew after its last report was
+never acknowledged and is drawn again by whoever gets its shards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,61 +87,94 @@ def _shares(num_shards: int, weights: Mapping[str, float]) -> dict[str, int]:
     return {name: 1 + share for name, share in shares.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What one holder draws from."""
+
+    number: int
+    """Grows with every deal that says something else than the one before; 0: the name is not known."""
+    since: int
+    """Number under which the holder was admitted: whatever it drew under an earlier one is not its own any more."""
+    cursor: dict[str, int]
+    """Its shards, each as far as it has been reported."""
+
+
 @dataclass(slots=True)
 class ShardLedger:
-    """The leader's book: how far each shard is, who holds it, and who shall. Its fields are all its state."""
+    """The leader's book: how far each shard is, who holds it, and who shall. Its fields are all its state.
+
+    Invariant: a shard has one holder, until that one is gone or has reported under a deal that lacks the shard.
+    """
 
     num_shards: int
-    order: int | None = None
-    """Of the run's data; that of the first report."""
+    order: int
+    """Of the run's data."""
     drawn: dict[int, int] = field(default_factory=dict[int, int])
     """Samples drawn from each shard as last reported."""
     holders: dict[int, str] = field(default_factory=dict[int, str])
     """Who draws from a shard now."""
     wanted: dict[int, str] = field(default_factory=dict[int, str])
-    """Who shall, as soon as its holder has reported."""
+    """Who shall."""
+    stopped: dict[int, int] = field(default_factory=dict[int, int])
+    """Shards that are to leave their holder, and the number of the deal that tells it so."""
+    admitted: dict[str, int] = field(default_factory=dict[str, int])
+    dealt: dict[str, int] = field(default_factory=dict[str, int])
+    """Number of each holder's newest deal."""
+    num_deals: int = 0
 
-    def admit(self, weights: Mapping[str, float]) -> None:
+    def admit(self, names: Sequence[str]) -> None:
         """Share all shards among exactly these; whoever is not named is gone and its shards are free at once.
 
         Raises:
             ValueError: as `deal_shards`.
         """
-        dealt = deal_shards(self.num_shards, weights, self._by_name(self.wanted))
+        dealt = deal_shards(self.num_shards, dict.fromkeys(names, 1.0), self._by_name(self.wanted))
         self.wanted = {index: name for name, indices in dealt.items() for index in indices}
-        self.holders = {index: name for index, name in self.holders.items() if name in weights}
+        self.holders = {index: name for index, name in self.holders.items() if name in dealt}
+        self.stopped = {index: number for index, number in self.stopped.items() if index in self.holders}
+        self.admitted = {name: number for name, number in self.admitted.items() if name in dealt}
+        self.dealt = {name: number for name, number in self.dealt.items() if name in dealt}
+        for name in names:
+            if name not in self.admitted:
+                self.num_deals += 1
+                self.admitted[name] = self.dealt[name] = self.num_deals
 
-    def report(self, name: str, cursor: Mapping[str, int]) -> dict[str, int]:
-        """Note how far a holder is with what it holds; the cursor from which it shall go on, with more shards or fewer.
+    def deal(self, name: str) -> Deal:
+        """What a holder draws from, now that whatever is free and meant for it is its own; to be stored, then told."""
+        if name not in self.admitted:
+            return Deal(0, 0, {})
+        taken = [index for index, wanted in self.wanted.items() if wanted == name and index not in self.holders]
+        held = [index for index, holder in self.holders.items() if holder == name]
+        kept = [index for index in held if self.wanted[index] == name and index in self.stopped]
+        left = [index for index in held if self.wanted[index] != name and index not in self.stopped]
+        if taken or kept or left:
+            self.num_deals += 1
+            self.dealt[name] = self.num_deals
+        self.holders |= dict.fromkeys(taken, name)
+        self.stopped |= dict.fromkeys(left, self.num_deals)
+        for index in kept:
+            del self.stopped[index]
+        mine = sorted(index for index in (*taken, *held) if index not in self.stopped)
+        cursor = cursor_of(self.order, {index: self.drawn.get(index, 0) for index in mine})
+        return Deal(self.dealt[name], self.admitted[name], cursor)
 
-        A cursor without shards says that all of its own are with others still, or that it was not admitted: it asks
-        again later.
+    def is_valid(self, name: str, number: int) -> bool:
+        """Whether what a holder draws under the deal of that number is its own."""
+        return name in self.admitted and number >= self.admitted[name]
+
+    def report(self, name: str, number: int, cursor: Mapping[str, int]) -> None:
+        """Note how far a holder is with all that it has held, drawing under the deal of that number.
 
         Raises:
-            ValueError: its data is not the run's.
+            ValueError: this is no position in the shards of the run.
         """
-        order = cursor.get(ORDER)
-        if self.order is None:
-            self.order = order
-        if order is None or order != self.order:
-            raise ValueError(
-                f"{name} has other data than this run, or cuts it in another way: give it the same source, tokenizer, "
-                f"sequence length and seed"
-            )
+        assert self.is_valid(name, number)
         for index, count in shards_of(cursor, self.num_shards).items():
-            if self.holders.get(index) == name:
-                self.drawn[index] = max(count, self.drawn.get(index, 0))
-        self._exchange(name)
-        mine = [index for index in range(self.num_shards) if self.holders.get(index) == name]
-        return cursor_of(order, {index: self.drawn.get(index, 0) for index in mine})
-
-    def _exchange(self, name: str) -> None:
-        for index in range(self.num_shards):
-            wanted = self.wanted.get(index)
-            if self.holders.get(index) == name and wanted != name:
-                del self.holders[index]
-            elif index not in self.holders and wanted == name:
-                self.holders[index] = name
+            if self.holders.get(index) != name:
+                continue
+            self.drawn[index] = max(count, self.drawn.get(index, 0))
+            if index in self.stopped and self.stopped[index] <= number:
+                del self.holders[index], self.stopped[index]
 
     @staticmethod
     def _by_name(assigned: Mapping[int, str]) -> dict[str, list[int]]:

@@ -65,6 +65,11 @@ class TokenStream:
         return cursor_of(self._order, self._drawn)
 
     @property
+    def num_shards(self) -> int:
+        """Into how many all the samples are cut."""
+        return self._num_shards
+
+    @property
     def shards(self) -> tuple[int, ...]:
         """Indices of the held shards, in order."""
         return tuple(self._drawn)

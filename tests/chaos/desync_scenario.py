@@ -1,4 +1,4 @@
-"""One run with faults and what must hold of it, told as its trace: `python -m tests.chaos.desync_scenario SEED`."""
+"""One run with faults and what must hold of it, told as its trace: `python -m tests.chaos.desync_scenario "late" 3`."""
 
 import sys
 from dataclasses import dataclass, field
@@ -8,18 +8,24 @@ import torch
 from farflung.sim.faults import Faults
 from farflung.systems.desync.config import DesyncConfig, RoundConfig, ddp, desloc, diloco, farflung
 from farflung.systems.desync.progress import WorkerReport
-from tests.desyncs import LEADER, Quadratic, SimulatedDesync
+from tests.desyncs import LEADER, Reader, SimulatedDesync
 
 WORKERS = ("w0", "w1", "w2", "w3")
 SITES = {"w0": "asia", "w1": "europe", "w2": "europe", "w3": "america"}
 SPEEDS = {"w1": 0.7, "w3": 0.4}
 NUM_STEPS = 100
+NUM_SHARDS = 6
 FAULTS_UNTIL = 4.0
 VIRTUAL_SECONDS_MAX = 400.0
 MOMENTS = {"first_moment": 8, "second_moment": 12}
 DECAYS = {"first_moment": 0.9, "second_moment": 0.95}
 ROUNDS = RoundConfig(
-    deadline_seconds=3.0, ask_again_seconds=0.3, exchange_seconds_max=3.0, ban_seconds=1.0, num_members_at_start=4
+    deadline_seconds=3.0,
+    ask_again_seconds=0.3,
+    exchange_seconds_max=3.0,
+    ban_seconds=1.0,
+    lease_seconds=1.5,
+    num_members_at_start=4,
 )
 
 
@@ -33,6 +39,7 @@ def policies() -> dict[str, DesyncConfig]:
         "late": desloc(budget, 4, MOMENTS, codec="int8", weights="steps", rounds=ROUNDS, **late),
         "farflung": farflung(budget, 2, codec="int2", round_seconds_min=0.2, rounds=ROUNDS),
         "ddp": ddp(budget // 4, rounds=ROUNDS),
+        "adaptive": desloc(budget, 4, MOMENTS, codec="auto", periods="drift", moment_decays=DECAYS, rounds=ROUNDS),
     }
 
 
@@ -45,6 +52,8 @@ class Story:
     num_faults: int = 0
     num_given_up: int = 0
     num_states_taken: int = 0
+    num_moves: int = 0
+    """Of data, from workers that were gone to others."""
     breaches: list[str] = field(default_factory=list[str])
     """Sentences; none of them if all is well."""
 
@@ -71,8 +80,8 @@ def tell(config: DesyncConfig, seed: int, faults: Faults) -> Story:
             story.breaches.append(f"{name} has something else after exchange {exchange}")
         rounds[report.round, exchange] = None
 
-    def make(name: str) -> Quadratic:
-        return Quadratic(int(name[1:]), length=200, learning_rate=0.01)
+    def make(name: str) -> Reader:
+        return Reader(int(name[1:]), NUM_SHARDS, length=200, learning_rate=0.01)
 
     with SimulatedDesync(
         config, WORKERS, SITES, SPEEDS, 0.05, seed, faults, make_learner=make, on_round=on_round
@@ -87,6 +96,10 @@ def tell(config: DesyncConfig, seed: int, faults: Faults) -> Story:
         if not any("back to round" in event.detail for event in trace.of("note")):
             numbers = [number for number, _ in rounds]
             story.breaches += [f"round {one} was committed twice" for one in set(numbers) if numbers.count(one) > 1]
+            num_drawn, num_credited = desync.coordinator.num_drawn, desync.coordinator.num_credited
+            if num_drawn != num_credited:
+                story.breaches.append(f"{num_credited} steps count, on {num_drawn} different samples")
+        story.num_moves = sum("are dealt to others" in event.detail for event in trace.of("note"))
     return story
 
 
@@ -105,5 +118,5 @@ def breaches(desync: SimulatedDesync, config: DesyncConfig) -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    story = run("late", int(sys.argv[1]))
+    story = run(sys.argv[1], int(sys.argv[2]))
     sys.stdout.write(f"{story.trace_hash} | {story.num_faults} | {story.breaches}\n")

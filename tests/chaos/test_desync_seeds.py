@@ -8,12 +8,14 @@ seeds, `make chaos` all.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from farflung.learn.shards import ShardLedger
+from farflung.systems.desync.data import DealtData
 from farflung.systems.desync.exchange import Exchange
 from farflung.systems.desync.forming import Forming
 from farflung.systems.desync.round import Coordinator
@@ -43,6 +45,7 @@ def check(seeds: range) -> None:
     assert sum(story.num_faults for story in stories.values()) > 10 * len(seeds), "the faults must strike while it runs"
     assert sum(story.num_given_up for story in stories.values()) > len(seeds) // 4, "exchanges must be given up"
     assert sum(story.num_states_taken for story in stories.values()) > len(seeds) // 2, "members must come back"
+    assert sum(story.num_moves for story in stories.values()) > len(seeds) // 5, "data must change hands"
 
 
 def test_some_seeds() -> None:
@@ -81,7 +84,22 @@ def own_mean(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Exchange, "_put_mean", exact)
 
 
-@pytest.mark.parametrize("plant", [hasty_commit, own_mean])
+def no_rewind(patch: pytest.MonkeyPatch) -> None:
+    """Planted bug: a worker whose steps are dropped goes on with the samples after them."""
+    patch.setattr(DealtData, "rewind", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+def early_release(patch: pytest.MonkeyPatch) -> None:
+    """Planted bug: data change hands before their holder can have stopped to read them."""
+    report = ShardLedger.report
+
+    def hasty(self: ShardLedger, name: str, number: int, cursor: Mapping[str, int]) -> None:
+        report(self, name, 1 << 60, cursor)
+
+    patch.setattr(ShardLedger, "report", hasty)
+
+
+@pytest.mark.parametrize("plant", [hasty_commit, own_mean, no_rewind, early_release])
 def test_planted_bugs_are_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert any(_goes_wrong(seed) for seed in range(NUM_SEEDS_QUICK)), "these runs would not have found the bug"
@@ -94,8 +112,9 @@ def _goes_wrong(seed: int) -> bool:
         return True
 
 
-def test_two_processes_that_hash_differently_tell_the_same_story() -> None:
-    command = [sys.executable, "-m", "tests.chaos.desync_scenario", "3"]
+@pytest.mark.parametrize("policy", ["late", "adaptive"])
+def test_two_processes_that_hash_differently_tell_the_same_story(policy: str) -> None:
+    command = [sys.executable, "-m", "tests.chaos.desync_scenario", policy, "3"]
     processes = [
         subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, text=True, stdout=subprocess.PIPE

@@ -104,18 +104,10 @@ def shards_of_region(regions: Sequence[RegionSettings], region: str, num_shards:
     return [shard for shard, owner in enumerate(owners) if owner == region]
 
 
-def shard_of(seat: Seat, num_shards: int) -> Shard:
-    """The samples of a worker, disjoint from those of all others.
-
-    Raises:
-        ValueError: more have joined than the run has shards for.
-    """
-    if seat.number >= num_shards:
-        raise ValueError(
-            f"this run has data for {num_shards} workers, and all of them are here: its owner can set "
-            "training.joiners_max higher when it begins"
-        )
-    return Shard(seat.number, num_shards)
+def shard_of(seat: Seat, regions: Sequence[RegionSettings], num_shards: int) -> Shard:
+    """The samples that a worker's stream is opened with, until its server or coordinator deals it others."""
+    own = shards_of_region(regions, seat.region, num_shards)
+    return Shard(seat.number if seat.number in own else own[0], num_shards)
 
 
 def shard_within(shard: Shard, regions: Sequence[RegionSettings], region: RegionSettings) -> Shard:

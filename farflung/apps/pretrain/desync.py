@@ -1,7 +1,8 @@
 """The synchronous methods as seats: one coordinator, and workers that average among themselves."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from farflung.apps.pretrain.learner import Learner, RevealingCompute
@@ -48,7 +49,8 @@ class DesyncEngine:
     def part(self, sitting: Sitting, materials: Materials) -> Part:
         if sitting.seat.kind == "coordinator":
             return CoordinatorPart(sitting)
-        return WorkerPart(sitting, Learner(materials.trainer(sitting.seat)))
+        learner, num_shards = Learner(materials.trainer(sitting.seat)), materials.stream_of(sitting.seat).num_shards
+        return WorkerPart(sitting, learner, num_shards)
 
     def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
         return [seat for seat in seats if seat.kind == "worker" and not seat.is_remote]
@@ -88,10 +90,27 @@ class CoordinatorPart:
         self._host.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class SeatData:
+    """The data of a worker, for the coordinator to deal."""
+
+    learner: Learner
+    num_shards: int
+
+    @property
+    def cursor(self) -> dict[str, int]:
+        """How far they are read."""
+        return self.learner.cursor
+
+    def seek(self, cursor: Mapping[str, int]) -> None:
+        """Read from there."""
+        self.learner.seek(cursor)
+
+
 class WorkerPart:
     """Local steps and rounds."""
 
-    def __init__(self, sitting: Sitting, learner: Learner) -> None:
+    def __init__(self, sitting: Sitting, learner: Learner, num_shards: int) -> None:
         self._sitting = sitting
         self._learner = learner
         self._folder = None if sitting.folder is None else ReplicaFolder(sitting.folder)
@@ -106,12 +125,11 @@ class WorkerPart:
             Address(sitting.peers[coordinator.index], COORDINATOR),
             site=sitting.seat.region,
             step_seconds=sitting.step_seconds,
+            data=SeatData(learner, num_shards),
             on_round=self._on_round,
         )
         if self._folder is not None:
-            self._folder.load(self._worker.replica, learner)
-        if sitting.cursor:
-            learner.seek(sitting.cursor)
+            self._folder.load(self._worker.replica)
 
     async def run(self) -> None:
         async def work() -> None:
@@ -136,7 +154,7 @@ class WorkerPart:
         if self._is_stopping or now - self._saved_at >= self._sitting.run.training.checkpoint_seconds:
             self._saved_at = now
             folder, replica = self._folder, self._worker.replica
-            self._sitting.world.compute.submit(self._on_saved, folder.save, replica, self._learner, seconds=0.0)
+            self._sitting.world.compute.submit(self._on_saved, folder.save, replica, seconds=0.0)
 
     def _on_saved(self, result: object) -> None:
         if isinstance(result, Failed):

@@ -61,8 +61,6 @@ class Gathered:
         self._sent: dict[int, Tally] = {}
         self._counts: dict[int, Tally] = {}
         self._staleness: dict[str, float] = {}
-        self.cursors: dict[int, dict[str, int]] = {}
-        """How far each worker's data are read."""
         for point in history.newest():
             known = [seat for seat in self.seats if seat.name == point.seat]
             if known:
@@ -92,7 +90,6 @@ class Gathered:
             self._staleness[seat.region] = report.staleness
         if seat.kind != "worker":
             return
-        self.cursors[seat.index] = report.cursor
         point = Point(
             seconds=self._began_at + seconds,
             seat=seat.name,
@@ -198,7 +195,6 @@ class Lead(Role):
             seat=seat,
             seats=tuple(self.seats),
             run=self._run,
-            cursor=self.gathered.cursors.get(seat.index, {}),
             materials=self._materials,
         )
         return [Send(source, given), Note(f"{source.peer} takes the seat {seat.name}")]

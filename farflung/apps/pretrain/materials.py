@@ -121,12 +121,12 @@ class Materials:
         return f"{self.run.run.seed}:{seat.name}"
 
     def stream_of(self, seat: Seat) -> TokenStream:
-        """The samples that a worker begins with.
+        """The samples that a worker's stream is opened with.
 
         Raises:
-            ValueError: no data is left for this worker, or too few tokens.
+            ValueError: too few tokens.
         """
-        return self.stream(seat, shard_of(seat, self.run.num_shards))
+        return self.stream(seat, shard_of(seat, self.run.regions, self.run.num_shards))
 
     def stream(self, seat: Seat, shard: Shard) -> TokenStream:
         """The samples of a shard of the run, as workers of this seat's region read them."""

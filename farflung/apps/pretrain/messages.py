@@ -28,8 +28,6 @@ class SeatGiven(Message, kw_only=True):
     seats: tuple[Seat, ...]
     run: str
     """Tables of the run file, as JSON."""
-    cursor: dict[str, int]
-    """How far this seat's data were read by whoever sat here before."""
     materials: str
     """Fingerprint of the tokens and the model; whoever has others must not train."""
 
@@ -54,8 +52,6 @@ class SeatReport(Message, kw_only=True):
     """Mean of the training loss since the last report."""
     staleness: float | None = None
     waiting_seconds: float = 0.0
-    cursor: dict[str, int] = msgspec.field(default_factory=dict[str, int])
-    """How far a worker's data are read."""
     sent: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Bytes sent to each peer."""
     decisions: tuple[str, ...] = ()

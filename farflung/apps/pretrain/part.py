@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +30,6 @@ class Sitting:
     """By seat: at least the servers that this seat speaks to."""
     folder: Path | None = None
     """Where a worker keeps its checkpoints; None: it keeps none (a simulation is replayed, not resumed)."""
-    cursor: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How far this seat's data were read by whoever sat here before."""
 
     @property
     def step_seconds(self) -> float:
@@ -105,6 +103,5 @@ def worker_report(
         loss=learner.take_loss(),
         waiting_seconds=waiting_seconds,
         sent=sent_bytes(sitting.world),
-        cursor=learner.cursor,
         decisions=decisions,
     )

@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from farflung.apps.pretrain.learner import Learner
 from farflung.learn.checkpoint import checkpoints, load_checkpoint, require_fit, save_checkpoint
 from farflung.runtime.store import FileStore
 from farflung.systems.desync.forming import Decided
 from farflung.systems.desync.register import STORE_KEY
-from farflung.systems.desync.replica import Replica, ReplicaState
+from farflung.systems.desync.replica import Replica
+from farflung.systems.desync.snapshots import ReplicaState
 from farflung.world.doors import Store
 
 RESIDUAL = "residual"
 TENSORS = "tensors"
-STATE, CURSOR, ROUND = "replica", "cursor", "round"
+STATE, ROUND = "replica", "round"
 ROUNDS_KEPT = 1000
 """A worker's newest checkpoint is hardly older than so many rounds."""
 
@@ -36,14 +36,14 @@ class ReplicaFolder:
         assert isinstance(found, int)
         return found
 
-    def save(self, replica: Replica, learner: Learner) -> None:
+    def save(self, replica: Replica) -> None:
         """Runs on the compute door, between two computations."""
         state = replica.with_moments(None)
         own = {one.name: getattr(state, one.name) for one in fields(state) if one.name != TENSORS}
-        values = {STATE: msgspec.to_builtins(own), CURSOR: dict(learner.cursor), ROUND: state.round}
+        values = {STATE: msgspec.to_builtins(own), ROUND: state.round}
         save_checkpoint(self._folder, {**state.tensors, RESIDUAL: replica.residual}, values)
 
-    def load(self, replica: Replica, learner: Learner) -> None:
+    def load(self, replica: Replica) -> None:
         """Become what was saved; nothing happens if nothing was.
 
         Raises:
@@ -61,7 +61,6 @@ class ReplicaFolder:
         replica.load(ReplicaState(tensors=found.tensors, **fields_of))
         if residual.shape == replica.residual.shape:
             replica.residual.copy_(residual)
-        learner.seek(msgspec.convert(found.state[CURSOR], type=dict[str, int]))
 
 
 class KeptRounds:

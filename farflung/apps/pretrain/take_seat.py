@@ -150,7 +150,6 @@ class _Seat:
                     seats=given.seats,
                     peers=peers,
                     folder=self._node.node.home.folder,
-                    cursor=given.cursor,
                 )
             await asyncio.sleep(ASK_SECONDS)
 

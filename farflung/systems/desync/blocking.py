@@ -6,7 +6,7 @@ from farflung.systems.desync.learner import GradientLearner
 from farflung.systems.desync.membership import Membership
 from farflung.systems.desync.participation import Committed, Stale
 from farflung.systems.desync.progress import Stretch, progress_at
-from farflung.systems.desync.replica import Snapshot
+from farflung.systems.desync.snapshots import Snapshot
 
 
 async def run_blocking(member: Membership) -> None:
@@ -51,6 +51,7 @@ def _snapshot(member: Membership, due: tuple[str, ...]) -> Snapshot:
 def _land(member: Membership, outcome: Committed, progress: float) -> None:
     replica = member.replica
     replica.apply(replica.land(*outcome.landing))
+    replica.take(outcome.dealt)
     if member.config.averages_gradients:
         _gradient_learner(member).apply(progress)
 

@@ -39,11 +39,14 @@ class RoundConfig:
     """Without an answer for so long, ask again."""
     ban_seconds: float = 20.0
     """A member that others cannot reach is left out for so long."""
+    lease_seconds: float = 60.0
+    """The data of a member that is gone for so long are dealt to the others."""
 
     def __post_init__(self) -> None:
         if self.quorum < 1 or self.num_members_at_start < 1:
             raise ValueError("quorum and num_members_at_start must be at least 1")
         times = (self.deadline_seconds, self.exchange_seconds_max, self.ask_again_seconds, self.ban_seconds)
+        times += (self.lease_seconds,)
         if not all(seconds > 0 for seconds in times):
             raise ValueError("Deadlines and the time until asking again must be above 0 seconds.")
 

@@ -12,7 +12,8 @@ from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.giving import Donor, Fetch
 from farflung.systems.desync.messages import SyncFarewell, SyncStateAsk, SyncStatePartAsk, SyncWelcome
 from farflung.systems.desync.participation import Participation
-from farflung.systems.desync.replica import Replica, ReplicaState
+from farflung.systems.desync.replica import Replica
+from farflung.systems.desync.snapshots import ReplicaState
 from farflung.wire.message import NoSuchActor, Refusal
 from farflung.world.address import Address
 from farflung.world.doors import Failed, World

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from farflung.learn.shards import ShardLedger
 from farflung.systems.desync.cadence import scaled_steps
 from farflung.systems.desync.config import DesyncConfig, RoundConfig
 from farflung.systems.desync.messages import Assignment, LinkCodec, SyncJoin
@@ -37,6 +38,11 @@ class Member:
     """Of its parameters from the last mean, over the mean's norm; 0: unknown."""
     bytes_per_second: Mapping[PeerId, float] = field(default_factory=dict[PeerId, float])
     """That it has measured towards others."""
+    deal: int = 0
+    cursor: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How far it was with its data when it arrived."""
+    is_waiting: bool = False
+    """No shard of the data is free for it yet."""
     is_awaited: bool = True
     """A member that missed a deadline is not waited for until it is heard of again."""
     banned_until: float = 0.0
@@ -106,6 +112,8 @@ class Decided(msgspec.Struct, frozen=True):
     """K_x as chosen by measurements; 0: as set."""
     moments_every: dict[str, int] = {}
     """The same of the moments."""
+    ledgers: dict[int, ShardLedger] = {}
+    """Who holds which shards, by the order of the data that they are of."""
 
 
 def plan_round(

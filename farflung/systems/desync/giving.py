@@ -12,7 +12,7 @@ from farflung.systems.desync.messages import (
     SyncStatePart,
     SyncStatePartAsk,
 )
-from farflung.systems.desync.replica import ReplicaState
+from farflung.systems.desync.snapshots import ReplicaState
 from farflung.wire.tensor import MalformedTensor, decode_tensor, encode_tensor
 from farflung.world.address import Address
 from farflung.world.effects import Send

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 from farflung.learn.parameters import fingerprint
+from farflung.learn.shards import ORDER
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.correspondence import Correspondence
 from farflung.systems.desync.giving import Fetch
 from farflung.systems.desync.learner import Descended, Learner
-from farflung.systems.desync.messages import WORKER, Assignment, SyncArrive, SyncJoin
+from farflung.systems.desync.messages import WORKER, Assignment, Dealt, SyncArrive, SyncJoin
 from farflung.systems.desync.participation import Committed, Participation, Stale
 from farflung.systems.desync.progress import Stretch, WorkerReport
-from farflung.systems.desync.replica import Replica, Snapshot
+from farflung.systems.desync.replica import Replica
+from farflung.systems.desync.snapshots import Snapshot
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.effects import Send
@@ -65,6 +67,7 @@ class Membership:
         return self.world.clock.now()
 
     def _join_message(self) -> SyncJoin:
+        data = None if self.replica.data is None else self.replica.data.data
         return SyncJoin(
             run=self.config.fingerprint,
             life=self._life,
@@ -75,6 +78,8 @@ class Membership:
             site=self._site,
             steps_per_second=self._steps_per_second,
             num_values=len(self.replica.agreed),
+            num_shards=0 if data is None else data.num_shards,
+            order=0 if data is None else data.cursor[ORDER],
         )
 
     async def join(self) -> None:
@@ -91,6 +96,7 @@ class Membership:
             assert self.talk.welcome is not None
             self.assignment = self.talk.welcome.assignment
             if self.talk.welcome.donor is None:
+                await self._take_deal(self.talk.welcome.dealt)
                 return
             await self._take_state(self.talk.welcome.donor)
 
@@ -110,6 +116,16 @@ class Membership:
             self.report.num_states_taken += 1
             self.world.note(WORKER, f"took the state of round {self.replica.round} from {donor}")
 
+    async def _take_deal(self, dealt: Dealt) -> None:
+        """Go on with these data; steps on data that are another's by now are forgotten."""
+        data = self.replica.data
+        if data is not None and data.is_void(dealt):
+            if data.position.deal:
+                self.world.note(WORKER, "forgets its steps since the last round: their data were dealt to others")
+            await self.talk.compute(self.replica.forget_steps, seconds=0.0)
+            self.since = Stretch()
+        await self.talk.compute(self.replica.take, dealt, seconds=0.0)
+
     def count(self, descended: Descended, seconds: float) -> None:
         """Local steps were made."""
         self.since.add(descended, seconds)
@@ -128,6 +144,8 @@ class Membership:
             steps_per_second=self._steps_per_second,
             drift=self.replica.drift,
             bytes_per_second=self._measured(),
+            deal=snapshot.position.deal,
+            cursor=snapshot.position.cursor,
         )
         participation = Participation(
             self.config,
@@ -173,6 +191,8 @@ class Membership:
         self.assignment = outcome.assignment
         if outcome.donor is not None:
             await self.join()
+        else:
+            await self._take_deal(outcome.dealt)
 
     def _close(self) -> None:
         assert self.talk.participation is not None

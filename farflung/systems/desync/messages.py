@@ -60,7 +60,16 @@ class LinkCodec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     codec: str
 
 
-class SyncJoin(Message, kw_only=True):
+class Dealt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which shards of the data a worker draws from, where the coordinator deals them; see `learn.shards.Deal`."""
+
+    number: int = 0
+    """0: none are dealt."""
+    since: int = 0
+    cursor: dict[str, int] = {}
+
+
+class SyncJoin(Message, kw_only=True, omit_defaults=True):
     """Take me in. Repeated until answered."""
 
     run: str
@@ -80,20 +89,25 @@ class SyncJoin(Message, kw_only=True):
     """Measured or declared; 0: unknown."""
     num_values: int
     """Length of the parameters."""
+    num_shards: int = 0
+    """Of the data that it reads; 0: it looks after its data itself."""
+    order: int = 0
+    """Of those data: workers that say the same share them."""
 
 
-class SyncWelcome(Message, kw_only=True):
+class SyncWelcome(Message, kw_only=True, omit_defaults=True):
     """You are a member. With a donor: its state first."""
 
     assignment: Assignment
     donor: Address | None
+    dealt: Dealt = Dealt()
 
 
 class SyncUnknown(Message, kw_only=True):
     """I do not know you (any more): join."""
 
 
-class SyncArrive(Message, kw_only=True):
+class SyncArrive(Message, kw_only=True, omit_defaults=True):
     """I have done my steps of the round after `round` rounds."""
 
     round: int
@@ -105,9 +119,13 @@ class SyncArrive(Message, kw_only=True):
     """Distance from the last mean of the parameters, over its norm; 0: unknown."""
     bytes_per_second: dict[PeerId, float] = msgspec.field(default_factory=dict[PeerId, float])
     """As measured towards those of the last round, where codecs are chosen by it."""
+    deal: int = 0
+    """Number of the deal of data that these steps were drawn under,"""
+    cursor: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """and how far it was with all that it holds and has given up."""
 
 
-class SyncForm(Message, kw_only=True):
+class SyncForm(Message, kw_only=True, omit_defaults=True):
     """Average what is due among these seats, in this order."""
 
     exchange: int
@@ -148,11 +166,12 @@ class SyncStuck(Message, kw_only=True):
     member: Address
 
 
-class SyncCommit(Message, kw_only=True):
+class SyncCommit(Message, kw_only=True, omit_defaults=True):
     """Every member has every mean: apply them."""
 
     exchange: int
     assignment: Assignment
+    dealt: Dealt = Dealt()
 
 
 class SyncAbort(Message, kw_only=True):

@@ -13,9 +13,11 @@ from collections.abc import Callable
 
 from farflung.systems.desync.learner import Descended
 from farflung.systems.desync.membership import Membership
+from farflung.systems.desync.messages import Dealt
 from farflung.systems.desync.participation import Committed, Stale
 from farflung.systems.desync.progress import Stretch, following, progress_at
-from farflung.systems.desync.replica import Boundary, Correction, Replica
+from farflung.systems.desync.replica import Replica
+from farflung.systems.desync.snapshots import Boundary, Correction
 
 
 class Overlapped:
@@ -27,6 +29,8 @@ class Overlapped:
         self._boundary = Boundary(0, {})
         self._pending: list[Correction] = []
         """Landed since the present step began."""
+        self._dealt: Dealt | None = None
+        """Data to go on with at the next step."""
         self._round_at = 0.0
         """When a round that runs freely may begin."""
 
@@ -42,7 +46,7 @@ class Overlapped:
     async def _begin_anew(self) -> None:
         replica = self._member.replica
         self._boundary = await self._member.talk.compute(replica.boundary, self._states, seconds=0.0)
-        self._pending = []
+        self._pending, self._dealt = [], None
 
     @property
     def _is_spent(self) -> bool:
@@ -65,11 +69,13 @@ class Overlapped:
         member, talk = self._member, self._member.talk
         assignment, number = member.assignment, member.since.num_steps
         landed, self._pending = self._pending, []
+        dealt, self._dealt = self._dealt, None
         began = member.now
         job = talk.begin(
             _advance,
             member.replica,
             landed,
+            dealt,
             lambda step: progress_at(assignment, number + step),
             self._states,
             seconds=member.step_seconds,
@@ -125,6 +131,7 @@ class Overlapped:
             landed = member.replica.land(*outcome.landing)
             member.replica.correct(self._boundary, landed)
             self._pending += landed
+            self._dealt = outcome.dealt
             member.committed(outcome)
         if self._is_due:
             self._round_at = member.now + member.config.round_seconds_min
@@ -135,9 +142,14 @@ class Overlapped:
 
 
 def _advance(
-    replica: Replica, landed: list[Correction], progress_of_step: Callable[[int], float], states: tuple[str, ...]
+    replica: Replica,
+    landed: list[Correction],
+    dealt: Dealt | None,
+    progress_of_step: Callable[[int], float],
+    states: tuple[str, ...],
 ) -> tuple[Descended, Boundary]:
     """On the device: corrections, a step, and copies of where it ends."""
     replica.apply(landed)
+    replica.take(dealt)
     descended = replica.learner.run(1, progress_of_step)
     return descended, replica.boundary(states)

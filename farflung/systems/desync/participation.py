@@ -17,6 +17,7 @@ from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Exchange, Handed, Section
 from farflung.systems.desync.messages import (
     Assignment,
+    Dealt,
     SyncAbort,
     SyncArrive,
     SyncCommit,
@@ -30,7 +31,7 @@ from farflung.systems.desync.messages import (
     SyncWelcome,
 )
 from farflung.systems.desync.plan import plan_parts, sections_of
-from farflung.systems.desync.replica import Snapshot
+from farflung.systems.desync.snapshots import Snapshot
 from farflung.wire.message import Message
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Send
@@ -51,6 +52,7 @@ class Committed:
 
     exchange: int
     assignment: Assignment
+    dealt: Dealt
     mean: torch.Tensor
     """[length], with the same bits at every member."""
     residual: torch.Tensor
@@ -66,10 +68,12 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The run went on without this member: it needs the state of another, or may go on if `donor` is None."""
+    """The run went on without this member, or its data were given to others: it needs the state of another, or may go
+    on if `donor` is None."""
 
     assignment: Assignment
     donor: Address | None
+    dealt: Dealt
 
 
 class Participation:
@@ -182,6 +186,7 @@ class Participation:
                 self.outcome = Committed(
                     exchange=self._newest,
                     assignment=message.assignment,
+                    dealt=message.dealt,
                     mean=self._exchange.mean,
                     residual=self._exchange.residual,
                     sections=self._sections,
@@ -193,9 +198,10 @@ class Participation:
                 return self._ask_coordinator(now)
             case SyncUnknown():
                 return [Send(self._coordinator, self._join)]
-            case SyncWelcome(assignment=assignment, donor=donor):
-                if assignment.round != self._arrive.round or not assignment.due:
-                    self.outcome = Stale(assignment, donor)
+            case SyncWelcome(assignment=assignment, donor=donor, dealt=dealt):
+                is_void = self._arrive.deal < dealt.since
+                if assignment.round != self._arrive.round or not assignment.due or is_void:
+                    self.outcome = Stale(assignment, donor, dealt)
                 elif self._exchange is None:
                     return self._ask_coordinator(now)
             case _:

@@ -15,66 +15,14 @@ from farflung.learn.parameters import Tensors, assign_, joined
 from farflung.learn.rules import RuleState
 from farflung.systems.desync.cadence import GRADIENTS, PARAMETERS, SITE_PARAMETERS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.data import DealtData, Position
 from farflung.systems.desync.exchange import Section
 from farflung.systems.desync.learner import Learner
-from farflung.systems.desync.messages import Assignment
+from farflung.systems.desync.messages import Assignment, Dealt
 from farflung.systems.desync.payload import add_stretch, assign_stretch, flattened, length_of, unflattened
+from farflung.systems.desync.snapshots import Boundary, Correction, ReplicaState, Snapshot
 
 AGREED = "agreed"
-
-
-@dataclass(slots=True)
-class Boundary:
-    """Copies of what a learner is between two steps."""
-
-    num_steps: int
-    """The learner's."""
-    states: dict[str, torch.Tensor]
-    """[length] each: `parameters`, moments or `gradients`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a replica brought to an exchange."""
-
-    due: tuple[str, ...]
-    values: torch.Tensor
-    """[length]: agreed minus own parameters, own moments, or gradients, one after another."""
-    residual: torch.Tensor
-    """[length]: what lossy codecs left out there so far."""
-    num_steps: int
-    """The learner's, then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """What an average that has landed means for one stretch of the replica."""
-
-    state: str
-    """`parameters`, a moment or `gradients`."""
-    first: int
-    target: torch.Tensor
-    """What it becomes if no step was made since."""
-    change: torch.Tensor
-    """What is added otherwise."""
-    num_steps: int
-    """Of the learner when the averaged values were taken."""
-    decay: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
-    """A replica at one moment, as another takes it over."""
-
-    tensors: Tensors
-    """By path, such as `moment/first_moment/wte`."""
-    round: int
-    num_credited: int
-    first: int
-    rule_steps: tuple[int, ...]
-    """Of each fragment's rule."""
-    num_steps: int
-    """Of the optimizer."""
 
 
 @dataclass(slots=True)
@@ -89,8 +37,10 @@ class Fragment:
 class Replica:
     """A learner and what its run has agreed on."""
 
-    def __init__(self, learner: Learner, config: DesyncConfig) -> None:
+    def __init__(self, learner: Learner, config: DesyncConfig, data: DealtData | None = None) -> None:
+        """`data`: the learner's, if the coordinator deals it."""
         self.learner = learner
+        self.data = data
         self._config = config
         length = length_of(learner.parameters)
         self.agreed = flattened(learner.parameters)
@@ -143,7 +93,8 @@ class Replica:
                 states[name] = flattened(self.learner.moments[name])
         if PARAMETERS in states:
             states[PARAMETERS] = flattened(self.learner.parameters)
-        return Boundary(self.learner.num_steps, states)
+        position = Position() if self.data is None else self.data.position
+        return Boundary(self.learner.num_steps, states, position)
 
     def bring(self, due: tuple[str, ...], boundary: Boundary) -> Snapshot:
         """What this replica puts into an exchange."""
@@ -164,7 +115,7 @@ class Replica:
             if kept.numel():
                 residual[place] = kept
             first += self.lengths[name]
-        return Snapshot(due, values, residual, boundary.num_steps)
+        return Snapshot(due, values, residual, boundary.num_steps, boundary.position)
 
     def _kept_residual(self, name: str) -> torch.Tensor:
         """View of what is kept for a state; empty if nothing is."""
@@ -248,8 +199,19 @@ class Replica:
             return {name: one.grad for name, one in self.learner.parameters.items() if one.grad is not None}
         return self.learner.moments[state]
 
+    def take(self, dealt: Dealt | None) -> None:
+        """Read from the shards that were dealt; runs on the device, between two steps."""
+        if self.data is not None and dealt is not None:
+            self.data.take(dealt)
+
+    def forget_steps(self) -> None:
+        """Local steps since the last round do not count: go back to what was agreed on then, with the own moments."""
+        self.settle()
+        if self.data is not None:
+            self.data.rewind()
+
     def settle(self) -> None:
-        """The run is over: forget local steps since the last round, so that all replicas are equal."""
+        """Forget local steps since the last round: with the same moments, all replicas would be equal."""
         if not self._config.averages_gradients:
             assign_stretch(self.learner.parameters, 0, self.agreed)
 
@@ -294,3 +256,5 @@ class Replica:
         self.round, self.num_credited, self.first = state.round, state.num_credited, state.first
         self.learner.num_steps = state.num_steps
         self._residual.zero_()
+        if self.data is not None:
+            self.data.rewind()

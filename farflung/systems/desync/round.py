@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from farflung.learn.shards import shards_of
 from farflung.systems.desync.adapting import Adaptation
 from farflung.systems.desync.cadence import is_parameters
 from farflung.systems.desync.config import DesyncConfig
@@ -23,6 +24,7 @@ from farflung.systems.desync.forming import (
     weight_of,
 )
 from farflung.systems.desync.messages import (
+    Dealt,
     LinkCodec,
     Seat,
     SyncAbort,
@@ -76,6 +78,10 @@ class Coordinator(Register):
 
     def wake(self, now: float) -> list[Effect]:
         """A deadline has passed."""
+        ended = self._end_leases(now)
+        return [*ended, *self._wake(now)]
+
+    def _wake(self, now: float) -> list[Effect]:
         if self._forming is not None and now >= self._forming.deadline:
             silent = now - 2 * self._config.rounds.ask_again_seconds
             late = [one for one in self._forming.seats if one not in self._forming.is_ready]
@@ -95,7 +101,7 @@ class Coordinator(Register):
         for address in addresses:
             if self.members.pop(address, None) is None:
                 continue
-            effects.append(Note(f"{address} is gone: {reason}"))
+            effects += [Note(f"{address} is gone: {reason}"), *self._leave_data(address, now)]
             if self._forming is not None and address in self._forming.seats:
                 effects += self._abort(f"{address} is gone")
         return [*effects, *self._release(), *self._form(now)] if effects else []
@@ -112,25 +118,27 @@ class Coordinator(Register):
         member = self.members.get(source)
         if member is None or self._decided.plan is None:
             return [Send(source, SyncUnknown())]
-        if message.round != self.round or self.is_over:
+        if message.round != self.round or self.is_over or self._is_void(member, message.deal):
             member.has_state = message.round == self.round
             return self._welcome(member, now)
         if self._forming is not None and source in self._forming.seats:
             return [Send(source, self._form_message(self._forming))]
         member.has_state = True
         if member.arrived_at is None:
-            _check_numbers(source, message)
+            _check_numbers(source, message, member.begins_with.num_shards)
             member.arrived_at = now
             member.num_steps, member.loss = message.num_steps, message.loss
             member.steps_per_second, member.drift = message.steps_per_second, message.drift
             member.bytes_per_second = message.bytes_per_second
+            member.deal, member.cursor = message.deal, message.cursor
             member.num_tokens_unsent += message.num_tokens
         return self._form(now)
 
     def _form(self, now: float) -> list[Effect]:
         if self._forming is not None or self._decided.plan is None:
             return []
-        decision = form_round(list(self.members.values()), now, self._config.rounds)
+        present = [member for member in self.members.values() if not member.is_waiting]
+        decision = form_round(present, now, self._config.rounds)
         if not decision.members:
             return [] if decision.wake_at is None else [WakeAt(decision.wake_at)]
         for member in self.members.values():
@@ -179,7 +187,8 @@ class Coordinator(Register):
         if exchange == self._decided.exchange and self._decided.plan is not None:
             # Decided in an earlier life, perhaps: its members are known from their asking.
             assignment = self._assignment(0.0 if member is None else member.steps_per_second)
-            return [Send(source, SyncCommit(exchange=exchange, assignment=assignment))]
+            dealt = Dealt() if member is None else self._deal(member)
+            return [Send(source, SyncCommit(exchange=exchange, assignment=assignment, dealt=dealt))]
         return [Send(source, SyncAbort(exchange=exchange, reason="it was given up"))]
 
     def _stuck(self, source: Address, exchange: int, stuck: Address, now: float) -> list[Effect]:
@@ -206,7 +215,9 @@ class Coordinator(Register):
         num_steps = sum(self.members[address].num_steps for address in forming.seats)
         num_credited = self.num_credited + num_steps
         self._adaptation.exchanged(due, now - forming.began_at)
-        chosen = self._choose_periods([self.members[address] for address in forming.seats])
+        seated = [self.members[address] for address in forming.seats]
+        chosen = self._choose_periods(seated)
+        self._credit(seated)
         self._decide(
             round=self.round + 1,
             num_credited=num_credited,
@@ -220,15 +231,16 @@ class Coordinator(Register):
             member.num_tokens_unsent = 0 if is_sent else member.num_tokens_unsent
             member.arrived_at, member.num_steps = None, 0
         note = Note(f"round {self.round - 1}: exchange {forming.exchange} counts; {self.num_credited} steps so far")
-        members = [self.members[address] for address in forming.seats]
         commits = [
-            Send(
-                member.address,
-                SyncCommit(exchange=forming.exchange, assignment=self._assignment(member.steps_per_second)),
+            SyncCommit(
+                exchange=forming.exchange,
+                assignment=self._assignment(member.steps_per_second),
+                dealt=self._deal(member),
             )
-            for member in members
+            for member in seated
         ]
-        return [note, *chosen, *commits]
+        sends = [Send(member.address, commit) for member, commit in zip(seated, commits, strict=True)]
+        return [note, *chosen, *sends]
 
     def _choose_periods(self, members: Sequence[Member]) -> list[Note]:
         """Decide (and with the commit that follows, store) other periods, if the measurements ask for them."""
@@ -243,7 +255,11 @@ class Coordinator(Register):
         return [self._chosen(f"{periods}: {choice.reason}")]
 
 
-def _check_numbers(source: Address, message: SyncArrive) -> None:
+def _check_numbers(source: Address, message: SyncArrive, num_shards: int) -> None:
     told = (message.steps_per_second, message.drift, *message.bytes_per_second.values())
     if not all(0 <= number < math.inf for number in told) or message.num_steps < 0 or message.num_tokens < 0:
         raise PeerMisbehaved(source.peer, "tells of speeds or steps that cannot be")
+    try:
+        shards_of(message.cursor, num_shards)
+    except ValueError as error:
+        raise PeerMisbehaved(source.peer, str(error)) from None

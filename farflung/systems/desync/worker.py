@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from farflung.systems.desync.blocking import run_blocking
 from farflung.systems.desync.config import DesyncConfig
+from farflung.systems.desync.data import Data, DealtData
 from farflung.systems.desync.learner import Learner
 from farflung.systems.desync.membership import Membership
 from farflung.systems.desync.messages import WORKER, SyncLeave
@@ -29,10 +30,12 @@ class Worker:
         site: str = "site",
         step_seconds: float = 0.0,
         steps_per_second: float = 0.0,
+        data: Data | None = None,
         on_round: Callable[[WorkerReport], None] = lambda report: None,
     ) -> None:
         """`step_seconds` is what the simulator charges for one local step; `steps_per_second` a speed measured before
-        the run (0: unknown, then all begin alike); `on_round` is called after every round."""
+        the run (0: unknown, then all begin alike); `data`: what the learner draws from, for the coordinator to deal
+        (None: the learner looks after its data itself); `on_round` is called after every round."""
         self._world = world
         self._config = config
         self._coordinator = coordinator
@@ -40,7 +43,7 @@ class Worker:
         self._step_seconds = step_seconds
         self._steps_per_second = steps_per_second
         self._on_round = on_round
-        self.replica = Replica(learner, config)
+        self.replica = Replica(learner, config, None if data is None else DealtData(data))
         """What the run has agreed on, at any time."""
         self.report = WorkerReport()
 
