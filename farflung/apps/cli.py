@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from farflung.apps.journal.commands import app as journal_app
+from farflung.apps.pretrain.commands import join, pretrain
 from farflung.apps.processes import CommandFailed, tie_to_parent
 from farflung.world.errors import FarflungError
 
@@ -204,58 +205,8 @@ def status(
     show_status(find_ticket(join), as_json=as_json)
 
 
-@app.command()
-def pretrain(
-    run_file: Annotated[Path | None, typer.Argument(help="The run (TOML); none: a small one on this machine.")] = None,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Train in virtual time, with links as the file says.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the full run file and do nothing.")] = False,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value: training.batch_size=4; may be repeated.")
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
-    advertise: Annotated[
-        list[str] | None, typer.Option("--advertise", help="host:port under which other machines reach this one.")
-    ] = None,
-) -> None:
-    """Pretrain a model over regions: on this machine and others that join, or simulated."""
-    from farflung.apps.pretrain.command import Wish, pretrain, show_run
-    from farflung.apps.wiring import Place
-
-    place = Place(host=host, port=port, advertise=advertise or ())
-    wish = Wish(path=run_file, overrides=tuple(override or ()), is_simulated=simulate, is_resumed=resume, place=place)
-    (show_run if show else pretrain)(wish)
-
-
-@app.command()
-def join(
-    ticket: Annotated[str | None, typer.Argument(help="The run's ticket.")] = None,
-    region: Annotated[str | None, typer.Option("--region", help="Where this machine is; else where most lack.")] = None,
-    seat: Annotated[int | None, typer.Option("--seat", help="Which seat of the run to take; else a worker's.")] = None,
-    result: Annotated[Path | None, typer.Option("--result", help="Leave the run's model here at the end.")] = None,
-    ranks: Annotated[
-        int, typer.Option("--ranks", help="Processes here that are one worker together, one per accelerator.")
-    ] = 1,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 0,
-    advertise: Annotated[
-        list[str] | None, typer.Option("--advertise", help="host:port under which others reach this machine.")
-    ] = None,
-    dial_only: Annotated[bool, typer.Option("--dial-only", help="Accept no calls (behind NAT).")] = False,
-    home: Home = None,
-) -> None:
-    """Take part in a pretraining run that is led elsewhere, as one of its workers."""
-    from farflung.apps.tickets import find_ticket
-
-    found = find_ticket(ticket)
-    from farflung.apps.pretrain.take_seat import take_seat
-    from farflung.apps.wiring import Place
-
-    place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
-    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks)
+app.command()(pretrain)
+app.command()(join)
 
 
 @app.command()
@@ -269,14 +220,17 @@ def demo(
     run_demo(folder, train_seconds)
 
 
-def main() -> None:
-    """Run a command; a mistake of the user ends with one sentence and status 2, an interrupt with 130."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command (None: that of this process), and exit.
+
+    A mistake of the user ends with one sentence and status 2, an interrupt with 130.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tie_to_parent()
     status: object = 0
     try:
-        status = app(prog_name="farflung", standalone_mode=False)
+        status = app(arguments, prog_name="farflung", standalone_mode=False)
     except (ValueError, FarflungError) as error:
         _fail(str(error))
     except CommandFailed as error:

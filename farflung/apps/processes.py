@@ -47,7 +47,12 @@ class Child:
     @property
     def is_running(self) -> bool:
         """Whether it has not ended."""
-        return self.process.poll() is None
+        return self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once it has ended; of a signal, its negative number."""
+        return self.process.poll()
 
     def kill(self) -> None:
         """End it at once, without a chance to say goodbye (kill -9)."""

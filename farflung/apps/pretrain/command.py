@@ -12,6 +12,7 @@ from rich.console import Console
 
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.history import Point, bytes_entry, decision_entry, read_history, report_entry
+from farflung.apps.pretrain.launchers import LauncherName
 from farflung.apps.pretrain.lead import Gathered
 from farflung.apps.pretrain.local import Interrupted, LocalRun
 from farflung.apps.pretrain.logs import LOG_NAME, JsonLines, check_installed, open_recorders
@@ -43,6 +44,8 @@ class Wish:
     is_simulated: bool = False
     is_resumed: bool = False
     place: Place = field(default_factory=Place)
+    launcher: LauncherName = "processes"
+    """What the seats of this site run in."""
 
 
 def show_run(wish: Wish) -> None:
@@ -178,6 +181,7 @@ class _Session:
             self._gathered,
             self._folder,
             place,
+            wish.launcher,
             tell=self._console.print,
             show=self._show,
         )

@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.apps.pretrain.engines import engine_of
+from farflung.apps.pretrain.launchers import Launcher, LauncherName, Started, launcher_of
 from farflung.apps.pretrain.lead import Gathered, Lead
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.meeting import open_lead
@@ -18,7 +18,7 @@ from farflung.apps.pretrain.messages import LEAD_ACTOR
 from farflung.apps.pretrain.result import load_result
 from farflung.apps.pretrain.run_file import RunFile, tables_of
 from farflung.apps.pretrain.seats import Seat
-from farflung.apps.processes import Child, ChildFailed, Supervisor
+from farflung.apps.processes import ChildFailed
 from farflung.apps.tickets import write_ticket
 from farflung.apps.wiring import Place, SwarmNode
 from farflung.learn.parameters import Tensors
@@ -51,7 +51,7 @@ class SeatProcess:
 
     seat: Seat
     home: Path
-    child: Child | None = None
+    child: Started | None = None
     num_lives: int = 0
     num_quick_ends: int = 0
     began_at: float = 0.0
@@ -68,6 +68,7 @@ class LocalRun:
         gathered: Gathered,
         folder: Path,
         place: Place,
+        launcher: LauncherName,
         *,
         tell: Callable[[str], object],
         show: Callable[[], object],
@@ -78,6 +79,7 @@ class LocalRun:
         self._engine = engine_of(run)
         self._folder = folder
         self._place = place
+        self._launcher: LauncherName = launcher
         self._tell = tell
         self._show = show
         self._is_stopping = False
@@ -103,8 +105,9 @@ class LocalRun:
             self._engine.prepare_resume(self.homes, tuple(self._lead.seats))
         for process in self._seats:
             process.home.mkdir(parents=True, exist_ok=True)
-        with Supervisor(self._folder / SEATS_FOLDER) as supervisor:
-            asyncio.run(self._train(supervisor))
+        num_ranks = sum(self._num_ranks(process.seat) for process in self._seats)
+        with launcher_of(self._launcher, self._folder / SEATS_FOLDER, num_ranks) as launcher:
+            asyncio.run(self._train(launcher))
         return self._result()
 
     def _result(self) -> Tensors:
@@ -114,7 +117,7 @@ class LocalRun:
                 return load_result(home / RESULT_FOLDER)
         raise ChildFailed("the run is over and nobody has left its model; see the logs in " + str(self._folder))
 
-    async def _train(self, supervisor: Supervisor) -> None:
+    async def _train(self, launcher: Launcher) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -125,7 +128,7 @@ class LocalRun:
             await node.wait_joined()
             ticket = self._write_ticket(node)
             while not self._lead.is_over and not stop.is_set():
-                self._look_after(supervisor, ticket)
+                self._look_after(launcher, ticket)
                 self._show()
                 await asyncio.sleep(LOOK_SECONDS)
             is_over = self._lead.is_over
@@ -145,7 +148,7 @@ class LocalRun:
 
     # Processes
 
-    def _look_after(self, supervisor: Supervisor, ticket: str) -> None:
+    def _look_after(self, launcher: Launcher, ticket: str) -> None:
         """Start the seats whose process is not there."""
         now = time.monotonic()
         for process in self._seats:
@@ -154,7 +157,7 @@ class LocalRun:
                     continue
                 self._ended(process, now)
             if now >= process.restart_at:
-                self._start(supervisor, process, ticket, now)
+                self._start(launcher, process, ticket, now)
 
     def _ended(self, process: SeatProcess, now: float) -> None:
         child, process.child = process.child, None
@@ -162,31 +165,37 @@ class LocalRun:
         is_quick = now - process.began_at < QUICK_SECONDS
         process.num_quick_ends = process.num_quick_ends + 1 if is_quick else 0
         last = "\n".join(child.lines()[-15:])
-        if child.process.returncode == USER_ERROR or process.num_quick_ends >= QUICK_ENDS_MAX:
+        if child.status == USER_ERROR or process.num_quick_ends >= QUICK_ENDS_MAX:
             raise ChildFailed(f"{process.seat.name} cannot go on; it last wrote:\n{last}")
         process.restart_at = now + RESTART_SECONDS
-        self._tell(f"{process.seat.name} ended with status {child.process.returncode} and is started again")
+        self._tell(f"{process.seat.name} ended with status {child.status} and is started again")
 
-    def _start(self, supervisor: Supervisor, process: SeatProcess, ticket: str, now: float) -> None:
+    def _start(self, launcher: Launcher, process: SeatProcess, ticket: str, now: float) -> None:
         process.num_lives += 1
         process.began_at = now
-        arguments = [sys.executable, "-m", "farflung", "join", "--seat", str(process.seat.index)]
-        arguments += ["--result", str(process.home / RESULT_FOLDER), "--host", self._place.host]
-        if process.seat.kind == "worker":
-            arguments += ["--ranks", str(self._run.region(process.seat.region).ranks_per_worker)]
+        arguments = ["join", "--seat", str(process.seat.index)]
+        home = process.home.absolute()  # who reads this may stand in another folder
+        arguments += ["--result", str(home / RESULT_FOLDER), "--host", self._place.host]
+        num_ranks = self._num_ranks(process.seat)
+        arguments += ["--ranks", str(max(1, num_ranks))]
         threads = str(self._run.training.num_threads)
         variables = {
             "FARFLUNG_TICKET": ticket,
-            "FARFLUNG_HOME": str(process.home),
+            "FARFLUNG_HOME": str(home),
             "FARFLUNG_CACHE": os.environ.get("FARFLUNG_CACHE", str(self._materials.cache_folder)),
             "OMP_NUM_THREADS": threads,
         }
-        process.child = supervisor.start(f"{process.seat.name}-{process.num_lives}", arguments, variables)
+        name = f"{process.seat.name}-{process.num_lives}"
+        process.child = launcher.start(name, arguments, variables, num_ranks=num_ranks)
+
+    def _num_ranks(self, seat: Seat) -> int:
+        """Processes of a seat that compute."""
+        return self._run.region(seat.region).ranks_per_worker if seat.kind == "worker" else 0
 
     # The end
 
     async def _stop(self, host: Host, reason: str) -> None:
-        """Workers first, so that servers hear the last of them; whoever is slow is ended by the supervisor."""
+        """Workers first, so that servers hear the last of them; whoever is slow is ended by the launcher."""
         workers = [one for one in self._seats if one.seat.kind == "worker"]
         servers = [one for one in self._seats if one.seat.kind != "worker"]
         for group, seconds in ((workers, STOP_SECONDS), (servers, LEAVE_SECONDS)):
