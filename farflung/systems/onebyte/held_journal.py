@@ -1,0 +1,64 @@
+"""A measurer's copy of the journal: what it has heard, checked, and what that adds to its weights."""
+
+from collections.abc import Sequence
+
+from farflung.systems.onebyte.header import Header
+from farflung.systems.onebyte.journal import CHECK_BYTES, Chain
+from farflung.systems.onebyte.ledger import Ledger
+from farflung.systems.onebyte.records import Part, Participant, Record, Revocation, Round, decode_record
+from farflung.systems.onebyte.steps import Step, step_of
+
+
+class HeldJournal:
+    """Records in order, from the first on; nothing that does not follow from those before is taken."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.ledger = Ledger(header)
+        self.num_records = 0
+        self.rounds: list[Round] = []
+        self._chain = Chain(header)
+        self._numbers: dict[bytes, int] = {}
+
+    @property
+    def check(self) -> bytes:
+        """The first bytes of the chain's hash."""
+        return self._chain.hash[:CHECK_BYTES]
+
+    def number_of(self, public_key: bytes) -> int | None:
+        """Of a participant, if the journal names it."""
+        return self._numbers.get(public_key)
+
+    def take(self, content: bytes) -> list[Step]:
+        """One more record; returns what it adds to the accumulators.
+
+        Raises:
+            ValueError: it cannot follow.
+        """
+        record = decode_record(content)
+        self.ledger.take(record, self._chain.hash)
+        self._chain.extend(content)
+        self.num_records += 1
+        if isinstance(record, Participant):
+            self._numbers[record.public_key] = len(self.ledger.participants) - 1
+        if isinstance(record, Round):
+            self.rounds.append(record)
+        return self._steps(record)
+
+    def _steps(self, record: Record) -> list[Step]:
+        match record:
+            case Round():
+                return [step_of(self.header, record, part) for part in record.parts]
+            case Revocation():
+                return [
+                    step_of(self.header, earlier, part, sign=-1)
+                    for earlier in self.rounds[record.first_round : record.end_round]
+                    for part in earlier.parts
+                    if part.participant == record.participant
+                ]
+            case _:
+                return []
+
+    def parts_of(self, participant: int, records: Sequence[Round]) -> list[Part]:
+        """What stands under a participant's name in some rounds."""
+        return [part for record in records for part in record.parts if part.participant == participant]

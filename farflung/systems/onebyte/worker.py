@@ -1,0 +1,299 @@
+"""A measurer: it holds the journal, measures the slots that it is given, sends their bytes, and signs what counts.
+
+Its weights are a cache of the journal. It may come at any round and leave at any moment; what it has sent and does not
+find in the journal it sends again, also to another sequencer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from farflung.systems.onebyte.config import Group, RoundsConfig
+from farflung.systems.onebyte.header import Header, header_hash
+from farflung.systems.onebyte.held_journal import HeldJournal
+from farflung.systems.onebyte.journal import CHECK_BYTES
+from farflung.systems.onebyte.leading import claim_content
+from farflung.systems.onebyte.measurements import Measurements
+from farflung.systems.onebyte.messages import (
+    ACTOR,
+    CLAIM_PURPOSE,
+    ByteJoin,
+    ByteNews,
+    ByteNotSequencer,
+    ByteReady,
+    ByteSignature,
+)
+from farflung.systems.onebyte.steps import Step
+from farflung.wire.identity import Identity
+from farflung.wire.message import NoSuchActor, Refusal
+from farflung.world.address import Address, PeerId
+from farflung.world.doors import Failed, World
+from farflung.world.errors import PeerMisbehaved, Refused
+from farflung.world.mailbox import Mailbox, PeerLost
+from farflung.world.version import __version__
+
+MEASURER_ACTOR = "m"
+"""It is on every message, so it is short."""
+
+
+class Learner(Protocol):
+    """What has the weights."""
+
+    def measure(self, round_number: int, first_slot: int, num_slots: int) -> bytes:
+        """One byte for each of these slots of a round, at the present weights."""
+        ...
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Move the weights."""
+        ...
+
+    def digest(self) -> bytes:
+        """32 bytes that are the same on every machine that has added the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a measurer has come to."""
+
+    num_rounds: int
+    """Of the journal."""
+    num_measured: int
+    """Entries that this life has measured."""
+    num_counted: int
+    """Of those, the ones that stand in the journal."""
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """A computation is done; stands in the mailbox among the messages."""
+
+    what: str
+    round_number: int
+    slots: range
+    result: Any
+
+
+class Worker:
+    """One measurer's life. `await run()`, in the process that computes."""
+
+    def __init__(
+        self,
+        world: World,
+        header: Header,
+        config: RoundsConfig,
+        group: Group,
+        identity: Identity,
+        learner: Learner,
+        *,
+        name: str,
+        seconds_per_slot: float = 0.0,
+    ) -> None:
+        """`identity`: signs its entries. `seconds_per_slot`: what the simulator charges for measuring one."""
+        self.journal = HeldJournal(header)
+        self._world = world
+        self._header = header
+        self._config = config
+        self._group = group
+        self._identity = identity
+        self._learner = learner
+        self._name = name
+        self._seconds_per_slot = seconds_per_slot
+        self._instance = f"{world.random(f'joining as {name}').getrandbits(64):016x}"
+        self._sequencer = group.candidates[0]
+        self._measurements = Measurements(header, config.entries_per_message)
+        self._num_computing = 0
+        self._has_foreign = False
+        """Unsigned entries stand under its name that this life has not measured."""
+        self._signed_round = 0
+        now = world.clock.now()
+        self._heard_at = now
+        self._ask_at = now
+        self._ask_seconds = config.ask_again_seconds
+        self._must_join = True
+        self._num_counted = 0
+
+    def report(self) -> Told:
+        """So far."""
+        ledger = self.journal.ledger
+        return Told(ledger.num_rounds, self._measurements.num_measured, self._num_counted, ledger.is_closed)
+
+    async def run(self) -> Told:
+        """Measure until the run is closed; the learner then holds the journal's weights.
+
+        Raises:
+            Refused: the sequencer will not have this measurer.
+            PeerMisbehaved: the journal that it tells is not one that can follow from what it told before.
+        """
+        with Mailbox(self._world, MEASURER_ACTOR) as mailbox:
+            while not self.journal.ledger.is_closed or self._num_computing:
+                if self._world.clock.now() >= self._ask_at and not self._num_computing:
+                    self._ask(mailbox)
+                self._measure_next(mailbox)
+                received = await mailbox.receive(self._deadline())
+                if received is not None:
+                    self._take(mailbox, *received)
+            return self.report()
+
+    def _deadline(self) -> float:
+        # While it computes there is nothing to ask for; the end of the computation wakes it.
+        return float("inf") if self._num_computing else self._ask_at
+
+    # Asking
+
+    def _ask(self, mailbox: Mailbox) -> None:
+        """Join, or say how far the journal is here."""
+        now = self._world.clock.now()
+        if now - self._heard_at > self._config.silence_seconds:
+            self._turn_to(self._next_candidate())
+        if self._must_join:
+            self._join(mailbox)
+        journal = self.journal
+        if journal.ledger.num_rounds >= self._config.num_rounds:
+            self._sign_if_due(mailbox)
+        self._send(mailbox, ByteReady(num_records=journal.num_records, check=journal.check))
+        self._ask_at = now + self._ask_seconds
+        self._ask_seconds = min(2 * self._ask_seconds, self._config.ask_again_seconds_max)
+
+    def _join(self, mailbox: Mailbox) -> None:
+        run = header_hash(self._header)
+        claim = self._identity.sign(CLAIM_PURPOSE, claim_content(run, self._world.network.peer))
+        self._must_join = False
+        self._send(mailbox, ByteJoin(run=run, code=__version__, name=self._name, claim=claim, instance=self._instance))
+        self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger))
+
+    def _turn_to(self, sequencer: PeerId) -> None:
+        self._sequencer = sequencer
+        self._must_join = True
+        self._heard_at = self._world.clock.now()
+        self._ask_seconds = self._config.ask_again_seconds
+
+    def _next_candidate(self) -> PeerId:
+        candidates = self._group.candidates
+        return candidates[(candidates.index(self._sequencer) + 1) % len(candidates)]
+
+    def _send(self, mailbox: Mailbox, message: object) -> None:
+        mailbox.send(Address(self._sequencer, ACTOR), message)
+
+    def _send_all(self, mailbox: Mailbox, messages: Sequence[object]) -> None:
+        for message in messages:
+            self._send(mailbox, message)
+
+    # Hearing
+
+    def _take(self, mailbox: Mailbox, source: Address, message: object) -> None:
+        if isinstance(message, _Computed):
+            self._take_result(mailbox, message)
+            return
+        if source.peer != self._sequencer:
+            return
+        now = self._world.clock.now()
+        match message:
+            case ByteNotSequencer(sequencer=sequencer) if sequencer in self._group.candidates:
+                self._turn_to(PeerId(sequencer))
+                self._ask_at = now + self._config.beat_seconds
+            case PeerLost() | NoSuchActor() | ByteNotSequencer():
+                self._turn_to(self._next_candidate())
+                self._ask_at = now + self._config.beat_seconds
+            case Refusal(reason=reason):
+                raise Refused(source.peer, reason)
+            case ByteNews():
+                self._heard_at = now
+                self._take_news(mailbox, message)
+            case _:
+                pass
+
+    def _take_news(self, mailbox: Mailbox, news: ByteNews) -> None:
+        journal = self.journal
+        if news.first_record > journal.num_records:
+            self._ask_at = self._world.clock.now()  # something before it was lost
+            return
+        new = news.records[journal.num_records - news.first_record :]
+        first_round = journal.ledger.num_rounds
+        steps = [step for content in new for step in self._take_record(content)]
+        is_at_end = news.first_record + len(news.records) == journal.num_records
+        if news.records and is_at_end and news.check != journal.check:
+            raise PeerMisbehaved(self._sequencer, "it tells another journal than before")
+        if new:
+            self._move(mailbox, first_round, steps)
+        if is_at_end and not journal.ledger.is_closed:
+            self._send_all(mailbox, self._measurements.ask(journal.ledger.num_rounds, news.slots))
+        # Records without slots may be a piece of more; silence in return says that there is nothing to do.
+        is_idle = not new and self._measurements.is_idle
+        now = self._world.clock.now()
+        self._ask_at = now + self._ask_seconds if is_idle or news.slots else now
+        if not is_idle:
+            self._ask_seconds = self._config.ask_again_seconds
+
+    def _take_record(self, content: bytes) -> list[Step]:
+        try:
+            return self.journal.take(content)
+        except ValueError as error:
+            raise PeerMisbehaved(self._sequencer, f"a record does not follow from its journal: {error}") from None
+
+    def _move(self, mailbox: Mailbox, first_round: int, steps: list[Step]) -> None:
+        """The weights follow the journal; what is left of an older round's slots is left to others."""
+        ledger = self.journal.ledger
+        if steps:
+            self._compute(mailbox, _Computed("move", 0, range(0), None), self._learner.add, steps)
+        if ledger.num_rounds > first_round:
+            self._measurements.begin_round(ledger.num_rounds)
+        own = self.journal.number_of(self._identity.public_key)
+        if own is not None:
+            parts = self.journal.parts_of(own, self.journal.rounds[first_round:])
+            for part in parts:
+                num_own = self._measurements.num_own(part.base_round, part.first_slot, part.codes)
+                self._num_counted += num_own
+                self._has_foreign = self._has_foreign or num_own < len(part.codes)
+        self._sign_if_due(mailbox)
+
+    # Signing
+
+    def _sign_if_due(self, mailbox: Mailbox) -> None:
+        ledger, own = self.journal.ledger, self.journal.number_of(self._identity.public_key)
+        if own is None or not ledger.num_unsigned(own):
+            self._has_foreign = False
+            return
+        is_at_end = ledger.num_rounds >= self._config.num_rounds
+        if ledger.num_rounds - self._signed_round < self._config.rounds_per_seal and not is_at_end:
+            return
+        self._signed_round = ledger.num_rounds
+        # What an earlier life of this key measured, this one cannot answer for.
+        signature = b"" if self._has_foreign else ledger.seal(own, self._identity).signature
+        self._compute(mailbox, _Computed("sign", ledger.num_rounds, range(0), signature), self._learner.digest)
+
+    # Measuring
+
+    def _measure_next(self, mailbox: Mailbox) -> None:
+        slots = self._measurements.next()
+        if slots is None:
+            return
+        number = self.journal.ledger.num_rounds
+        done, seconds = _Computed("measure", number, slots, None), len(slots) * self._seconds_per_slot
+        self._compute(mailbox, done, self._learner.measure, number, slots.start, len(slots), seconds=seconds)
+
+    def _compute(
+        self, mailbox: Mailbox, done: _Computed, function: Callable[..., object], *arguments: object, seconds: float = 0
+    ) -> None:
+        """Run `function` on the device; its result comes into the mailbox, behind what `done` holds already."""
+        self._num_computing += 1
+
+        def finished(result: object) -> None:
+            mailbox.deliver(mailbox.address, replace(done, result=(done.result, result)))
+
+        self._world.compute.submit(finished, function, *arguments, seconds=seconds)
+
+    def _take_result(self, mailbox: Mailbox, done: _Computed) -> None:
+        self._num_computing -= 1
+        before, result = done.result
+        if isinstance(result, Failed):
+            raise result.error
+        if done.what == "measure":
+            number = self.journal.ledger.num_rounds
+            self._send_all(mailbox, self._measurements.done(done.round_number, done.slots, result, number))
+        elif done.what == "sign":
+            state = result[:CHECK_BYTES]
+            self._send(mailbox, ByteSignature(end_round=done.round_number, signature=before, state=state))
+        if not self._num_computing and self._measurements.is_idle:
+            self._ask_at = self._world.clock.now() + self._ask_seconds
