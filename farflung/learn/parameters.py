@@ -1,13 +1,10 @@
-"""Named tensors: what a model's parameters, moments and differences are, and the few operations on them.
+"""Named tensors: what a model's parameters and moments are, and the few operations on them.
 
-All operations take sets with the same names, leave gradients alone, and go through the names in the order of the first
-argument. A trailing underscore means in place, as in torch.
+All operations leave gradients alone. A trailing underscore means in place, as in torch.
 """
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping
 
 import torch
 
@@ -18,11 +15,6 @@ Tensors = dict[str, torch.Tensor]
 def named_parameters(model: torch.nn.Module) -> Tensors:
     """The trainable parameters themselves (live, with their gradients); weights that are tied appear once."""
     return {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-
-
-def _pairs(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    assert first.keys() == second.keys(), f"not the same names: {sorted(first.keys() ^ second.keys())[:3]}"
-    return ((name, second[name]) for name in first)
 
 
 @torch.no_grad()
@@ -38,61 +30,11 @@ def zeros_like(tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 @torch.no_grad()
-def difference(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> Tensors:
-    """`a - b`, on the device of `a`."""
-    return {name: a[name].detach() - other.detach().to(a[name].device) for name, other in _pairs(a, b)}
-
-
-@torch.no_grad()
-def add_scaled_(target: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], scale: float) -> None:
-    """`target += scale * other`."""
-    for name, tensor in _pairs(target, other):
-        target[name].add_(tensor.to(target[name].device), alpha=scale)
-
-
-@torch.no_grad()
-def lerp_(target: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], weight: float) -> None:
-    """`target = (1 - weight) * target + weight * other`; weights 0 and 1 are exact."""
-    for name, tensor in _pairs(target, other):
-        target[name].lerp_(tensor.to(target[name]), weight)
-
-
-@torch.no_grad()
 def assign_(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> None:
     """Copy the values of `source` into `target`, whose tensors stay the same objects."""
-    for name, tensor in _pairs(target, source):
-        target[name].copy_(tensor)
-
-
-@torch.no_grad()
-def mean(sets: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[float] | None = None) -> Tensors:
-    """The weighted mean (equal weights by default) in the dtype of the first set, summed in the order given.
-
-    Sums are float64, one tensor at a time: the mean of equal sets is that set, and whoever averages the same sets in
-    the same order gets the same bits.
-    """
-    shares = [1.0] * len(sets) if weights is None else list(weights)
-    assert sets and len(shares) == len(sets) and sum(shares) > 0
-    assert all(tensors.keys() == sets[0].keys() for tensors in sets), "not the same names"
-    return {name: _mean_of([tensors[name] for tensors in sets], shares) for name in sets[0]}
-
-
-def _mean_of(tensors: list[torch.Tensor], shares: list[float]) -> torch.Tensor:
-    total = torch.zeros_like(tensors[0], dtype=torch.float64, requires_grad=False)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor.to(total.device), alpha=share)
-    return total.div_(sum(shares)).to(tensors[0].dtype)
-
-
-@torch.no_grad()
-def norm(tensors: Mapping[str, torch.Tensor]) -> float:
-    """The Euclidean norm of all values together."""
-    return math.hypot(*(_norm_of(tensor) for tensor in tensors.values()))
-
-
-def _norm_of(tensor: torch.Tensor) -> float:
-    # torch.linalg has no types that a strict checker can read.
-    return float(cast(torch.Tensor, torch.linalg.vector_norm(tensor, dtype=torch.float64)))  # pyright: ignore[reportUnknownMemberType]
+    assert target.keys() == source.keys(), f"not the same names: {sorted(target.keys() ^ source.keys())[:3]}"
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
 
 
 def num_bytes(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from farflung.learn.parameters import Tensors, copies, difference, lerp_
+from farflung.learn.parameters import Tensors, copies
 from farflung.learn.rules import DelayedNesterov, Descent
 from farflung.sim.station import MessageEvent
 from farflung.sim.topology import Link, Topology
@@ -15,6 +15,7 @@ from farflung.systems.hierarchy.messages import UpdatePart
 from farflung.systems.hierarchy.pace import scaled_steps
 from farflung.wire.parts import plan_of
 from tests.hierarchies import Quadratic, SimulatedHierarchy, targets
+from tests.tensors import difference
 
 SIZES = {"a": (3, 4), "b": (5,)}
 ZEROS = {name: torch.zeros(size) for name, size in SIZES.items()}
@@ -127,7 +128,8 @@ def flat(updates: list[Tensors], settings: HierarchyConfig) -> tuple[Tensors, Te
         local.update(theta, delta, state)
         if number % settings.updates_per_push == 0:
             root.update(theta_g, difference(snapshot, theta), state_g)
-            lerp_(theta, theta_g, settings.merge_weight)
+            for name, tensor in theta.items():
+                tensor.lerp_(theta_g[name], settings.merge_weight)
             snapshot = copies(theta)
     return theta, theta_g
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from farflung.learn.optimizer import OptimizerConfig
-from farflung.learn.parameters import Tensors, assign_, copies, difference, fingerprint, mean, norm
+from farflung.learn.parameters import Tensors, assign_, copies, fingerprint
 from farflung.learn.rules import DelayedNesterov, Descent, Nesterov, Rule, RuleState
 from farflung.learn.trainer import Trainer
 from tests.learn.models import Counting, end, llama_config, trainer_of
+from tests.tensors import difference, mean, norm
 
 RATE = 0.2
 NUM_SITES = 3
