@@ -12,7 +12,6 @@ from farflung.world.address import PeerId
 
 KEY_BYTES = 32
 """Length of a private and of a public key."""
-SIGNATURE_BYTES = 64
 PEER_ID_LENGTH = 52
 """Characters of a peer id: 256 bits in base32 without padding, which fits into one label of a host name."""
 

@@ -44,11 +44,11 @@ class Session:
     arriving: Arriving | None = None
     leaving: Leaving | None = None
     is_preparing: bool = False
+    """A model for it is waited for or being encoded."""
     reference: int = 0
     """Number of the newest model that was encoded for it, which `held` is; 0: none is known."""
     held: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Parts of that model as the client has them, where models travel as differences and are small."""
-    """A model for it is waited for or being encoded."""
 
     def heard(self, source: Address) -> None:
         """A message came from it."""

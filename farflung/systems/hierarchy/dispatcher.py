@@ -17,6 +17,7 @@ from farflung.systems.hierarchy.messages import Fetch, ModelHeader, ModelPart, S
 from farflung.systems.hierarchy.pace import scaled_steps
 from farflung.systems.hierarchy.state import ServerState
 from farflung.systems.hierarchy.work import Compute, Read, Work
+from farflung.world.doors import World
 from farflung.world.effects import Delete, Effect, Load, Save, Send
 
 VALUE_BYTES = 4
@@ -29,6 +30,11 @@ class PartJob:
     name: str
     dispatch: int
     index: int
+
+
+def first_dispatch(world: World) -> int:
+    """A number above those that earlier lives gave to the models they sent: by the clock, with room for a life's."""
+    return int(world.clock.wall_seconds() * 1000) << 20
 
 
 class Dispatcher:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from farflung.systems.hierarchy.config import HierarchyConfig
+from farflung.systems.hierarchy.dispatcher import first_dispatch
 from farflung.systems.hierarchy.durable import Kept
 from farflung.systems.hierarchy.merge import ServedModel, layout
 from farflung.systems.hierarchy.messages import RunIdentity
@@ -51,8 +52,3 @@ class GlobalServer(Server):
     def open(cls, world: World, config: HierarchyConfig, parameters: Mapping[str, torch.Tensor]) -> "GlobalServer":
         """With what its node's disk holds of an earlier life."""
         return cls(config, parameters, Kept.read(world), first_dispatch=first_dispatch(world))
-
-
-def first_dispatch(world: World) -> int:
-    """A number above those that earlier lives gave to the models they sent: by the clock, with room for a life's."""
-    return int(world.clock.wall_seconds() * 1000) << 20

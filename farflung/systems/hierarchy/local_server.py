@@ -15,8 +15,8 @@ import torch
 
 from farflung.systems.hierarchy.adapting import UplinkCodec
 from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, HierarchyConfig
+from farflung.systems.hierarchy.dispatcher import first_dispatch
 from farflung.systems.hierarchy.durable import Kept, above_key, model_key, owed_key, push_key, snapshot_key
-from farflung.systems.hierarchy.global_server import first_dispatch
 from farflung.systems.hierarchy.merge import ServedModel, decode_part, layout, part_bytes
 from farflung.systems.hierarchy.messages import ModelHeader, ModelPart, RunIdentity, UpdateHeader
 from farflung.systems.hierarchy.records import Leased, Merged
