@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -14,10 +14,11 @@ from farflung.sim.topology import Topology
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
 from farflung.systems.hierarchy.global_server import GlobalServer
+from farflung.systems.hierarchy.learner import Learner, Memory
 from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
 from farflung.systems.hierarchy.report import WorkerReport
-from farflung.systems.hierarchy.worker import Learner, Worker
+from farflung.systems.hierarchy.worker import Worker
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.host import Host
@@ -78,6 +79,8 @@ class SimulatedHierarchy:
     global_site: str | None = None
     """Default: the first region."""
     data: Callable[[str, int], Data] | None = None
+    memory: Callable[[Any], Memory | None] = lambda learner: None
+    """What a learner's optimizer remembers over crashes."""
     speeds: Callable[[str, int], float] = lambda region, worker: 0.0
     """Steps per second told to the servers; 0: measured."""
     seconds_per_step: float = 0.1
@@ -135,14 +138,15 @@ class SimulatedHierarchy:
         return Host(self.servers[region], world, ACTOR)
 
     def _boot_worker(self, region: str, number: int, world: World) -> None:
-        name = f"{region}-{number}"
+        name, learner = f"{region}-{number}", self.learner(region, number)
         worker = Worker(
             world,
             self.config,
-            self.learner(region, number),
+            learner,
             name=name,
             server=Address(PeerId(f"{region}-server"), ACTOR),
             data=None if self.data is None else self.data(region, number),
+            memory=self.memory(learner),
             speed=self.speeds(region, number),
             seconds_per_step=self.seconds_per_step,
         )

@@ -150,6 +150,7 @@ def check(tree: SimulatedHierarchy, witness: Witness, seed: int) -> None:
             assert known <= client.num_updates <= known + len(lives) - 1, (
                 "an update is counted once, and a death hides one at most"
             )
+            assert lives[-1].newest_update == client.num_updates, "what is acknowledged is applied, over all lives"
         assert sum(report.staleness.values()) == report.version == sum(c.num_updates for c in report.clients.values())
         num_steps = tree.global_server.report().clients[region].num_steps
         assert num_steps == server.state.counters.merged_steps, "the steps of a push are credited once"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from farflung.apps.pretrain.data import shards_of_region
-from farflung.apps.pretrain.learner import Learner, LearnerFolder, RevealingCompute
+from farflung.apps.pretrain.learner import Learner, RevealingCompute
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.messages import SeatReport
 from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, taken, worker_report
@@ -23,7 +23,6 @@ from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
 from farflung.systems.hierarchy.worker import Worker
 from farflung.world.address import Address
-from farflung.world.doors import Failed
 from farflung.world.host import Host
 from farflung.world.nursery import open_nursery
 
@@ -153,11 +152,7 @@ class WorkerPart:
     def __init__(self, sitting: Sitting, materials: Materials) -> None:
         self._sitting = sitting
         self._learner = Learner(materials.trainer(sitting.seat))
-        self._folder = None if sitting.folder is None else LearnerFolder(sitting.folder)
-        if self._folder is not None:
-            self._folder.load(self._learner)
         self._ended = asyncio.Event()
-        self._is_stopping = False
         server = server_of(sitting.seat, sitting.seats)
         assert server is not None
         self._worker = Worker(
@@ -167,6 +162,7 @@ class WorkerPart:
             name=sitting.seat.name,
             server=Address(sitting.peers[server.index], ACTOR),
             data=DealtData(self._learner, materials, sitting.seat),
+            memory=self._learner.trainer.optimizer,
             seconds_per_step=sitting.step_seconds,
         )
 
@@ -177,33 +173,11 @@ class WorkerPart:
 
         async with open_nursery() as nursery:
             working = nursery.start(work(), name="worker")
-            saving = nursery.start(self._save_regularly(), name="checkpoints")
             await self._ended.wait()
             working.cancel()
-            saving.cancel()
 
     def stop(self) -> None:
-        self._is_stopping = True
-        self._save()
-
-    async def _save_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._sitting.run.training.checkpoint_seconds)
-            self._save()
-
-    def _save(self) -> None:
-        """What no server has: the inner optimizer's moments."""
-        if self._folder is None:
-            self._saved(None)
-            return
-        # On the compute door, so that it is not in the middle of a step.
-        self._sitting.world.compute.submit(self._saved, self._folder.save, self._learner, seconds=0.0)
-
-    def _saved(self, result: object) -> None:
-        if isinstance(result, Failed):
-            self._sitting.world.note("checkpoint", str(result.error))
-        if self._is_stopping:
-            self._ended.set()
+        self._ended.set()  # what is needed to go on has been kept with the newest update
 
     def report(self) -> SeatReport:
         waiting = self._worker.report().seconds_waiting

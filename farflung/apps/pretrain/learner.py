@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farflung.learn.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from farflung.learn.parameters import Tensors
 from farflung.learn.trainer import Descended, Trainer
 from farflung.world.doors import Compute
@@ -106,25 +104,3 @@ class RevealingCompute:
             done(result)
 
         self._compute.submit(reveal, function, *arguments, seconds=seconds)
-
-
-class LearnerFolder:
-    """The checkpoints of what a worker knows and no server does: its optimizer's moments and step count."""
-
-    def __init__(self, home: Path) -> None:
-        self._folder = home / "checkpoints"
-
-    def save(self, learner: Learner) -> None:
-        """Runs on the compute door, between two computations."""
-        tensors, values = learner.trainer.optimizer.state()
-        save_checkpoint(self._folder, tensors, values)
-
-    def load(self, learner: Learner) -> None:
-        """Take up what was saved; nothing happens if nothing was.
-
-        Raises:
-            ValueError: what lies there is damaged or of another model or optimizer.
-        """
-        if checkpoints(self._folder):
-            found = load_checkpoint(self._folder)
-            learner.trainer.optimizer.load(found.tensors, found.state)

@@ -10,8 +10,8 @@ import msgspec
 
 from farflung.systems.hierarchy.records import Committed, Granted, Leased, Merged, Record
 
-NUM_LEASES_REMEMBERED = 16
-"""Earlier leases of a client about whose updates it can still ask, and whose late messages are still known."""
+NUM_JOININGS_REMEMBERED = 16
+"""Of a client, whose late messages are still known."""
 
 
 class Client(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,8 +25,9 @@ class Client(msgspec.Struct, forbid_unknown_fields=True):
     """Newest update under `lease` that is durable."""
     instances: list[str] = []
     """Of its joinings, newest last."""
-    taken: dict[int, int] = {}
-    """Newest durable sequence by earlier lease."""
+    newest_lease: int = 0
+    newest_sequence: int = 0
+    """Of its newest durable update, over all leases."""
     num_steps: int = 0
     num_updates: int = 0
     num_tokens: int = 0
@@ -67,9 +68,8 @@ class Ledger(msgspec.Struct, forbid_unknown_fields=True):
                 other.shard = -1
         client = Client(peer=record.peer, lease=record.lease, shard=record.shard, instances=[record.instance])
         if before is not None:
-            client.instances = [*before.instances, record.instance][-NUM_LEASES_REMEMBERED:]
-            taken = {**before.taken, before.lease: before.sequence}
-            client.taken = {lease: taken[lease] for lease in sorted(taken)[-NUM_LEASES_REMEMBERED:]}
+            client.instances = [*before.instances, record.instance][-NUM_JOININGS_REMEMBERED:]
+            client.newest_lease, client.newest_sequence = before.newest_lease, before.newest_sequence
             client.num_steps, client.num_updates = before.num_steps, before.num_updates
             client.num_tokens, client.speed, client.loss = before.num_tokens, before.speed, before.loss
         client.speed = record.speed or client.speed
@@ -79,6 +79,7 @@ class Ledger(msgspec.Struct, forbid_unknown_fields=True):
         client, header = self.clients[record.name], record.header
         assert client.lease == record.lease and client.sequence < record.sequence, "an update is credited twice"
         client.sequence = record.sequence
+        client.newest_lease, client.newest_sequence = record.lease, record.sequence
         client.num_steps += header.num_steps
         client.num_tokens += header.num_tokens
         client.num_updates += 1
@@ -89,12 +90,13 @@ class Ledger(msgspec.Struct, forbid_unknown_fields=True):
         if client.shard >= 0 and client.shard == header.shard:
             self.cursors[client.shard] = header.cursor
 
-    def is_taken(self, name: str, lease: int, sequence: int) -> bool:
-        """Whether that update is durable here."""
+    def newest(self, name: str, lease: int) -> int:
+        """Number of the newest durable update of a client under `lease` or a later one; 0: there is none.
+
+        A client numbers its updates on over its leases, and sends one that was not taken under the next lease again.
+        """
         client = self.clients.get(name)
-        if client is None or not sequence:
-            return False
-        return sequence <= (client.sequence if lease == client.lease else client.taken.get(lease, 0))
+        return client.newest_sequence if client is not None and client.newest_lease >= lease else 0
 
     def free_shard(self, name: str, shards: Sequence[int], held: Collection[int]) -> int:
         """A shard for `name`: its own, else the first of `shards` that is not `held`; -1 if there is none."""

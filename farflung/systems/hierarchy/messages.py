@@ -97,8 +97,9 @@ class Welcome(Message, kw_only=True):
     instance: str
     lease: int
     """Names updates together with their sequence, which only grows."""
-    is_taken: bool
-    """The update that the Join told of is durable here: do not send it again."""
+    newest: int
+    """Number of the newest update that is durable here, under the lease that the Join told of or a later one; 0: there
+    is none. Do not send it, or one before it, again."""
     shard: int
     """Of the data; -1: none, look after your data yourself."""
     cursor: dict[str, int]

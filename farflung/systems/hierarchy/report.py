@@ -64,6 +64,8 @@ class WorkerReport:
     """Of these, in updates that were acknowledged."""
     num_updates: int
     """Acknowledged."""
+    newest_update: int
+    """Number of the newest update that was acknowledged: how many were, over all lives."""
     num_tokens: int
     version: int
     """Of the newest model it got."""

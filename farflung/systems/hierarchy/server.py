@@ -155,12 +155,11 @@ class Server(Role):
         client = self.state.ledger.clients[join.name]
         session = self._sessions[join.name]
         session.heard(source)
-        is_taken = self.state.ledger.is_taken(join.name, join.lease, join.sequence)
         welcome = Welcome(
             name=join.name,
             instance=join.instance,
             lease=client.lease,
-            is_taken=is_taken,
+            newest=self.state.ledger.newest(join.name, join.lease),
             shard=client.shard,
             cursor=self.state.ledger.cursors.get(client.shard, {}),
             global_steps=self.state.global_steps,

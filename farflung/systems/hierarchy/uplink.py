@@ -195,7 +195,7 @@ class Uplink:
         if self.phase is not Phase.JOIN or message.instance != self._instance:
             return []
         self.lease, self.welcome = message.lease, message
-        if self.header is not None and not message.is_taken:
+        if self.header is not None and message.newest < self.sequence:
             return self._begin_upload(now)
         if self.header is not None:
             return self._update_taken(now, is_under_new_lease=True)

@@ -7,7 +7,8 @@ so that a worker with an old model does not lag behind in them.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -15,8 +16,10 @@ from farflung.learn.parameters import Tensors, assign_
 from farflung.systems.hierarchy.adapting import UplinkCodec
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
+from farflung.systems.hierarchy.keeping import Keeper, Update
+from farflung.systems.hierarchy.learner import Learner, Memory
 from farflung.systems.hierarchy.merge import compress_part, decode_part, layout, part_bytes
-from farflung.systems.hierarchy.messages import Alive, ModelHeader, ModelPart, RunIdentity, UpdateHeader
+from farflung.systems.hierarchy.messages import Alive, ModelHeader, ModelPart, RunIdentity, UpdateHeader, Welcome
 from farflung.systems.hierarchy.pace import smoothed_speed
 from farflung.systems.hierarchy.report import WorkerReport
 from farflung.systems.hierarchy.uplink import Phase, Uplink
@@ -28,30 +31,6 @@ from farflung.world.effects import Effect, Note, Send
 from farflung.world.errors import PeerMisbehaved, Refused
 from farflung.world.mailbox import Mailbox, PeerLost
 from farflung.world.version import __version__
-
-
-class Descended(Protocol):
-    """What some local steps gave."""
-
-    @property
-    def loss(self) -> float: ...
-    @property
-    def num_steps(self) -> int: ...
-    @property
-    def num_tokens(self) -> int: ...
-
-
-class Learner(Protocol):
-    """What learns; `learn.trainer.Trainer` is one."""
-
-    @property
-    def parameters(self) -> Tensors:
-        """Live."""
-        ...
-
-    def run(self, num_steps: int, progress_of_step: Callable[[int], float]) -> Descended:
-        """Make that many steps; `progress_of_step(i)` is the run's progress at the i-th, between 0 and 1."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +52,13 @@ class Worker:
         name: str,
         server: Address,
         data: Data | None = None,
+        memory: Memory | None = None,
         speed: float = 0.0,
         seconds_per_step: float = 0.0,
     ) -> None:
-        """`server`: the local server. `speed`: steps per second, 0 to measure it. `seconds_per_step`: what the
-        simulator charges for a step. `data` is needed if the servers deal shards (`config.num_shards`)."""
+        """`server`: the local server. `memory`: of the optimizer, to outlive crashes. `speed`: steps per second, 0 to
+        measure it. `seconds_per_step`: what the simulator charges for a step. `data` is needed if the servers deal
+        shards (`config.num_shards`)."""
         assert data is not None or not config.num_shards, "servers that deal shards need workers that take them"
         self._world = world
         self._config = config
@@ -106,12 +87,19 @@ class Worker:
             take_part=self._take_part,
         )
         self._uplink.speed = speed
+        self._keeper = Keeper(world, name, layout(self._start), config.values_per_part, memory)
+        self._resumed: Update | None = None
+        """Of an earlier life; its fate is not known."""
+        self._num_sent_before = 0
+        self._sent: UpdateHeader | None = None
+        """Of the newest update."""
         self.codec = UplinkCodec(
             config.codec_up_local,
             config.wire_share_max,
             self._start,
             lambda: world.network.bytes_per_second(server.peer),
         )
+        self._is_settled = False
         self._lease_of_data = 0
         self._shard = -1
         self._num_steps = self._num_tokens = 0
@@ -125,11 +113,13 @@ class Worker:
     def report(self) -> WorkerReport:
         """What it has come to."""
         model = self._uplink.model
-        pending = self._uplink.header.num_steps if self._uplink.header is not None else 0
+        is_own = self._resumed is None or self._uplink.sequence > self._resumed.sequence
+        pending = self._uplink.header.num_steps if self._uplink.header is not None and is_own else 0
         return WorkerReport(
             num_steps=self._num_steps,
             num_steps_taken=self._num_steps - pending,
-            num_updates=self._uplink.num_taken,
+            num_updates=self._uplink.num_taken - self._num_sent_before,
+            newest_update=self._uplink.sequence - (self._uplink.header is not None),
             num_tokens=self._num_tokens,
             version=model.version if model else 0,
             global_steps=model.global_steps if model else 0,
@@ -146,13 +136,32 @@ class Worker:
             Refused: the server will not have this worker, or not take its update.
         """
         with Mailbox(self._world, f"worker-{self.name}") as mailbox:
+            await self._resume(mailbox)
             self._perform(mailbox, self._uplink.join(self._now()))
-            sequence = 0
             while not (model := await self._next_model(mailbox)).is_over:
-                sequence += 1
                 header = await self._descend(mailbox, model)
-                self._perform(mailbox, self._uplink.upload(sequence, header, self._now()))
+                update = Update(self._uplink.lease, self._uplink.sequence + 1, header, self._pending, self._owed)
+                await self._keeper.save(partial(self._compute, mailbox), update)
+                self._sent = header
+                self._perform(mailbox, self._uplink.upload(update.sequence, header, self._now()))
             return self.report()
+
+    async def _resume(self, mailbox: Mailbox) -> None:
+        """Take up what an earlier life has kept."""
+        update = self._resumed = await self._keeper.load(partial(self._compute, mailbox))
+        if update is not None:
+            self._pending, self._owed, self._sent = update.parts, update.owed, update.header
+            self._uplink.lease, self._uplink.sequence = update.lease, update.sequence
+            self._uplink.header = update.header
+
+    def _settle(self, newest: int) -> None:
+        """The server's newest update of this worker is known: is it the one that was taken up?"""
+        if self._resumed is not None and newest >= self._resumed.sequence:
+            self._num_sent_before = 1
+            if newest > self._resumed.sequence:
+                self._owed = {}  # it was in an update after that one
+        self._uplink.sequence = max(self._uplink.sequence, newest)
+        self._is_settled = True
 
     # Learning
 
@@ -165,10 +174,19 @@ class Worker:
         await self._compute(mailbox, assign_, self._learner.parameters, self._start)
         model, welcome = self._uplink.model, self._uplink.welcome
         assert model is not None and welcome is not None
+        if not self._is_settled:
+            self._settle(welcome.newest)
         if self._data is not None and welcome.shard >= 0 and welcome.lease != self._lease_of_data:
             self._lease_of_data, self._shard = welcome.lease, welcome.shard
-            self._data.assign(welcome.shard, welcome.cursor)
+            self._data.assign(welcome.shard, self._cursor_after(welcome))
         return model
+
+    def _cursor_after(self, welcome: Welcome) -> dict[str, int]:
+        """Where the data go on: behind an update that was sent after the server had said where they did."""
+        sent = self._sent
+        if sent is None or sent.shard != welcome.shard or welcome.newest >= self._uplink.sequence:
+            return welcome.cursor
+        return sent.cursor
 
     async def _descend(self, mailbox: Mailbox, model: ModelHeader) -> UpdateHeader:
         """Make local steps and encode what they changed."""

@@ -97,7 +97,7 @@ def from_above(sequence, dispatch, lease):
         perform(role, role.receive(ABOVE, part, 0.0))
 
 (join,) = take(Join)
-welcome = Welcome(name="eu", instance=join.instance, lease=1, is_taken=False, shard=-1, cursor={}, global_steps=0)
+welcome = Welcome(name="eu", instance=join.instance, lease=1, newest=0, shard=-1, cursor={}, global_steps=0)
 perform(role, role.receive(ABOVE, welcome, 0.0))
 from_above(0, 1, 1)
 workers = {}
