@@ -43,15 +43,16 @@ class Story:
 class Witnessed:
     """What sequencers have told measurers."""
 
-    records: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    checks: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Of the chain after so many records."""
     forks: list[str] = field(default_factory=list[str])
 
     def see(self, event: MessageEvent) -> None:
         """Every record that leaves a sequencer counts from then on."""
-        if isinstance(event.message, ByteNews) and event.phase == "sent":
-            for number, content in enumerate(event.message.records, start=event.message.first_record):
-                if self.records.setdefault(number, content) != content:
-                    self.forks.append(f"{event.source} tells another record {number} at {event.time:g} s")
+        if isinstance(event.message, ByteNews) and event.phase == "sent" and event.message.records:
+            number = event.message.first_record + len(event.message.records)
+            if self.checks.setdefault(number, event.message.check) != event.message.check:
+                self.forks.append(f"{event.source} tells other records before {number} at {event.time:g} s")
 
 
 def make(seed: int, faults: Faults) -> SimulatedOneByte:
@@ -147,7 +148,8 @@ def breaches(simulated: SimulatedOneByte, witnessed: Witnessed, seed: int, story
     found += [f"{name} did not come to the end" for name in WORKERS if name not in simulated.reports]
     replica = simulated.sequencer.replica
     contents = replica.log.contents[: replica.num_committed]
-    lost = [number for number, content in witnessed.records.items() if contents[number : number + 1] != [content]]
+    log = replica.log
+    lost = [n for n, check in witnessed.checks.items() if n > len(contents) or log.check_after(n) != check]
     if lost:
         found.append(f"records {lost} were told and are lost")
     journal = HeldJournal(simulated.header)

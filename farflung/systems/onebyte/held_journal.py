@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import CHECK_BYTES, Chain
 from farflung.systems.onebyte.ledger import Ledger
+from farflung.systems.onebyte.packing import unpacked_record
 from farflung.systems.onebyte.records import Part, Participant, Record, Revocation, Round, decode_record
 from farflung.systems.onebyte.steps import Step, step_of
 
@@ -30,11 +31,12 @@ class HeldJournal:
         return self._numbers.get(public_key)
 
     def take(self, content: bytes) -> list[Step]:
-        """One more record; returns what it adds to the accumulators.
+        """One more record, packed or as it stands in the journal; returns what it adds to the accumulators.
 
         Raises:
             ValueError: it cannot follow.
         """
+        content = unpacked_record(content, self.ledger)
         record = decode_record(content)
         self.ledger.take(record, self._chain.hash)
         self._chain.extend(content)

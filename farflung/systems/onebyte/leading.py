@@ -20,6 +20,7 @@ from farflung.systems.onebyte.messages import (
     ByteSignature,
 )
 from farflung.systems.onebyte.ordering import Ordering
+from farflung.systems.onebyte.packing import packed_record, unpack
 from farflung.systems.onebyte.rounds import Rounds
 from farflung.systems.onebyte.seats import Seat, Seats
 from farflung.systems.onebyte.slots import runs, shares
@@ -61,6 +62,8 @@ class Leading:
         self._states: dict[int, tuple[bytes, str]] = {}
         """By round: the first hash of accumulators after it that was told, and by whom."""
         self._names: dict[str, str] = {}
+        self._packed: dict[int, bytes] = {}
+        """The newest records as they travel, by number."""
         self._measured_at: float | None = None
 
     @property
@@ -162,6 +165,7 @@ class Leading:
         seat.num_records = first + len(records)
         seat.is_current = seat.num_records == self._num_told
         check = self._log.check_after(seat.num_records) if records else b""
+        records = tuple(self._packed.get(number, content) for number, content in enumerate(records, start=first))
         given = tuple(slots) if seat.is_current else ()
         return Send(seat.address, ByteNews(first_record=first, records=records, check=check, slots=given))
 
@@ -170,7 +174,9 @@ class Leading:
         num_told = self.ordering.end_before(num_committed)
         if num_told <= self._num_told:
             return []
-        self._num_told = num_told
+        first, self._num_told = self._num_told, num_told
+        new = enumerate(self._log.contents[first:num_told], start=first)
+        self._packed = {number: packed_record(content, self.ledger) for number, content in new}
         self.rounds.opened_at = now
         if self.ordering.is_measured and self._measured_at is None:
             self._measured_at = now
@@ -208,8 +214,9 @@ class Leading:
 
     def _take_entries(self, key: str, seat: Seat, message: ByteEntries, now: float) -> list[Effect]:
         base_round, first_slot = divmod(message.place, self.ledger.header.num_slots)
+        reference = self.ledger.reference_of(base_round)
         try:
-            compared = self.rounds.take(key, base_round, first_slot, message.codes)
+            compared = self.rounds.take(key, base_round, first_slot, unpack(message.codes, reference or 0))
         except ValueError as error:
             raise PeerMisbehaved(seat.address.peer, f"it sends {error}") from None
         if not self.rounds.slots.owed(key):

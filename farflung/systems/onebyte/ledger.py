@@ -45,6 +45,7 @@ class Ledger:
         # By participant: its parts that nobody has signed for, with their committed rounds.
         self._median: int | None = None
         self._measured: dict[int, set[int]] = {}
+        self._references: dict[int, int] = {0: 0}
 
     def take(self, record: Record, chain: bytes) -> None:
         """One more record; `chain` is the hash of everything before it (32 bytes).
@@ -107,6 +108,11 @@ class Ledger:
         """Slots of a round that the journal holds; known as long as late entries of that round may come."""
         return frozenset(self._measured.get(base_round, ()))
 
+    def reference_of(self, base_round: int) -> int | None:
+        """The reference that was known when a round began, 0 before there was any; None for rounds that are over for
+        good, or have not begun."""
+        return self._references.get(base_round)
+
     def peer_of(self, participant: int) -> PeerId:
         """The participant's peer id."""
         return peer_id(self.participants[participant].public_key)
@@ -140,7 +146,9 @@ class Ledger:
         median = median_code(record.codes)
         self._median = self._median if median is None else median
         self.num_rounds += 1
+        self._references[self.num_rounds] = self._median or 0
         self._measured.pop(record.number - self.header.staleness_rounds_max, None)
+        self._references.pop(record.number - self.header.staleness_rounds_max, None)
 
     def _take_part(self, committed_round: int, part: Part) -> None:
         self._require_participant(part.participant)

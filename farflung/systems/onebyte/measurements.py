@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.messages import ByteEntries
+from farflung.systems.onebyte.packing import bounded, pack
 from farflung.systems.onebyte.slots import runs
 
 
@@ -29,18 +30,19 @@ class Measurements:
     def begin_round(self, number: int) -> None:
         """What is left of an older round's slots is left to others, and what is too old to count is forgotten."""
         self._queue = []
-        oldest = self._oldest(number)
+        oldest = number - self._header.staleness_rounds_max
         self._codes = {base: codes for base, codes in self._codes.items() if base >= oldest}
 
-    def ask(self, number: int, slots: Sequence[int]) -> list[ByteEntries]:
-        """Slots of a round (first, number, first, ...): what is new is queued, what was measured is sent again."""
+    def ask(self, ledger: Ledger, slots: Sequence[int]) -> list[ByteEntries]:
+        """Slots of the open round (first, number, ...): what is new is queued, what was measured is sent again."""
+        number = ledger.num_rounds
         measured = self._codes.get(number, {})
         known = {slot for first, count in self._queue for slot in range(first, first + count)} | {*self._under_way}
         pairs = zip(slots[::2], slots[1::2], strict=True)
         asked = [slot for first, count in pairs for slot in range(first, first + count)]
         new = runs([slot for slot in asked if slot not in measured and slot not in known])
         self._queue += zip(new[::2], new[1::2], strict=True)
-        return self._messages(number, [slot for slot in asked if slot in measured], number)
+        return self._messages(number, [slot for slot in asked if slot in measured], ledger)
 
     def next(self) -> range | None:
         """The next slots to measure, a message's worth; None while some are being measured, or none are left."""
@@ -53,20 +55,23 @@ class Measurements:
         self._under_way = range(first, first + size)
         return self._under_way
 
-    def done(self, base_round: int, slots: range, codes: bytes, number: int) -> list[ByteEntries]:
-        """Slots of `base_round` are measured; round `number` is open now."""
+    def done(self, base_round: int, slots: range, codes: bytes, ledger: Ledger) -> list[ByteEntries]:
+        """Slots of `base_round` are measured; the journal may have gone on meanwhile."""
         assert len(codes) == len(slots), "a byte for each slot"
-        self._codes.setdefault(base_round, {}).update(zip(slots, codes, strict=True))
         self._under_way = range(0)
         self.num_measured += len(codes)
-        return self._messages(base_round, slots, number)
+        reference = ledger.reference_of(base_round)
+        if reference is None:
+            return []
+        self._codes.setdefault(base_round, {}).update(zip(slots, bounded(codes, reference), strict=True))
+        return self._messages(base_round, slots, ledger)
 
     def uncounted(self, ledger: Ledger) -> list[ByteEntries]:
         """What has been measured and does not stand in the journal."""
         found: list[ByteEntries] = []
         for base_round, codes in self._codes.items():
             counted = ledger.measured(base_round)
-            found += self._messages(base_round, [slot for slot in codes if slot not in counted], ledger.num_rounds)
+            found += self._messages(base_round, [slot for slot in codes if slot not in counted], ledger)
         return found
 
     def num_own(self, base_round: int, first_slot: int, codes: bytes) -> int:
@@ -74,17 +79,16 @@ class Measurements:
         mine = self._codes.get(base_round, {})
         return sum(mine.get(slot) == code for slot, code in enumerate(codes, start=first_slot))
 
-    def _messages(self, base_round: int, slots: Sequence[int], number: int) -> list[ByteEntries]:
+    def _messages(self, base_round: int, slots: Sequence[int], ledger: Ledger) -> list[ByteEntries]:
         """Consecutive slots together; nothing that is too old to be taken."""
-        if base_round < self._oldest(number):
+        reference = ledger.reference_of(base_round)
+        if reference is None:
             return []
         codes, flat, size = self._codes.get(base_round, {}), runs(slots), self._entries_per_message
         found: list[ByteEntries] = []
         for first, count in zip(flat[::2], flat[1::2], strict=True):
             for start in range(first, first + count, size):
                 stretch = bytes(codes[slot] for slot in range(start, min(start + size, first + count)))
-                found.append(ByteEntries(place=base_round * self._header.num_slots + start, codes=stretch))
+                place = base_round * self._header.num_slots + start
+                found.append(ByteEntries(place=place, codes=pack(stretch, reference)))
         return found
-
-    def _oldest(self, number: int) -> int:
-        return number - self._header.staleness_rounds_max

@@ -218,7 +218,7 @@ class Worker:
         if new:
             self._move(mailbox, first_round, steps)
         if is_at_end and not journal.ledger.is_closed:
-            self._send_all(mailbox, self._measurements.ask(journal.ledger.num_rounds, news.slots))
+            self._send_all(mailbox, self._measurements.ask(journal.ledger, news.slots))
         # Records without slots may be a piece of more; silence in return says that there is nothing to do.
         is_idle = not new and self._measurements.is_idle
         now = self._world.clock.now()
@@ -290,10 +290,9 @@ class Worker:
         if isinstance(result, Failed):
             raise result.error
         if done.what == "measure":
-            number = self.journal.ledger.num_rounds
-            self._send_all(mailbox, self._measurements.done(done.round_number, done.slots, result, number))
+            ledger = self.journal.ledger
+            self._send_all(mailbox, self._measurements.done(done.round_number, done.slots, result, ledger))
+            self._ask_at = self._world.clock.now() + self._ask_seconds
         elif done.what == "sign":
             state = result[:CHECK_BYTES]
             self._send(mailbox, ByteSignature(end_round=done.round_number, signature=before, state=state))
-        if not self._num_computing and self._measurements.is_idle:
-            self._ask_at = self._world.clock.now() + self._ask_seconds
