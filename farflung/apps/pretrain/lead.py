@@ -153,7 +153,7 @@ class Lead(Role):
                 return self._give(source, message)
             case AskPeers():
                 peers = {str(index): self._holders[index] for index in sorted(self._holders)}
-                return [Send(source, Peers(peers=peers))]
+                return [Send(source, Peers(peers=peers, ended=tuple(sorted(self.ended))))]
             case SeatReport():
                 self._report(source, message, now)
             case SeatEnded(seat=index, report=report):

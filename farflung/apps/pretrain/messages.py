@@ -40,6 +40,8 @@ class Peers(Message, kw_only=True):
     """Who sits where, as far as anybody does: index of the seat (as a text) to peer."""
 
     peers: dict[str, PeerId]
+    ended: tuple[int, ...] = ()
+    """Seats whose part is done; they may not be there any more."""
 
 
 class SeatReport(Message, kw_only=True):

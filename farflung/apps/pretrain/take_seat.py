@@ -141,7 +141,8 @@ class _Seat:
         while True:
             known = await self._ask(mailbox, AskPeers(), Peers)
             peers = {int(index): peer for index, peer in known.peers.items()}
-            needed = engine.needs(given.seat, given.seats)
+            # A seat that is taken again near the run's end does not wait for those that have come to theirs.
+            needed = [index for index in engine.needs(given.seat, given.seats) if index not in known.ended]
             if all(index in peers and self._is_reachable(peers[index]) for index in needed):
                 return Sitting(
                     world=self._node.world,

@@ -19,10 +19,10 @@ from farflung.world.address import Address
 
 FREE_RUNNING_STEPS = 8
 """An exchange of rounds that run freely may last as long as so many steps."""
-SMOOTHING = 0.5
+SMOOTHING = 0.3
 """Weight of the newest exchange in the time that one takes."""
 CHANGE_MIN = 0.25
-"""A period that would change by less stays."""
+"""A period, or a share of steps, that would change by less stays or is not told again."""
 VALUE_BYTES = 4
 
 
@@ -53,6 +53,8 @@ class Adaptation:
         self._exchange_seconds: float | None = None
         self._codecs: dict[tuple[Address, Address], str] = {}
         """Last told, by the two ends."""
+        self._shares: dict[Address, float] = {}
+        """Last told: steps of a worker as a share of the fastest one's."""
 
     def choose_codecs(
         self, seats: Sequence[Seat], due: Sequence[str], members: Sequence[Member], num_values: int
@@ -82,6 +84,20 @@ class Adaptation:
                 how = "measured" if measured is not None else "not measured yet; as the settings say"
                 sentences.append(f"{codec} from {key[0]} to {key[1]}: {why} ({known / 1e6:.3g} MB/s {how})")
         return tuple(chosen), sentences
+
+    def told_steps(self, members: Sequence[Member], num_steps: Mapping[Address, int], num_steps_max: int) -> list[str]:
+        """Sentences on workers that are to make clearly more or fewer steps than before, where speeds decide that."""
+        if not self._config.is_speed_scaled or not num_steps_max:
+            return []
+        fastest = max(member.steps_per_second for member in members)
+        sentences: list[str] = []
+        for member in members:
+            share, before = num_steps[member.address] / num_steps_max, self._shares.get(member.address, 1.0)
+            if abs(share - before) > CHANGE_MIN * before:
+                self._shares[member.address] = share
+                speed = f"it makes {member.steps_per_second:.3g} steps/s, the fastest {fastest:.3g}"
+                sentences.append(f"{num_steps[member.address]} of {num_steps_max} steps for {member.address}: {speed}")
+        return sentences
 
     def exchanged(self, due: Sequence[str], seconds: float) -> None:
         """An exchange counts; from its forming to everybody's having all means it took so long."""

@@ -240,6 +240,9 @@ class Coordinator(Register):
             for member in seated
         ]
         sends = [Send(member.address, commit) for member, commit in zip(seated, commits, strict=True)]
+        num_steps = {member.address: one.assignment.num_steps for member, one in zip(seated, commits, strict=True)}
+        shares = self._adaptation.told_steps(seated, num_steps, self._decided.plan.num_steps)
+        chosen += [self._chosen(sentence) for sentence in shares]
         return [note, *chosen, *sends]
 
     def _choose_periods(self, members: Sequence[Member]) -> list[Note]:

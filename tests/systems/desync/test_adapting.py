@@ -109,6 +109,13 @@ def test_a_coordinator_that_restarts_keeps_the_periods() -> None:
         desync.run(deadline=1000.0)
 
 
+def test_steps_that_follow_speeds_are_told() -> None:
+    config = diloco(3 * 64, 16, is_speed_scaled=True)
+    desync = run(config, FAT, speeds={"w1": 0.5}, is_speed_declared=False)
+    (told,) = desync.coordinator.decisions
+    assert told == "8 of 16 steps for w1/desync-worker: it makes 5 steps/s, the fastest 10"
+
+
 def seats(*names: str) -> list[Seat]:
     return [Seat(Address(PeerId(name), "worker"), SITES[name], 1.0) for name in names]
 
