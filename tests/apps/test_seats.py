@@ -29,6 +29,7 @@ def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None
         given = ask(f"p{seat.index}", AskSeat(version="1", seat=seat.index))
         assert isinstance(given, SeatGiven) and given.seat == seat
     known = ask("p1", AskPeers())
+    assert isinstance(known, Peers)
     assert known == Peers(peers={str(seat.index): PeerId(f"p{seat.index}") for seat in seats})
     ask("p2", SeatEnded(seat=2, report=SeatReport(seat=2, decisions=("8 of 16 steps",))))
     assert ask("p1", AskPeers()) == Peers(peers=known.peers, ended=(2,)), "nobody must wait for it"
