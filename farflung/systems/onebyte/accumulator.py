@@ -23,8 +23,10 @@ EXACT_MAX = 1 << 24
 INTEGER_MAX = (1 << 31) - 1
 BATCH_MOVEMENT_MAX = 1 << 29
 """Steps that are added at a time move no element further: sums are looked at between, before they could overflow."""
-DIRECTION_ELEMENTS_MAX = 1 << 24
-"""Random values of one batch of entries: 64 MB as float32."""
+DIRECTION_ELEMENTS_MAX = 1 << 23
+"""Random values of one batch of entries: 32 MB as float32."""
+PRODUCT_ELEMENTS_MAX = 1 << 22
+"""Of a product: 16 MB."""
 CHUNK_ELEMENTS = 1 << 18
 """Weights that are rounded at a time, in float64."""
 
@@ -102,23 +104,21 @@ def state_digest(digests: Mapping[str, bytes]) -> bytes:
 
 
 class _Product:
-    """Collects entries until they make a matrix multiplication worth while, and its results while they are exact."""
+    """Collects entries until they make a matrix multiplication worth while, as long as its result is exact."""
 
     def __init__(self, tensor: TensorShape, sums: torch.Tensor, largest_value: int) -> None:
         self._sums = sums
-        self._buffer: torch.Tensor | None = None
         self._bound = 0
-        self._largest_value = largest_value
-        self._waiting: list[tuple[Directions, torch.Tensor]] = []
+        self._bound_max = (EXACT_MAX - 1) // largest_value
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._num_waiting = 0
         self._num_waiting_max = max(1, DIRECTION_ELEMENTS_MAX // (tensor.rows + tensor.shape[-1]))
 
     def add(self, directions: Directions, weights: np.ndarray) -> None:
-        limit = (EXACT_MAX - 1) // self._largest_value
         first = 0
         while first < len(weights):
             sizes = np.cumsum(np.abs(weights[first:]))
-            count = int(np.searchsorted(sizes, limit - self._bound, side="right"))
+            count = int(np.searchsorted(sizes, self._bound_max - self._bound, side="right"))
             if count == 0:
                 assert self._bound, "a single entry is exact"
                 self.flush()
@@ -130,32 +130,24 @@ class _Product:
     def _take(self, directions: Directions, weights: np.ndarray, entries: slice) -> None:
         column = torch.from_numpy(weights[entries]).to(self._sums.device, torch.float32).unsqueeze(1)
         if directions.values is not None:
-            self._fold((column.t() @ directions.values[entries].float()).view_as(self._sums))
+            self._sums += (column.t() @ directions.values[entries].float()).view_as(self._sums).to(torch.int32)
             return
         assert directions.left is not None and directions.right is not None
-        self._waiting.append((Directions(directions.left[entries], directions.right[entries], None), column))
+        self._waiting.append((directions.left[entries], directions.right[entries], column))
         self._num_waiting += len(column)
         if self._num_waiting >= self._num_waiting_max:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        if not self._waiting:
-            return
-        left = torch.cat([directions.left for directions, _ in self._waiting if directions.left is not None])
-        right = torch.cat([directions.right for directions, _ in self._waiting if directions.right is not None])
-        column = torch.cat([column for _, column in self._waiting])
-        self._waiting, self._num_waiting = [], 0
-        self._fold(left.float().t() @ right.float().mul_(column))
-
-    def _fold(self, product: torch.Tensor) -> None:
-        self._buffer = product if self._buffer is None else self._buffer.add_(product)
+            self.flush()
 
     def flush(self) -> None:
-        """Bring everything into the integers."""
-        self._multiply()
-        if self._buffer is not None:
-            self._sums += self._buffer.to(torch.int32)
-        self._buffer, self._bound = None, 0
+        """Bring everything into the integers, some rows at a time."""
+        if self._waiting:
+            left, right, column = (torch.cat(each) for each in zip(*self._waiting, strict=True))
+            weighted = right.float().mul_(column)
+            size = max(1, PRODUCT_ELEMENTS_MAX // self._sums.shape[1])
+            for first in range(0, len(self._sums), size):
+                rows = slice(first, first + size)
+                self._sums[rows] += (left[:, rows].float().t() @ weighted).to(torch.int32)
+        self._waiting, self._num_waiting, self._bound = [], 0, 0
 
 
 def _zeros(tensor: TensorShape, number: int, device: torch.device | str, folder: Path | None) -> torch.Tensor:
@@ -168,12 +160,13 @@ def _zeros(tensor: TensorShape, number: int, device: torch.device | str, folder:
 
 
 @torch.no_grad()
-def tuned_weights(base: torch.Tensor, sums: Sequence[torch.Tensor], exponent: int) -> torch.Tensor:
-    """base - (the sum of `sums`) * 2^-exponent, computed in float64 and rounded once to the dtype of `base`."""
-    result = torch.empty_like(base, memory_format=torch.contiguous_format)
-    flat, flat_base, flat_sums = result.view(-1), base.reshape(-1), [each.reshape(-1) for each in sums]
+def write_tuned(target: torch.Tensor, base: torch.Tensor, sums: Sequence[torch.Tensor], exponent: int) -> None:
+    """Write base - (the sum of `sums`) * 2^-exponent into `target`, which may be `base` itself.
+
+    It is computed in float64 and rounded once to the dtype of `target`.
+    """
+    flat, flat_base, flat_sums = target.view(-1), base.reshape(-1), [each.reshape(-1) for each in sums]
     for start in range(0, flat.numel(), CHUNK_ELEMENTS):
         part = slice(start, start + CHUNK_ELEMENTS)
         total = torch.stack([each[part].long() for each in flat_sums]).sum(0)
-        flat[part] = flat_base[part].double().sub_(total.double(), alpha=2.0**-exponent).to(base.dtype)
-    return result
+        flat[part] = flat_base[part].double().sub_(total.double(), alpha=2.0**-exponent).to(target.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from farflung.learn.parameters import copies
-from farflung.systems.onebyte.accumulator import Accumulators, tuned_weights
+from farflung.systems.onebyte.accumulator import Accumulators, write_tuned
 from farflung.systems.onebyte.code import encode_projections
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.measure import Measurer
@@ -79,6 +79,6 @@ class ModelLearner:
         if not self._is_stale:
             return
         for name, parameter in self._parameters.items():
-            tuned = tuned_weights(self._base[name], [self._accumulators.sums[name]], self._header.update_exponent)
-            parameter.copy_(tuned)
+            sums = [self._accumulators.sums[name]]
+            write_tuned(parameter.detach(), self._base[name], sums, self._header.update_exponent)
         self._is_stale = False

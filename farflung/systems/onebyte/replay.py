@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from farflung.learn.parameters import fingerprint
-from farflung.systems.onebyte.accumulator import Accumulators, state_digest, sums_digest, tuned_weights
+from farflung.systems.onebyte.accumulator import Accumulators, state_digest, sums_digest, write_tuned
 from farflung.systems.onebyte.header import Header, TensorShape
 from farflung.systems.onebyte.journal import JournalSection
 from farflung.systems.onebyte.steps import Step, step_of
@@ -38,8 +38,8 @@ def replay(
             for number, section in enumerate(sections)
             if name in _shapes(section.header)
         }
-        tuned = tuned_weights(parameters[name].detach(), list(sums.values()), header.update_exponent)
-        parameters[name].detach().copy_(tuned)
+        tensor = parameters[name].detach()
+        write_tuned(tensor, tensor, list(sums.values()), header.update_exponent)
         for number, found in sums.items():
             digests[f"{number:06} {name}"] = sums_digest(_shapes(sections[number].header)[name], found)
         on_tensor(name)
