@@ -79,3 +79,10 @@ def wait_trained(command: Command, num_tokens: int) -> None:
         return command.num_tokens >= num_tokens
 
     wait_until(is_there, f"{num_tokens} tokens are trained on", SECONDS_MAX)
+
+
+def num_steps(command: Command) -> dict[str, int]:
+    """Of every worker that has reported one."""
+    return {
+        point.seat: point.num_steps for point in read_history(command.folder / "log.jsonl").newest() if point.num_steps
+    }

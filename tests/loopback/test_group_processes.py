@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farflung.apps.pretrain.history import read_history
 from tests.apps.runs import HALOS, write_run
 from tests.loopback.fleet import ROOT, wait_until
-from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summary, wait_trained
+from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, num_steps, summary, wait_trained
 
 pytestmark = pytest.mark.loopback
 
+FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
 SITES = [
     "regions=[{name='east', workers=1, ranks_per_worker=2}, {name='west', workers=1, parallelism='fsdp'}]",
     "links=[]",
@@ -24,11 +24,22 @@ SITES = [
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "farflung", "join"]
 
 
-def num_steps(command: Command) -> dict[str, int]:
-    """Of every worker that has reported one."""
-    return {
-        point.seat: point.num_steps for point in read_history(command.folder / "log.jsonl").newest() if point.num_steps
-    }
+@pytest.mark.slow
+def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: list[Command]) -> None:
+    groups = ", ".join(f"{{name='{name}', ranks_per_worker=2, parallelism='fsdp'}}" for name in ("east", "west"))
+    path = write_run(tmp_path, algorithm=FARFLUNG, tokens=60_000)
+    first = Command(tmp_path, str(path), "--set", f"regions=[{groups}]", "--set", "links=[]")
+    commands.append(first)
+    wait_trained(first, 10_000)
+    children = psutil.Process(first.process.pid).children(recursive=True)
+    first.process.send_signal(signal.SIGINT)
+    assert first.wait() == 130, first.output.read_text()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
+    commands.append(second)
+    assert second.wait() == 0, second.output.read_text()
+    assert summary(tmp_path)["validation_loss"] < LEARNT_LOSS
 
 
 def test_groups_train_though_a_rank_is_killed_and_torchrun_joins(tmp_path: Path, commands: list[Command]) -> None:

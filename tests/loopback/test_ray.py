@@ -1,7 +1,10 @@
 """Seats as actors of a real Ray on this machine: they train, are started again when killed, and leave nothing."""
 
 import importlib.util
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,8 +14,8 @@ from farflung.apps.cli import main
 from farflung.apps.pretrain import launchers
 from farflung.apps.pretrain.ray_actors import gpus_each
 from tests.apps.runs import write_run
-from tests.loopback.fleet import wait_until
-from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summary, wait_trained
+from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, num_steps, summary, wait_trained
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'farflung[ray]'"
@@ -62,6 +65,34 @@ def test_actors_are_started_again_and_go_on(tmp_path: Path, commands: list[Comma
         assert (command.folder / "seats" / f"{seat}-1.log").read_text().count(f"takes the seat {seat}") == 2
         assert not (command.folder / "seats" / f"{seat}-2.log").exists(), "Ray started it again, not the lead"
     _, alive = psutil.wait_procs(everybody, timeout=20)
+    assert not alive
+
+
+@needs_ray
+@pytest.mark.loopback
+@pytest.mark.slow
+def test_a_joiner_may_be_an_actor_and_a_killed_lead_leaves_none(tmp_path: Path, commands: list[Command]) -> None:
+    path = write_run(tmp_path, algorithm=ONE_SERVER, tokens=100_000_000)
+    sites = ["--set", "regions=[{name='east', workers=1}]", "--set", "links=[]", "--set", "training.joiners_max=1"]
+    command = Command(tmp_path, str(path), "--engine", "ray", *sites)
+    commands.append(command)
+    wait_trained(command, 1_000)
+    ticket = (tmp_path / "run" / "ticket").read_text().strip()
+    home = tmp_path / "elsewhere"
+    words = ["join", ticket, "--engine", "ray", "--home", str(home)]
+    environment = {**os.environ, "FARFLUNG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    joining = subprocess.Popen([sys.executable, "-m", "farflung", *words], cwd=ROOT, env=environment)
+    try:
+        wait_until(lambda: "east-worker-1" in num_steps(command), "the joiner has made steps", SECONDS_MAX)
+        everybody = psutil.Process(command.process.pid).children(recursive=True)
+        everybody += psutil.Process(joining.pid).children(recursive=True)
+        command.process.kill()
+        assert joining.wait(60) == 2, "the lead is gone"
+    finally:
+        joining.terminate()
+        joining.wait(60)
+    assert "the lead is gone" in (home / "logs" / "seat.log").read_text()
+    _, alive = psutil.wait_procs(everybody, timeout=30)
     assert not alive
 
 

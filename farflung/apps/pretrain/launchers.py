@@ -10,6 +10,7 @@ from typing import Literal, Protocol, get_args
 from farflung.apps.pretrain.reader import check_known
 from farflung.apps.processes import Child, ChildFailed, Supervisor
 
+USER_ERROR = 2
 LOOK_SECONDS = 0.2
 LINES_SHOWN = 15
 LauncherName = Literal["processes", "ray"]
@@ -94,12 +95,15 @@ def run_with(name: LauncherName, folder: Path, arguments: Sequence[str], num_ran
     """Run one command of a worker to its end; its log goes to `folder`.
 
     Raises:
+        ValueError: what the command itself says is the user's mistake.
         ChildFailed: it has failed; says what it last wrote.
     """
     with launcher_of(name, folder, num_ranks) as launcher:
         command = launcher.start("seat", arguments, {"FARFLUNG_TICKET": ticket}, num_ranks=num_ranks)
         while command.is_running:
             time.sleep(LOOK_SECONDS)
+        if command.status == USER_ERROR:
+            raise ValueError(command.lines()[-1].removeprefix("farflung: "))
         if command.status:
             last = "\n".join(command.lines()[-LINES_SHOWN:])
             raise ChildFailed(f"the seat ended with status {command.status}; it last wrote:\n{last}")
