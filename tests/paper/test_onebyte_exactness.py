@@ -65,11 +65,19 @@ def test_sums_do_not_depend_on_how_work_is_cut(direction: str, monkeypatch: pyte
     whole.add(invented_steps(header))
     monkeypatch.setattr(accumulator, "PRODUCT_ELEMENTS_MAX", 70)
     monkeypatch.setattr(accumulator, "DIRECTION_ELEMENTS_MAX", 200)
-    monkeypatch.setattr(accumulator, "EXACT_MAX", 1 << 22)
+    monkeypatch.setattr(accumulator, "EXACT_MAX", {torch.float32: 1 << 14, torch.float64: 1 << 24})
     monkeypatch.setattr(accumulator, "BATCH_MOVEMENT_MAX", 1 << 18)
     cut = Accumulators(header)
     cut.add(invented_steps(header))
     assert cut.digest() == whole.digest()
+
+
+def test_large_rates_are_exact_along_gaussian_directions() -> None:
+    header = bare_header(MATRIX, direction="gaussian", exponent=10, num_slots=8)
+    steps = [Step(0, 0, np.array([127 * 3000, -127 * 2999, 5, 127 * 1000], dtype=np.int64))]
+    accumulators = Accumulators(header)
+    accumulators.add(steps)
+    assert torch.equal(accumulators.sums["matrix"].long(), plain_sum(header, MATRIX, steps))
 
 
 def test_sums_beyond_what_float32_holds_are_exact() -> None:

@@ -18,8 +18,8 @@ from farflung.systems.onebyte.directions import Directions, draw_in_pieces, larg
 from farflung.systems.onebyte.header import HASH_BYTES, Header, TensorShape
 from farflung.systems.onebyte.steps import Step, bounded_batches, joined_steps, movement_bound
 
-EXACT_MAX = 1 << 24
-"""Integers up to this are exact in float32."""
+EXACT_MAX = {torch.float32: 1 << 24, torch.float64: 1 << 53}
+"""Integers up to this are exact."""
 INTEGER_MAX = (1 << 31) - 1
 BATCH_MOVEMENT_MAX = 1 << 29
 """Steps that are added at a time move no element further: sums are looked at between, before they could overflow."""
@@ -109,7 +109,9 @@ class _Product:
     def __init__(self, tensor: TensorShape, sums: torch.Tensor, largest_value: int) -> None:
         self._sums = sums
         self._bound = 0
-        self._bound_max = (EXACT_MAX - 1) // largest_value
+        # Gaussian directions are integers of eleven bits, which leave float32 too few for the weights.
+        self._dtype = torch.float32 if largest_value == 1 else torch.float64
+        self._bound_max = (EXACT_MAX[self._dtype] - 1) // largest_value
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._num_waiting = 0
         self._num_waiting_max = max(1, DIRECTION_ELEMENTS_MAX // (tensor.rows + tensor.shape[-1]))
@@ -128,9 +130,9 @@ class _Product:
             first += count
 
     def _take(self, directions: Directions, weights: np.ndarray, entries: slice) -> None:
-        column = torch.from_numpy(weights[entries]).to(self._sums.device, torch.float32).unsqueeze(1)
+        column = torch.from_numpy(weights[entries]).to(self._sums.device, self._dtype).unsqueeze(1)
         if directions.values is not None:
-            self._sums += (column.t() @ directions.values[entries].float()).view_as(self._sums).to(torch.int32)
+            self._sums += (column.t() @ directions.values[entries].to(self._dtype)).view_as(self._sums).to(torch.int32)
             return
         assert directions.left is not None and directions.right is not None
         self._waiting.append((directions.left[entries], directions.right[entries], column))
@@ -142,11 +144,11 @@ class _Product:
         """Bring everything into the integers, some rows at a time."""
         if self._waiting:
             left, right, column = (torch.cat(each) for each in zip(*self._waiting, strict=True))
-            weighted = right.float().mul_(column)
+            weighted = right.to(self._dtype).mul_(column)
             size = max(1, PRODUCT_ELEMENTS_MAX // self._sums.shape[1])
             for first in range(0, len(self._sums), size):
                 rows = slice(first, first + size)
-                self._sums[rows] += (left[:, rows].float().t() @ weighted).to(torch.int32)
+                self._sums[rows] += (left[:, rows].to(self._dtype).t() @ weighted).to(torch.int32)
         self._waiting, self._num_waiting, self._bound = [], 0, 0
 
 
