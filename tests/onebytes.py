@@ -26,7 +26,7 @@ from farflung.world.doors import World
 from farflung.world.errors import FarflungError
 from farflung.world.host import Host
 
-EXPONENT = 20
+EXPONENT = 24
 SHAPE = (4, 6)
 RUN_SITE = "hub"
 

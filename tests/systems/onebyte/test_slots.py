@@ -14,7 +14,8 @@ def test_runs_of_consecutive_numbers() -> None:
 @given(st.sets(st.integers(0, 60)))
 def test_runs_hold_every_number_once(numbers: set[int]) -> None:
     flat = runs(sorted(numbers))
-    held = [number for first, count in zip(flat[::2], flat[1::2], strict=True) for number in range(first, first + count)]
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    held = [number for first, count in pairs for number in range(first, first + count)]
     assert held == sorted(numbers)
 
 
