@@ -102,6 +102,8 @@ def test_revoking_everybody_gives_the_base_model_back(folder: Path) -> None:
         journal("revoke", folder / "two.flj", "node-1", "-o", folder / "again.flj")
     assert "revoked" in journal("show", folder / "two.flj")
     assert "is right" in journal("verify", folder / "none.flj")
+    said = json.loads(CliRunner().invoke(app, ["journal", "show", str(folder / "two.flj"), "--json"]).output)
+    assert said[0]["revocations"] == [{"participant": 1, "first_round": 0, "end_round": 6, "reason": "noise"}]
 
 
 def test_revoking_from_a_round_on(folder: Path) -> None:

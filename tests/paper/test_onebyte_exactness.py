@@ -124,6 +124,16 @@ def test_a_weight_that_would_overflow_is_refused_and_sums_that_came_back_are_not
             accumulators.add([Step(0, 0, forth)])
 
 
+def test_sums_are_refused_where_products_may_be_rounded() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(ValueError, match="set_float32_matmul_precision"):
+            Accumulators(bare_header(MATRIX)).add([])
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_sums_may_lie_in_files(tmp_path: Path) -> None:
     header = bare_header(MATRIX, VECTOR)
     kept, earlier = Accumulators(header), Accumulators(header, folder=tmp_path)

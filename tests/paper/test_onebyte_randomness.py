@@ -13,7 +13,7 @@ from farflung.systems.onebyte.directions import draw_directions, draw_in_pieces
 from farflung.systems.onebyte.header import TensorShape
 from farflung.systems.onebyte.normal import normal_quantiles
 from farflung.systems.onebyte.philox import philox4x32
-from farflung.systems.onebyte.randomness import GENERATORS, signs_of, slot_bytes, stream_key
+from farflung.systems.onebyte.randomness import GENERATORS, signs_by_torch, signs_of, slot_bytes, stream_key
 from tests.onebyte_journals import bare_header
 
 MATRIX, VECTOR, CUBE = TensorShape("matrix", (40, 24)), TensorShape("vector", (24,)), TensorShape("cube", (3, 8, 5))
@@ -85,6 +85,12 @@ def test_signs_are_balanced_and_unrelated(generator: str) -> None:
     products = signs @ signs.t() / 1000
     products.fill_diagonal_(0)
     assert signs.mean().abs() < 0.01 and products.abs().max() < 0.18  # 5.7 standard deviations
+
+
+def test_signs_are_the_same_by_whatever_device_makes_them() -> None:
+    bits = slot_bytes("philox4x64", stream_key(bytes(16), 0, "weight"), 0, 5, 9)
+    for count in (1, 7, 8, 70, 72):
+        assert torch.equal(signs_of(bits, count), signs_by_torch(bits, count))
 
 
 def test_normals_are_normal() -> None:

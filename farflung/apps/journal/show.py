@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -65,6 +66,7 @@ def show_journal(path: Path, *, as_json: bool, is_unfinished_allowed: bool) -> N
 def _show_section(console: Console, section: JournalSection) -> None:
     described = _described(section)
     participants = described.pop("participants")
+    described["revocations"] = len(described["revocations"])
     described["tensors"] = _shortened(described["tensors"])
     settings = Table("run", described.pop("run"), show_header=True)
     for name, value in described.items():
@@ -102,6 +104,7 @@ def _described(section: JournalSection) -> dict[str, Any]:
         "entries_vouched": ledger.num_vouched,
         "closed": ledger.is_closed,
         "chain": section.chain.hex(),
+        "revocations": [msgspec.structs.asdict(revocation) for revocation in ledger.revocations],
         "participants": [_participant(section, number) for number in range(len(ledger.participants))],
     }
 

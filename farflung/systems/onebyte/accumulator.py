@@ -55,8 +55,13 @@ class Accumulators:
         """Add steps, all at once for each tensor: many together are much faster than one by one.
 
         Raises:
-            ValueError: a weight might move further than 32 bits can count.
+            ValueError: a weight might move further than 32 bits can count, or torch may not multiply exactly.
         """
+        if torch.get_float32_matmul_precision() != "highest":
+            raise ValueError(
+                "torch may round float32 products here, and sums of a journal must be exact: call "
+                "torch.set_float32_matmul_precision('highest') first"
+            )
         for batch in bounded_batches(joined_steps(steps), BATCH_MOVEMENT_MAX // self._largest_value):
             self._require_room(movement_bound(batch) * self._largest_value)
             for tensor in self.tensors:

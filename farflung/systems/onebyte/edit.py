@@ -1,6 +1,5 @@
 """Editing a fine-tune: journals of one base model are added up, compared, and freed of a participant's share."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -129,8 +128,8 @@ def _find(section: JournalSection, wanted: str) -> int | None:
 
 
 def name_of(participant: Participant) -> str:
-    """The participant's name for people, without what could steer a terminal."""
-    return re.sub(r"[^\w .@-]", "?", participant.name) or participant.public_key.hex()[:8]
+    """The participant's name for people."""
+    return participant.name or participant.public_key.hex()[:8]
 
 
 @dataclass(frozen=True, slots=True)

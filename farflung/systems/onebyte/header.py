@@ -16,6 +16,7 @@ RATE_MAX = (1 << 16) - 1
 """An entry's coefficient times this fits into the 24 bits that float32 products are exact in."""
 EXPONENT_MAX = 40
 NAME_LENGTH_MAX = 500
+ELEMENTS_MAX = 1 << 33
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -106,6 +107,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             and len(self.base) == len(self.sequencer) == HASH_BYTES,
             "it names no tensors, or some twice": bool(names) and len({*names}) == len(names),
             "a tensor has no shape": all(tensor.shape for tensor in self.tensors) and all(n > 0 for n in lengths),
+            "a tensor is too large": all(tensor.num_elements <= ELEMENTS_MAX for tensor in self.tensors),
+            "a name cannot be shown": all(name.isprintable() for name in (*names, self.base_name)),
             "a name is too long": max(map(len, (*names, self.base_name)), default=0) <= NAME_LENGTH_MAX,
             "unknown type of numbers": self.dtype in DTYPES,
             "epsilon is not positive": 0.0 < self.epsilon < 1e6,

@@ -125,7 +125,7 @@ class Ledger:
         )
 
     def _take_participant(self, record: Participant) -> None:
-        if len(record.public_key) != 32 or len(record.name) > NAME_LENGTH_MAX:
+        if len(record.public_key) != 32 or len(record.name) > NAME_LENGTH_MAX or not record.name.isprintable():
             raise ValueError("its participant has no proper key or name")
         if len(self.participants) >= PARTICIPANTS_MAX:
             raise ValueError(f"it names more than {PARTICIPANTS_MAX} participants")

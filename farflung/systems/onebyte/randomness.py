@@ -54,6 +54,11 @@ def signs_of(bits: torch.Tensor, count: int) -> torch.Tensor:
     if bits.device.type == "cpu":
         ones = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=count, bitorder="little"))
         return ones.view(torch.int8).mul_(-2).add_(1)
+    return signs_by_torch(bits, count)
+
+
+def signs_by_torch(bits: torch.Tensor, count: int) -> torch.Tensor:
+    """The same on any device."""
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
     ones = ((bits.unsqueeze(-1) >> shifts) & 1).flatten(1)[:, :count].to(torch.int8)
     return ones.mul_(-2).add_(1)

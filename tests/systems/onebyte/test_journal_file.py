@@ -131,6 +131,14 @@ def test_a_writer_refuses(what: str) -> None:
         writer.add_round(parts)
 
 
+@pytest.mark.parametrize(
+    "record", [Participant(bytes(31), "a"), Participant(bytes(32), "a\nb"), Participant(bytes(32), "a" * 300)]
+)
+def test_a_participant_has_a_key_and_a_name_that_can_be_shown(record: Participant) -> None:
+    with pytest.raises(ValueError, match="no proper key or name"):
+        JournalWriter(BytesIO(), HEADER).add(record)
+
+
 def test_late_entries_have_a_limit() -> None:
     header = msgspec.structs.replace(HEADER, staleness_rounds_max=2)
     writer = JournalWriter(BytesIO(), header)
@@ -205,6 +213,8 @@ def test_the_overhead_is_small() -> None:
         ({"dtype": "int3"}, "type of numbers"),
         ({"coefficient_max": 128}, "clipping"),
         ({"format": 2}, "format 2"),
+        ({"base_name": "gpt2\x1b[2J"}, "cannot be shown"),
+        ({"tensors": (TensorShape("a", (1 << 20, 1 << 20)),)}, "too large"),
     ],
 )
 def test_headers_that_cannot_be_are_refused(changes: dict[str, object], sentence: str) -> None:
