@@ -91,7 +91,7 @@ def make(seed: int, faults: Faults) -> SimulatedHierarchy:
         num_parts_ahead=2,
         updates_per_snapshot=10_000 if seed % 2 else 7,
         replay_bytes_max=3000 if seed % 4 == 2 else 1 << 30,
-        resident_bytes_max=0 if seed % 3 == 0 else 1 << 20,
+        resident_bytes_max=(0, 1 << 20, 6 * NUM_VALUES)[seed % 3],
         ask_again_seconds=1.0,
         ask_again_seconds_max=4.0,
         codec_down_local="int8" if seed % 4 == 3 else "raw",

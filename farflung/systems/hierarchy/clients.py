@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from farflung.systems.hierarchy.durable import update_key
 from farflung.systems.hierarchy.flow import Inflow, Outflow
 from farflung.systems.hierarchy.merge import ServedModel, decode_part, digest
 from farflung.systems.hierarchy.messages import Join, ModelHeader, RunIdentity, UpdateHeader, UpdatePart
@@ -31,7 +32,6 @@ class Leaving:
     outflow: Outflow
     resident: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Parts that have not arrived there; empty if they lie on disk."""
-    is_on_disk: bool = False
 
 
 @dataclass(slots=True)
@@ -45,10 +45,19 @@ class Session:
     leaving: Leaving | None = None
     is_preparing: bool = False
     """A model for it is waited for or being encoded."""
+    is_on_disk: bool | None = None
+    """Whether models for it wait on disk: decided with the first one, for good."""
     reference: int = 0
     """Number of the newest model that was encoded for it, which `held` is; 0: none is known."""
     held: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Parts of that model as the client has them, where models travel as differences and are small."""
+
+    def arriving_keys(self, name: str, lease: int) -> list[str]:
+        """Where the parts lie of an update that is not whole."""
+        if self.arriving is None:
+            return []
+        sequence, inflow = self.arriving.sequence, self.arriving.inflow
+        return [update_key(name, lease, sequence, index) for index in range(inflow.num_parts) if inflow.has(index)]
 
     def heard(self, source: Address) -> None:
         """A message came from it."""

@@ -66,8 +66,8 @@ class HierarchyConfig:
     """Updates between two saved states of a server; a restart replays those since the last one."""
     replay_bytes_max: int = 16 << 30
     """Disk for updates that a restart would replay; once they are more, a state is saved though it is not due."""
-    resident_bytes_max: int = 64 << 20
-    """A model on its way to a worker is kept in memory up to this size, and on disk above it."""
+    resident_bytes_max: int = 128 << 20
+    """Models on their way to clients are kept in memory up to this size together, and on disk above it."""
     ask_again_seconds: float = 5.0
     """Silence after which the other side is asked what it has; doubles with each question."""
     ask_again_seconds_max: float = 60.0

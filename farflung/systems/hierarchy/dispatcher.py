@@ -1,13 +1,14 @@
 """Models on their way from a server to its clients: each as it was at one moment, part by part, a few parts ahead.
 
 A model is encoded between two updates, so that its parts are of one version however long it takes to travel; it waits
-in memory if it is small and on disk if it is not.
+in memory as long as all that wait there are small together, else on disk.
 """
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from farflung.learn.parameters import num_bytes
 from farflung.systems.hierarchy.clients import Leaving, Session
 from farflung.systems.hierarchy.config import ABSOLUTE_CODECS, FIRST_CODEC, HierarchyConfig
 from farflung.systems.hierarchy.durable import dispatch_key, reference_key
@@ -19,8 +20,6 @@ from farflung.systems.hierarchy.state import ServerState
 from farflung.systems.hierarchy.work import Compute, Read, Work
 from farflung.world.doors import World
 from farflung.world.effects import Delete, Effect, Load, Save, Send
-
-VALUE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ class Dispatcher:
         self._codec = codec
         self._is_relative = codec not in ABSOLUTE_CODECS
         self._num_dispatches = first_dispatch
-        num_values = sum(tensor.numel() for tensor in state.model.parameters.values())
-        self._is_on_disk = num_values * VALUE_BYTES > config.resident_bytes_max
+        self._resident_bytes = num_bytes(state.model.parameters) * (2 if self._is_relative else 1)
+        """For one client: a model on its way and, where differences travel, what the client has."""
 
     def prepare(self, name: str) -> Work:
         """Encode the model as it is now and send its first parts to the client; its turn comes with the queue's."""
@@ -65,20 +64,26 @@ class Dispatcher:
         self._num_dispatches += 1
         header = self._header(name, session)
         leaving = Leaving(self._num_dispatches, header, Outflow(header.num_parts, self._config.num_parts_ahead))
-        leaving.is_on_disk = self._is_on_disk
         yield from self.forget(session)
+        if session.is_on_disk is None:
+            session.is_on_disk = not self._has_room()
         session.leaving, session.is_preparing, session.reference = leaving, False, leaving.dispatch
         for index in range(header.num_parts):
             data = yield from self._encode(name, session, index, is_difference=header.reference > 0)
             if session.leaving is not leaving:
                 session.reference = 0
                 return
-            if self._is_on_disk:
+            if session.is_on_disk:
                 yield Save(dispatch_key(leaving.dispatch, index), data)
             else:
                 leaving.resident[index] = data
             leaving.outflow.ready = index + 1
             yield from self._send_next(name, session)
+
+    def _has_room(self) -> bool:
+        """Whether models for one more client may wait in memory."""
+        num_resident = sum(1 for session in self._sessions.values() if session.is_on_disk is False)
+        return (num_resident + 1) * self._resident_bytes <= self._config.resident_bytes_max
 
     def _encode(self, name: str, session: Session, index: int, *, is_difference: bool) -> Generator[Any, Any, bytes]:
         """A part of the model; where models travel as differences, what the client then has is kept."""
@@ -86,11 +91,11 @@ class Dispatcher:
         if not self._is_relative:
             return (yield Compute(model.dispatch_part, (index, self._codec)))
         if is_difference:
-            base = (yield Read(reference_key(name, index))) if self._is_on_disk else session.held[index]
+            base = (yield Read(reference_key(name, index))) if session.is_on_disk else session.held[index]
             data, held = yield Compute(model.difference_part, (index, base, self._codec))
         else:
             data = held = yield Compute(model.dispatch_part, (index, FIRST_CODEC))
-        if self._is_on_disk:
+        if session.is_on_disk:
             yield Save(reference_key(name, index), held)
         else:
             session.held[index] = held
@@ -115,7 +120,7 @@ class Dispatcher:
     def forget(self, session: Session) -> list[Effect]:
         """Nothing more of the model on its way to that client is wanted."""
         leaving, session.leaving = session.leaving, None
-        if leaving is None or not leaving.is_on_disk:
+        if leaving is None or not session.is_on_disk:
             return []
         left = range(leaving.outflow.arrived, leaving.outflow.ready)
         return [Delete(dispatch_key(leaving.dispatch, index)) for index in left]
@@ -133,7 +138,7 @@ class Dispatcher:
             return [*self.forget(session), *self._begin(message.name, session)]
         effects: list[Effect] = []
         if message.dispatch == leaving.dispatch:
-            effects += self._take_news(leaving, message)
+            effects += self._take_news(session, leaving, message)
         effects += self._send_next(message.name, session)
         return [*effects, *self._answer(session, message)]
 
@@ -143,7 +148,7 @@ class Dispatcher:
         session.is_preparing = True
         return self._state.queue.push(self.prepare(name))
 
-    def _take_news(self, leaving: Leaving, message: Fetch) -> list[Effect]:
+    def _take_news(self, session: Session, leaving: Leaving, message: Fetch) -> list[Effect]:
         before = leaving.outflow.arrived
         if message.is_lost:
             leaving.outflow.rewind(message.next)
@@ -152,7 +157,7 @@ class Dispatcher:
         arrived = range(before, leaving.outflow.arrived)
         for index in arrived:
             leaving.resident.pop(index, None)
-        return [Delete(dispatch_key(leaving.dispatch, index)) for index in arrived] if leaving.is_on_disk else []
+        return [Delete(dispatch_key(leaving.dispatch, index)) for index in arrived] if session.is_on_disk else []
 
     def _answer(self, session: Session, message: Fetch) -> list[Effect]:
         """Say what was sent, behind what was sent."""
@@ -174,7 +179,7 @@ class Dispatcher:
         assert leaving is not None
         effects: list[Effect] = []
         for index in leaving.outflow.next_parts():
-            if leaving.is_on_disk:
+            if session.is_on_disk:
                 effects.append(Load(PartJob(name, leaving.dispatch, index), dispatch_key(leaving.dispatch, index)))
             else:
                 effects.append(self._part(name, session, leaving, index, leaving.resident[index]))

@@ -33,7 +33,7 @@ from farflung.systems.hierarchy.state import ServerState, keys_of
 from farflung.systems.hierarchy.work import Compute, Read, Work
 from farflung.wire.message import NoSuchActor, Refusal
 from farflung.world.address import Address, PeerId
-from farflung.world.effects import Effect, Note, Save, Send
+from farflung.world.effects import Delete, Effect, Note, Save, Send
 from farflung.world.errors import PeerMisbehaved
 from farflung.world.role import Role
 
@@ -145,11 +145,20 @@ class Server(Role):
         before = ledger.clients.get(join.name)
         lease = max(join.lease, before.lease if before is not None else 0) + 1
         granted = Granted(ledger.num_records + 1, join.name, source.peer, join.instance, lease, shard, join.speed)
+        forgotten = self._forget(join.name)
         self._sessions[join.name] = Session(source)
         note = f"{join.name} joins under lease {lease}" + (f" with shard {shard}" if shard >= 0 else "")
         if join.known_version > self.state.counters.version:
             note += f"; it knows version {join.known_version}, this server only {self.state.counters.version}"
-        return [*self.state.record(granted), Note(note), *self._welcome(source, join)]
+        return [*forgotten, *self.state.record(granted), Note(note), *self._welcome(source, join)]
+
+    def _forget(self, name: str) -> list[Effect]:
+        """Nothing that was under way to or from a client under its lease until now is wanted any more."""
+        session = self._sessions.get(name)
+        if session is None:
+            return []
+        keys = [*self.state.unfinished(name), *session.arriving_keys(name, self.state.ledger.clients[name].lease)]
+        return [*self._dispatcher.forget(session), *(Delete(key) for key in keys)]
 
     def _welcome(self, source: Address, join: Join) -> list[Effect]:
         client = self.state.ledger.clients[join.name]
@@ -232,17 +241,13 @@ class Server(Role):
         return [*effects, *self.state.queue.push(self._apply(record, is_live=True))]
 
     def _where_is(self, session: Session, message: WhereIs) -> Sequence[Effect]:
-        if message.sequence <= self.state.ledger.clients[message.name].sequence:
-            taken = UpdateTaken(name=message.name, lease=message.lease, sequence=message.sequence)
-            return [Send(session.address, taken)]
-        arriving = session.arriving
-        if arriving is not None and arriving.sequence == message.sequence:
-            missing = arriving.inflow.next
-        else:
-            missing = self._found(message.name, message.lease, message.sequence).next
-        news = PartTaken(
-            name=message.name, lease=message.lease, sequence=message.sequence, next=missing, ask=message.ask
-        )
+        name, lease, sequence = message.name, message.lease, message.sequence
+        if sequence <= self.state.ledger.clients[name].sequence:
+            return [Send(session.address, UpdateTaken(name=name, lease=lease, sequence=sequence))]
+        inflow = self._found(name, lease, sequence)
+        if session.arriving is not None and session.arriving.sequence == sequence:
+            inflow = session.arriving.inflow
+        news = PartTaken(name=name, lease=lease, sequence=sequence, next=inflow.next, ask=message.ask)
         return [Send(session.address, news)]
 
     def _found(self, name: str, lease: int, sequence: int) -> Inflow:

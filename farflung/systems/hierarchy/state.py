@@ -164,6 +164,13 @@ class ServerState:
         records = [each for each in kept.records if each.number > self.counters.applied]
         return {key: None for each in records if isinstance(each, Committed | Merged) for key in keys_of(each)}
 
+    def unfinished(self, name: str) -> list[str]:
+        """Keys of parts that an earlier life got of updates that this client has not completed under its lease."""
+        client = self.ledger.clients[name]
+        folder = f"{PREFIX}update/{name}/{client.lease}/"
+        keys = [key for key in self._kept.keys if key.startswith(folder)]
+        return [key for key in keys if int(key.removeprefix(folder).split("/")[0]) > client.sequence]
+
     def found_parts(self, name: str, lease: int, sequence: int) -> list[int]:
         """Parts of an update that an earlier life got."""
         folder = update_key(name, lease, sequence, 0)[:-1]

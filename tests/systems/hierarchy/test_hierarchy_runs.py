@@ -1,10 +1,12 @@
 """Whole trees of servers without faults: they learn, end, and their counts add up."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from farflung.sim.faults import Faults, nth
 from farflung.systems.hierarchy.config import HierarchyConfig
 from tests.hierarchies import Quadratic, SimulatedHierarchy, targets
 
@@ -98,3 +100,48 @@ def test_the_disk_of_a_server_is_bounded_whatever_the_distance_of_saved_states(c
         # Replayed 6 (and one too many); two workers' updates and models 4; saved state 2, and the next one 2; push,
         # snapshot and its successor, answer, what is owed: 5 at most.
         assert 6 * num_bytes < size < 22 * num_bytes, f"{node}: {size / num_bytes:.1f} models"
+
+
+@pytest.mark.parametrize(("codec", "num_resident"), [("raw", 2), ("int8", 1)])
+def test_models_for_so_many_clients_wait_in_memory_as_its_bound_allows(codec: str, num_resident: int) -> None:
+    num_bytes = 4 * 400
+    config = replace(CONFIG, resident_bytes_max=5 * num_bytes // 2, codec_down_local=codec)
+    target = targets(1, {"a": (400,)})
+    with SimulatedHierarchy(
+        config, {"eu": (1.0, 1.2, 1.4, 1.6)}, lambda region, number: Quadratic(target), {"a": torch.zeros(400)}
+    ) as tree:
+        reports = tree.run()
+        places = [session.is_on_disk for session in tree.servers["eu"]._sessions.values()]
+        assert places.count(False) == num_resident and places.count(True) == 4 - num_resident
+        distance = float((tree.servers["eu"].state.model.parameters["a"] - target["a"]).norm() / target["a"].norm())
+        assert distance < 0.2 and all(report.num_updates > 3 for report in reports.values())
+
+
+@pytest.mark.parametrize("kind", ["ModelPart", "UpdatePart"])
+@pytest.mark.parametrize("has_restart", [False, True])
+def test_what_nobody_waits_for_any_more_does_not_stay_on_the_disk(kind: str, has_restart: bool) -> None:
+    """A worker dies while a large model comes down, or its update goes up, and comes back for a new one."""
+    config = replace(CONFIG, resident_bytes_max=0, values_per_part=64, num_parts_ahead=1, budget_steps=800)
+    way = ("eu-server", "eu-0") if kind == "ModelPart" else ("eu-0", "eu-server")
+    faults = Faults()
+    for number in (4, 17, 40):
+        when = nth(kind, number, "send", source=way[0], target=way[1])
+        faults = faults.crash("eu-0", when=when, restart_after=1.0)
+        if has_restart:
+            when = nth(kind, number, "send", source=way[0], target=way[1])
+            faults = faults.crash("eu-server", when=when, restart_after=0.5)
+    with SimulatedHierarchy(
+        config,
+        {"eu": (1.0, 1.2)},
+        lambda region, number: Quadratic(targets(1, {"a": (400,)})),
+        {"a": torch.zeros(400)},
+        faults=faults,
+    ) as tree:
+        tree.run()
+        assert len([life for life in tree.lives if life.name == "eu-0"]) == 4
+        tree.simulation.advance(5.0)
+        store = tree.simulation.world("eu-server").store
+        assert store.keys("hierarchy/dispatch/") == []
+        updates = Counter(key.rpartition("/")[0] for key in store.keys("hierarchy/update/"))
+        partial = {key: num_parts for key, num_parts in updates.items() if num_parts != 7}
+        assert len(updates) > 3 and partial == {}, "of updates under leases that have ended"
