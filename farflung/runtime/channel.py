@@ -1,6 +1,7 @@
 """gRPC as this project uses it: one bidirectional stream of bytes per connection, mutual TLS, both sides alike."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_http_proxy", int("grpc_proxy" in os.environ)),  # not http_proxy: that is for the web
     ("grpc.enable_retries", 0),
 ]
 SERVER_OPTIONS: list[tuple[str, Any]] = [

@@ -5,8 +5,8 @@ import asyncio
 import psutil
 import pytest
 
-from bench.shaping import shaped_link
 from farflung.runtime.limits import NetworkLimits
+from farflung.runtime.shaped_link import shaped_link
 from farflung.world.address import PeerId
 from farflung.world.doors import Contact
 from tests.runtime.conftest import Swarm, eventually, introduce

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.shaping import shaped_link
 from farflung.runtime.giver import Giver
+from farflung.runtime.shaped_link import shaped_link
 from farflung.runtime.taker import take
 from farflung.wire.message import Message
 from farflung.wire.transfer import CHUNK_BYTES, TransferAsk, TransferChunk, TransferChunkAsk, TransferManifest

@@ -227,6 +227,7 @@ class _Session:
             "num_tokens": self._history.num_tokens(),
             "num_steps": self._history.num_steps(),
             "seconds": self._history.seconds,
+            "counters": self._gathered.counters,
             "link_bytes": bytes_entry(0.0, self._history.link_bytes)["links"],
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import torch
 
 from farflung.apps.pretrain.data import shards_of_region
@@ -114,8 +115,16 @@ class ServerPart:
             seat=self._sitting.seat.index,
             staleness=server.mean_staleness,
             sent=sent_bytes(self._sitting.world),
+            counters=self._counters(),
             decisions=decisions,
         )
+
+    def _counters(self) -> dict[str, int]:
+        """Updates applied, in all and by client; of a local server, its pushes and those whose answer is merged."""
+        report, counters = self.server.report(), self.server.state.counters
+        clients = {f"applied/{name}": client.num_updates for name, client in report.clients.items()}
+        pushes = {"pushed": counters.num_pushes, "merged": counters.merged_push} if counters.has_model else {}
+        return {"applied": report.version, **clients, **pushes}
 
     def result(self) -> Tensors:
         return self.server.state.model.parameters
@@ -180,8 +189,11 @@ class WorkerPart:
         self._ended.set()  # what is needed to go on has been kept with the newest update
 
     def report(self) -> SeatReport:
-        waiting = self._worker.report().seconds_waiting
-        return worker_report(self._sitting, self._learner, waiting, taken(self._worker.codec.decisions))
+        report = self._worker.report()
+        return msgspec.structs.replace(
+            worker_report(self._sitting, self._learner, report.seconds_waiting, taken(self._worker.codec.decisions)),
+            counters={"acknowledged": report.newest_update},
+        )
 
     def result(self) -> Tensors:
         return self._learner.parameters

@@ -61,6 +61,8 @@ class Gathered:
         self._sent: dict[int, Tally] = {}
         self._counts: dict[int, Tally] = {}
         self._staleness: dict[str, float] = {}
+        self.counters: dict[str, dict[str, int]] = {}
+        """What each seat has counted over all its lives, by seat and name; seats without any are left out."""
         for point in history.newest():
             known = [seat for seat in self.seats if seat.name == point.seat]
             if known:
@@ -86,6 +88,8 @@ class Gathered:
         self.history.link_bytes = self.link_bytes()
         for sentence in report.decisions:
             self._on_decision(self._began_at + seconds, seat.name, sentence)
+        if report.counters:
+            self.counters[seat.name] = report.counters
         if report.staleness is not None:
             self._staleness[seat.region] = report.staleness
         if seat.kind != "worker":

@@ -1,6 +1,7 @@
 """`farflung pretrain` on real machines: leads the run here, starts its seats as local processes, waits for others."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.apps.pretrain.engines import engine_of
+from farflung.apps.pretrain.gateways import Ways, open_gateways
 from farflung.apps.pretrain.launchers import Launcher, LauncherName, Started, launcher_of
 from farflung.apps.pretrain.lead import Gathered, Lead
 from farflung.apps.pretrain.materials import Materials
@@ -82,7 +84,8 @@ class LocalRun:
         self._launcher: LauncherName = launcher
         self._tell = tell
         self._show = show
-        self._is_stopping = False
+        self._ways: Ways | None = None
+        """Where [[links]] shape them."""
         self._seats = [
             SeatProcess(seat, folder / SEATS_FOLDER / seat.name) for seat in gathered.seats if not seat.is_remote
         ]
@@ -106,8 +109,12 @@ class LocalRun:
         for process in self._seats:
             process.home.mkdir(parents=True, exist_ok=True)
         num_ranks = sum(self._num_ranks(process.seat) for process in self._seats)
-        with launcher_of(self._launcher, self._folder / SEATS_FOLDER, num_ranks) as launcher:
-            asyncio.run(self._train(launcher))
+        logs = self._folder / SEATS_FOLDER
+        with contextlib.ExitStack() as stack:
+            if self._run.run.is_shaped:
+                names = [region.name for region in self._run.regions]
+                self._ways = stack.enter_context(open_gateways(names, self._run.links, logs))
+            asyncio.run(self._train(stack.enter_context(launcher_of(self._launcher, logs, num_ranks))))
         return self._result()
 
     def _result(self) -> Tensors:
@@ -174,8 +181,10 @@ class LocalRun:
         process.num_lives += 1
         process.began_at = now
         arguments = ["join", "--seat", str(process.seat.index)]
+        ways, region = self._ways, process.seat.region
+        host = self._place.host if ways is None else ways.hosts[region]
         home = process.home.absolute()  # who reads this may stand in another folder
-        arguments += ["--result", str(home / RESULT_FOLDER), "--host", self._place.host]
+        arguments += ["--result", str(home / RESULT_FOLDER), "--host", host]
         num_ranks = self._num_ranks(process.seat)
         arguments += ["--ranks", str(max(1, num_ranks))]
         threads = str(self._run.training.num_threads)
@@ -184,6 +193,7 @@ class LocalRun:
             "FARFLUNG_HOME": str(home),
             "FARFLUNG_CACHE": os.environ.get("FARFLUNG_CACHE", str(self._materials.cache_folder)),
             "OMP_NUM_THREADS": threads,
+            **({} if ways is None else ways.variables(region)),
         }
         name = f"{process.seat.name}-{process.num_lives}"
         process.child = launcher.start(name, arguments, variables, num_ranks=num_ranks)

@@ -56,6 +56,8 @@ class SeatReport(Message, kw_only=True):
     waiting_seconds: float = 0.0
     sent: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Bytes sent to each peer."""
+    counters: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """What it has counted over all its lives, by name."""
     decisions: tuple[str, ...] = ()
     """What it has chosen by measurements since the last report, with reasons."""
 

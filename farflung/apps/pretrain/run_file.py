@@ -66,6 +66,8 @@ class RunSettings:
     folder: str = "pretraining"
     """Logs, checkpoints, the plot and the final model; relative to where the command is given."""
     seed: int = 0
+    is_shaped: bool = False
+    """True: processes of this machine talk over links as slow as [[links]] say; else those only tell what is known."""
 
     def __post_init__(self) -> None:
         if not self.name or not self.folder:
@@ -156,7 +158,10 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
         logging=read(LoggingSettings, given.get("logging", {}), "logging"),
     )
     check_model_table(run.model)
-    check_sites(run.regions, run.links, must_be_linked=is_simulated)
+    check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
+    remote = [region.name for region in run.regions if region.is_remote]
+    if run.run.is_shaped and remote:
+        raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")
     for region in run.regions:
         run.training.check_ranks(region.ranks_per_worker)
     if run.num_steps < 1:

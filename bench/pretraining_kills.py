@@ -1,0 +1,198 @@
+"""Pretraining with real processes on two regions whose link has 100 Mbit/s and 100 ms, undisturbed and under kill -9.
+
+Two workers in each region, their local servers and the global one are processes; they are killed in a seeded order,
+kinds in turn, each once the last victim is back. What must hold: the run ends, its loss is that of the undisturbed run
+within noise, and the counters of the servers' journals and the workers' stores add up: every update that was
+acknowledged is applied once, over all lives.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.report import Report, bench_arguments
+
+RUN = """
+run = {{ name = "kills", folder = "{folder}/run", is_shaped = true }}
+data = {{ tokenizer = "bytes" }}
+logging = {{ every_seconds = 0.5, tensorboard = false }}
+regions = [{{ name = "east", workers = 2 }}, {{ name = "west", workers = 2 }}]
+links = [{{ between = ["east", "west"], bandwidth_mbit = 100, latency_ms = 100 }}]
+
+[model]
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+max_position_embeddings = 128
+
+[training]
+sequence_length = 64
+batch_size = 4
+tokens = {tokens}
+num_validation_sequences = 64
+optimizer = {{ learning_rate = 0.003 }}
+
+[algorithm]
+name = "halos"
+num_local_steps = 8
+updates_per_push = 8
+local_learning_rate = 0.4
+local_momentum = 0.5
+local_delay = 2
+global_learning_rate = 0.7
+global_momentum = 0.3
+global_delay = 1
+merge_weight = 0.5
+codec_up_local = "int8"
+codec_up_global = "int4"
+"""
+KINDS = ("worker", "local-server", "global-server")
+SEATS = {
+    "worker": ("east-worker-0", "east-worker-1", "west-worker-2", "west-worker-3"),
+    "local-server": ("east-local-server", "west-local-server"),
+    "global-server": ("east-global-server",),
+}
+LIVED_SECONDS_MIN = 10.0
+"""A process is killed once it has been at work for so long: younger ones count as unable to start."""
+SECONDS_MAX = 1800.0
+TOKENS, QUICK_TOKENS = 6_000_000, 800_000
+LOSS_MAX = 2.6
+"""A model that has learnt nothing has 5.55."""
+NOISE = 1.05
+"""Ratio of losses that runs of different seeds have too."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    loss: float
+    """In nats per token of held-out text."""
+    counters: dict[str, dict[str, int]]
+    """By seat and name."""
+    seconds: float
+    killed: list[str]
+
+
+def victims(seed: int, num_kills: int) -> list[str]:
+    """Seats to kill, kinds in turn."""
+    order = random.Random(f"{seed}:victims")
+    return [order.choice(SEATS[KINDS[number % len(KINDS)]]) for number in range(num_kills)]
+
+
+def process_of(
+    command: subprocess.Popen[bytes], folder: Path, seat: str, lived_seconds_min: float
+) -> psutil.Process | None:
+    """The process that sits there now, has taken its seat and is not too young."""
+    for child in psutil.Process(command.pid).children():
+        try:
+            home = child.environ().get("FARFLUNG_HOME", "")
+            age = time.time() - child.create_time()
+        except psutil.Error:
+            continue
+        logs = sorted((folder / "run" / "seats").glob(f"{seat}-*.log"), key=lambda path: path.stat().st_mtime_ns)
+        if Path(home).name == seat and age > lived_seconds_min and "takes the seat" in logs[-1].read_text():
+            return child
+    return None
+
+
+def train(folder: Path, tokens: int, wanted: list[str], *, lived_seconds_min: float = LIVED_SECONDS_MIN) -> Outcome:
+    """One run; every seat of `wanted` is killed in turn, once its process has lived for so long.
+
+    Raises:
+        RuntimeError: the run has failed, or was over before all of them were killed.
+    """
+    (folder / "run.toml").write_text(RUN.format(folder=folder, tokens=tokens))
+    variables = {"FARFLUNG_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "farflung", "pretrain", str(folder / "run.toml")]
+    began_at, killed, waiting = time.monotonic(), list[str](), list(wanted)
+    with (folder / "output.txt").open("wb") as output:
+        command = subprocess.Popen(
+            program, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            while command.poll() is None and time.monotonic() - began_at < SECONDS_MAX:
+                found = process_of(command, folder, waiting[0], lived_seconds_min) if waiting else None
+                if found is not None:
+                    found.kill()
+                    killed.append(waiting.pop(0))
+                time.sleep(0.2)
+        finally:
+            if command.poll() is None:
+                command.terminate()
+            status = command.wait(90)
+    if status or waiting:
+        raise RuntimeError(f"status {status}, not killed: {waiting}\n{(folder / 'output.txt').read_text()[-3000:]}")
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    return Outcome(summary["validation_loss"], summary["counters"], time.monotonic() - began_at, killed)
+
+
+def differences(counters: dict[str, dict[str, int]]) -> list[str]:
+    """Sentences about what does not add up; none of them if all does."""
+    found: list[str] = []
+    for region in ("east", "west"):
+        server = counters[f"{region}-local-server"]
+        workers = [seat for seat in SEATS["worker"] if seat.startswith(region)]
+        for seat in workers:
+            told, applied = counters[seat]["acknowledged"], server.get(f"applied/{seat}", 0)
+            if told != applied:
+                found.append(f"{seat} had {told} updates acknowledged, and {applied} are applied")
+        if server["applied"] != sum(server.get(f"applied/{seat}", 0) for seat in workers):
+            found.append(f"{region}-local-server has applied {server['applied']} updates, its clients another number")
+        applied = counters["east-global-server"].get(f"applied/{region}-local-server", 0)
+        if not server["merged"] <= applied <= server["pushed"]:
+            found.append(f"{region} pushed {server['pushed']} and merged {server['merged']}, {applied} are applied")
+    return found
+
+
+def measure(seed: int, tokens: int, num_kills: int, report: Report) -> None:
+    """Both runs, and what they say."""
+    with tempfile.TemporaryDirectory() as folder:
+        calm_folder, disturbed_folder = Path(folder) / "calm", Path(folder) / "disturbed"
+        calm_folder.mkdir()
+        disturbed_folder.mkdir()
+        calm = train(calm_folder, tokens, [])
+        disturbed = train(disturbed_folder, tokens, victims(seed, num_kills))
+    counted = sum(disturbed.counters[seat]["acknowledged"] for seat in SEATS["worker"])
+    columns = ("run", "validation loss", "seconds", "killed")
+    report.table(
+        "two regions of two workers, 100 Mbit/s and 100 ms between them",
+        columns,
+        [
+            ("undisturbed", calm.loss, calm.seconds, "-"),
+            ("with kill -9", disturbed.loss, disturbed.seconds, ", ".join(disturbed.killed)),
+        ],
+    )
+    report.claim("loss undisturbed, nats per byte", f"< {LOSS_MAX}", f"{calm.loss:.3f}", calm.loss < LOSS_MAX)
+    ratio = disturbed.loss / calm.loss
+    report.claim("loss with kills over undisturbed", f"<= {NOISE}", f"{ratio:.3f}", ratio <= NOISE)
+    report.claim("processes killed", num_kills, len(disturbed.killed), len(disturbed.killed) == num_kills)
+    wrong = differences(calm.counters) + differences(disturbed.counters)
+    said = "; ".join(wrong) or f"none of {counted}"
+    report.claim("acknowledged updates not applied exactly once", "none", said, not wrong)
+
+
+def main() -> int:
+    """Measure; 0 if every claim holds."""
+    parser = bench_arguments(__doc__ or "")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    tokens, num_kills = (QUICK_TOKENS, 2) if arguments.quick else (TOKENS, 10)
+    settings = {"seed": arguments.seed, "tokens": tokens, "kills": num_kills}
+    report = Report("pretraining under kill -9", settings)
+    measure(arguments.seed, tokens, num_kills, report)
+    return report.finish(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
