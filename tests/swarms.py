@@ -42,8 +42,13 @@ class SmallModel:
 
     @classmethod
     def make(cls, family: str, folder: Path) -> "SmallModel":
-        source = ModelSource.open(str(save_family(family, folder / family)))
-        whole = AutoModelForCausalLM.from_pretrained(folder / family, dtype=torch.float32).eval().requires_grad_(False)
+        return cls.open(save_family(family, folder / family))
+
+    @classmethod
+    def open(cls, folder: Path) -> "SmallModel":
+        """What lies there already."""
+        source = ModelSource.open(str(folder))
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
         for weight in whole.parameters():
             weight.data = weight.data.clone()  # the alignment of mapped files changes how kernels group their sums
         return cls(source, whole, functools.cache(functools.partial(load_span, source)))

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from farflung.apps.pretrain.command import Wish, pretrain
 from farflung.apps.pretrain.history import read_history
 from tests.apps.runs import HALOS, write_run
+from tests.swarms import SimulatedSwarm, SmallModel
 
 LEARNT_LOSS = 3.6
 """A model that has learnt nothing has ln 257 = 5.55."""
@@ -68,6 +69,17 @@ def test_the_result_is_a_model_with_its_tokenizer_a_plot_and_a_log(tmp_path: Pat
     losses = history.losses("east")
     assert losses[0][1] > losses[-1][1] and losses[0][0] < losses[-1][0]
     assert history.num_tokens() == json.loads((folder / "summary.json").read_text())["num_tokens"]
+
+
+def test_a_swarm_serves_what_a_run_has_trained(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    pretrain(Wish(path=path, overrides=("model.num_hidden_layers=2",), is_simulated=True))
+    small = SmallModel.open(tmp_path / "run" / "model")
+    prompt = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")("def ", return_tensors="pt")["input_ids"]
+    with SimulatedSwarm(small, {"a": (0, 1), "b": (1, 2)}) as swarm:
+        served = swarm.model.generate(prompt, max_new_tokens=16, do_sample=False)
+    assert torch.equal(served, small.whole.generate(prompt, max_new_tokens=16, do_sample=False))
+    assert served.shape[1] == prompt.shape[1] + 16 or served[0, -1] == small.whole.generation_config.eos_token_id
 
 
 def test_one_seed_is_one_run(tmp_path: Path) -> None:
