@@ -51,13 +51,7 @@ class Job:
     def key(self) -> str:
         """Equal for runs that come to the same, but for how a compiled model rounds."""
         setting = SETTINGS[self.method][self.number]
-        told = [
-            setting.config(self.num_steps).fingerprint,
-            setting.has_global,
-            self.seed,
-            self.bandwidth,
-            self.is_compiled,
-        ]
+        told = [setting.config(self.num_steps).fingerprint, setting.has_global, self.seed, self.bandwidth]
         return _digest([str(part) for part in (*told, self.text)])
 
     @property
