@@ -5,7 +5,8 @@ in the sign. So only large entries are compared. When two measurements of a slot
 who stands alone against two that agree is refuted.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farflung.systems.onebyte.code import CODE_MAX, SIGN_BIT, STEPS_PER_OCTAVE
@@ -33,6 +34,14 @@ def refuted(measured: Sequence[Measured], reference: int, octaves: float) -> lis
         )
 
     return [each.measurer for each in measured if is_refuted(each)]
+
+
+def outvoted(states: Mapping[str, bytes]) -> list[str]:
+    """Measurers whose weights differ from those that most have, if at least two agree."""
+    counts = Counter(states.values())
+    (common, num_common), *others = counts.most_common()
+    is_clear = num_common >= 2 and all(count < num_common for _, count in others)
+    return [name for name, state in states.items() if state != common] if is_clear else []
 
 
 @dataclass(slots=True)

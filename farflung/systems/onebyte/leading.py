@@ -6,6 +6,7 @@ Its state is worthless once another orders: who measures joins there, and sends 
 from collections.abc import Callable, Sequence
 
 from farflung.systems.onebyte.auditing import Auditing
+from farflung.systems.onebyte.audits import outvoted
 from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.header import header_hash
 from farflung.systems.onebyte.ledger import Ledger
@@ -59,8 +60,8 @@ class Leading:
         self._auditing = Auditing(config, draw, self.rounds, self.seats)
         self._num_told = 0
         """Records that count and that measurers may be told of."""
-        self._states: dict[int, tuple[bytes, str]] = {}
-        """By round: the first hash of accumulators after it that was told, and by whom."""
+        self._states: dict[int, dict[str, bytes]] = {}
+        """By number of rounds and measurer: what it says that its accumulators are after them."""
         self._names: dict[str, str] = {}
         self._packed: dict[int, bytes] = {}
         """The newest records as they travel, by number."""
@@ -95,7 +96,7 @@ class Leading:
             case ByteEntries():
                 return self._take_entries(key, seat, message, now)
             case ByteSignature():
-                return self._take_signature(key, seat, message, now)
+                return self._take_signature(key, message, now)
             case _:
                 return []
 
@@ -237,14 +238,22 @@ class Leading:
         effects: list[Effect] = [Note(f"{self._names.get(key, key[:12])} is banned: {reason}")]
         return effects if seat is None else [*effects, Send(seat.address, Refusal(reason=f"banned: {reason}"))]
 
-    def _take_signature(self, key: str, seat: Seat, message: ByteSignature, now: float) -> list[Effect]:
-        state, name = self._states.setdefault(message.end_round, (message.state, seat.name))
-        if state != message.state:
-            self._unseat(key)
-            reason = f"its weights after round {message.end_round - 1} are not those of {name}"
-            return [Note(f"{seat.name}: {reason}"), Send(seat.address, Refusal(reason=reason))]
+    def _take_signature(self, key: str, message: ByteSignature, now: float) -> list[Effect]:
         self.ordering.sign(key, message.end_round, message.signature)
-        return self._close_if_due(now)
+        states = self._states.setdefault(message.end_round, {})
+        states[key] = message.state
+        return [*self._refuse_outvoted(states, message.end_round), *self._close_if_due(now)]
+
+    def _refuse_outvoted(self, states: dict[str, bytes], end_round: int) -> list[Effect]:
+        """Whose weights are not those of the others can only measure nonsense."""
+        effects: list[Effect] = []
+        for key in outvoted(states):
+            seat = self.seats.get(key)
+            if seat is not None:
+                self._unseat(key)
+                reason = f"its weights after round {end_round - 1} are not those of the others: start it anew"
+                effects += [Note(f"{seat.name}: {reason}"), Send(seat.address, Refusal(reason=reason))]
+        return effects
 
     # Closing
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farflung.systems.onebyte.audits import Audits, agree, refuted
+from farflung.systems.onebyte.audits import Audits, agree, outvoted, refuted
 from farflung.systems.onebyte.code import SIGN_BIT
 from farflung.systems.onebyte.slots import Measured
 
@@ -48,3 +48,10 @@ def test_an_entry_is_counted_once_and_a_ban_comes_once() -> None:
     assert audits.judge(6, 1, ["x"]) == []
     audits.forget_before(6)
     assert audits.num_refuted == {"x": 3}
+
+
+def test_whose_weights_differ_from_two_others_is_outvoted_and_nobody_is_where_it_is_not_clear() -> None:
+    assert outvoted({"a": b"1"}) == outvoted({"a": b"1", "b": b"2"}) == []
+    assert outvoted({"a": b"2", "b": b"1", "c": b"1"}) == ["a"]
+    assert outvoted({"a": b"1", "b": b"1", "c": b"2", "d": b"2"}) == []
+    assert outvoted({"a": b"1", "b": b"1", "c": b"1", "d": b"2", "e": b"2"}) == ["d", "e"]

@@ -1,5 +1,6 @@
 """Whole runs in the simulator: machines that come, go, lie and are replaced, and what the journal says afterwards."""
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import pytest
@@ -10,6 +11,7 @@ from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import JournalSection, JournalWriter, read_journal
 from farflung.systems.onebyte.records import Revocation, Round, Seal, Vouch
 from farflung.systems.onebyte.replay import steps_of
+from farflung.systems.onebyte.steps import Step
 from farflung.systems.onebyte.worker import Learner
 from farflung.world.address import PeerId
 from farflung.world.errors import Refused
@@ -195,6 +197,25 @@ def test_honest_machines_are_never_banned_by_audits() -> None:
         run.run(deadline=200)
         assert run.errors == {}
         assert sum(report.num_measured for report in run.reports.values()) > 16 * 16 * 1.15
+
+
+class Drifter(Bowl):
+    """Adds a little too much."""
+
+    def add(self, steps: Sequence[Step]) -> None:
+        super().add(steps)
+        self.accumulators.sums["x"][0, 0] += 1
+
+
+def test_a_machine_whose_weights_drift_is_refused_even_if_it_speaks_first() -> None:
+    def learner(name: str, header: Header) -> Learner:
+        return Drifter(header) if name == "drifter" else Bowl(header)
+
+    names = {"drifter": 0.5, "a": 1.0, "b": 1.0}
+    with SimulatedOneByte(QUICK, names, learner=learner) as run:
+        run.run(deadline=200)
+        assert list(run.errors) == ["drifter"] and "not those of the others" in str(run.errors["drifter"])
+        assert sorted(run.reports) == ["a", "b"]
 
 
 def test_a_measurer_of_another_run_is_refused() -> None:
