@@ -30,7 +30,9 @@ def follow(group: Group) -> None:
 def main(store: str, rank: int, num_ranks: int) -> None:
     """A process that the first rank has started."""
     tie_to_parent()
-    follow(meet(store, rank, num_ranks))
+    group = meet(store, rank, num_ranks)
+    follow(group)
+    group.end()
 
 
 if __name__ == "__main__":

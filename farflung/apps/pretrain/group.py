@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,10 +72,13 @@ class Group:
         return heard[0]
 
     def end(self) -> None:
-        """On the first rank: let the others go. Those that are in the middle of something are left to it."""
-        if self.rank == 0 and self.turn.acquire(timeout=END_SECONDS):
-            self.tell(End())
-            distributed.destroy_process_group()
+        """Leave; the first rank lets the others go, unless they are in the middle of something."""
+        if self.rank == 0:
+            if not self.turn.acquire(timeout=END_SECONDS):
+                return
+            with suppress(RuntimeError):  # a signal may have ended them already
+                self.tell(End())
+        distributed.destroy_process_group()
 
     def deal(self, received: torch.Tensor, parts: Sequence[torch.Tensor] | None) -> None:
         """Fill `received` with this rank's part of those that the first rank gives; the others give None."""

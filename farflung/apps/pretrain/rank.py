@@ -111,9 +111,18 @@ class RankTrainer:
 
 
 def _device_of(name: str, local_rank: int) -> torch.device:
-    """Each process of a machine has an accelerator of its own."""
+    """Each process of a machine has an accelerator of its own.
+
+    Raises:
+        ValueError: there are too few.
+    """
     device = choose_device(name)
     if device.type == "cuda" and device.index is None:
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"this machine has {torch.cuda.device_count()} accelerators, too few for rank {local_rank} of its "
+                'ranks: start fewer, or set training.device = "cpu"'
+            )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     return device

@@ -37,7 +37,8 @@ class RegionSettings:
     """True: its workers come from other machines (`farflung join`); none is started here."""
     ranks_per_worker: int = 1
     """Processes that are one worker together, each with its share of every batch and an accelerator of its own. A
-    worker that joins from elsewhere has as many as it likes: by `farflung join --ranks`, or by `torchrun`."""
+    worker that joins from elsewhere has as many as it likes: by `farflung join --ranks`, or by `torchrun`. In a
+    simulation they are one."""
     parallelism: Parallelism = "ddp"
     """What such processes are to each other: ddp (each has the model) or fsdp (each has a shard of it)."""
     data: SourceConfig | None = None
