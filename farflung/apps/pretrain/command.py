@@ -1,10 +1,12 @@
 """`farflung pretrain`: from a run file to a model folder, on processes of this machine or on virtual time."""
 
+import errno
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -30,6 +32,7 @@ from farflung.runtime.store import write_durably
 
 RUN_FILE = "run.toml"
 SHOW_SECONDS = 0.25
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAY_CHANGE = ("logging", "simulation")
 """Sections that a resumed run may have otherwise; of [training], the budget may grow."""
 
@@ -80,10 +83,22 @@ def pretrain(wish: Wish) -> None:
     session = _Session(run, materials, folder, console)
     console.print(session.summary)
     try:
-        tensors = session.simulate() if wish.is_simulated else session.lead(wish)
+        _train(session, wish)
     except Interrupted:
         console.print(f"Stopped and saved. Go on with: [bold]farflung pretrain {folder / RUN_FILE} --resume[/bold]")
         raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        way_out = (
+            "begin it again" if wish.is_simulated else f"go on with farflung pretrain {folder / RUN_FILE} --resume"
+        )
+        raise ValueError(f"{folder} takes no more ({error.strerror}): make room there, then {way_out}") from None
+
+
+def _train(session: "_Session", wish: Wish) -> None:
+    try:
+        tensors = session.simulate() if wish.is_simulated else session.lead(wish)
     finally:
         session.close()
     session.finish(tensors, "virtual seconds" if wish.is_simulated else "seconds")
@@ -156,6 +171,7 @@ class _Session:
         self._bars = Bars(self._history, self._gathered.seats, run.training.tokens, console)
         self._shown_at = 0.0
         self._logged_at = 0.0
+        self._disk_error: OSError | None = None
 
     @property
     def summary(self) -> str:
@@ -189,10 +205,10 @@ class _Session:
             return run.train(is_resumed=wish.is_resumed)
 
     def _on_point(self, point: Point) -> None:
-        self._log.write(report_entry(point))
+        self._write(report_entry(point))
         if point.seconds - self._logged_at >= self._run.logging.every_seconds:
             self._logged_at = point.seconds
-            self._log.write(bytes_entry(point.seconds, self._history.link_bytes))
+            self._write(bytes_entry(point.seconds, self._history.link_bytes))
         values = {f"loss/{point.seat}": point.loss} if point.loss is not None else {}
         if point.staleness is not None:
             values[f"staleness/{point.region}"] = point.staleness
@@ -201,9 +217,18 @@ class _Session:
         self._show()
 
     def _on_decision(self, seconds: float, seat: str, sentence: str) -> None:
-        self._log.write(decision_entry(seconds, seat, sentence))
+        self._write(decision_entry(seconds, seat, sentence))
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        """To the log; a disk that does not take it ends the run when the bars are next shown, not amid a message."""
+        try:
+            self._log.write(entry)
+        except OSError as error:
+            self._disk_error = error
 
     def _show(self) -> None:
+        if self._disk_error is not None:
+            raise self._disk_error
         now = time.monotonic()
         if now - self._shown_at >= SHOW_SECONDS:
             self._shown_at = now
@@ -211,7 +236,7 @@ class _Session:
 
     def close(self) -> None:
         """End the logs."""
-        self._log.write(bytes_entry(self._history.seconds, self._history.link_bytes))
+        self._write(bytes_entry(self._history.seconds, self._history.link_bytes))
         self._log.close()
         for recorder in self._recorders:
             recorder.close()

@@ -1,8 +1,10 @@
 """Where a run's numbers go: always a JSONL file; TensorBoard, W&B and trackio if installed and wanted."""
 
+import errno
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,11 +28,20 @@ class JsonLines:
     """The log of a run: a line of JSON per entry, appended and flushed at once."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        # A line that a crash or a full disk has cut off must not become the beginning of the next.
+        written = path.read_bytes() if path.exists() else b""
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(written.rfind(b"\n") + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Append an entry.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        line = json.dumps(entry).encode() + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         self._file.close()

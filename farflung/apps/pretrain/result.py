@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from farflung.apps.pretrain.history import History
@@ -52,8 +53,9 @@ def write_model(folder: Path, materials: Materials, model: PreTrainedModel) -> P
         materials.tokenizer.save_pretrained(unfinished)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
-    except OSError as error:
-        raise ValueError(f"the model cannot be written to {target} ({error.strerror}): make room there") from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise ValueError(f"the model cannot be written to {target} ({error}): make room there") from error
     return target
 
 
