@@ -38,7 +38,7 @@ def _rounds(every: int, rate: float, momentum: float, codec: str, *, is_scaled: 
 
 
 def _grid_of_rounds(codec: str, *, is_scaled: bool) -> list[Setting]:
-    points = [(32, 0.7, 0.9), (32, 1.0, 0.5), (64, 1.0, 0.5), (32, 1.0, 0.7)]
+    points = [(32, 0.7, 0.9), (64, 1.0, 0.5), (32, 1.0, 0.5), (128, 1.0, 0.5)]
     return [_rounds(*point, codec, is_scaled=is_scaled) for point in points]
 
 
