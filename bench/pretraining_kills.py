@@ -65,9 +65,10 @@ SEATS = {
 LIVED_SECONDS_MIN = 10.0
 """A process is killed once it has been at work for so long: younger ones count as unable to start."""
 SECONDS_MAX = 1800.0
-TOKENS, QUICK_TOKENS = 6_000_000, 800_000
-LOSS_MAX = 2.6
+TOKENS, QUICK_TOKENS = 3_000_000, 250_000
+LOSS_MAX, QUICK_LOSS_MAX = 2.6, 3.4
 """A model that has learnt nothing has 5.55."""
+QUICK_LIVED_SECONDS_MIN = 3.0
 NOISE = 1.05
 """Ratio of losses that runs of different seeds have too."""
 
@@ -155,14 +156,17 @@ def differences(counters: dict[str, dict[str, int]]) -> list[str]:
     return found
 
 
-def measure(seed: int, tokens: int, num_kills: int, report: Report) -> None:
+def measure(seed: int, *, is_quick: bool, report: Report) -> None:
     """Both runs, and what they say."""
+    tokens, num_kills = (QUICK_TOKENS, 2) if is_quick else (TOKENS, 10)
+    loss_max = QUICK_LOSS_MAX if is_quick else LOSS_MAX
+    lived = QUICK_LIVED_SECONDS_MIN if is_quick else LIVED_SECONDS_MIN
     with tempfile.TemporaryDirectory() as folder:
         calm_folder, disturbed_folder = Path(folder) / "calm", Path(folder) / "disturbed"
         calm_folder.mkdir()
         disturbed_folder.mkdir()
         calm = train(calm_folder, tokens, [])
-        disturbed = train(disturbed_folder, tokens, victims(seed, num_kills))
+        disturbed = train(disturbed_folder, tokens, victims(seed, num_kills), lived_seconds_min=lived)
     counted = sum(disturbed.counters[seat]["acknowledged"] for seat in SEATS["worker"])
     columns = ("run", "validation loss", "seconds", "killed")
     report.table(
@@ -173,7 +177,7 @@ def measure(seed: int, tokens: int, num_kills: int, report: Report) -> None:
             ("with kill -9", disturbed.loss, disturbed.seconds, ", ".join(disturbed.killed)),
         ],
     )
-    report.claim("loss undisturbed, nats per byte", f"< {LOSS_MAX}", f"{calm.loss:.3f}", calm.loss < LOSS_MAX)
+    report.claim("loss undisturbed, nats per byte", f"< {loss_max}", f"{calm.loss:.3f}", calm.loss < loss_max)
     ratio = disturbed.loss / calm.loss
     report.claim("loss with kills over undisturbed", f"<= {NOISE}", f"{ratio:.3f}", ratio <= NOISE)
     report.claim("processes killed", num_kills, len(disturbed.killed), len(disturbed.killed) == num_kills)
@@ -187,10 +191,9 @@ def main() -> int:
     parser = bench_arguments(__doc__ or "")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    tokens, num_kills = (QUICK_TOKENS, 2) if arguments.quick else (TOKENS, 10)
-    settings = {"seed": arguments.seed, "tokens": tokens, "kills": num_kills}
+    settings = {"seed": arguments.seed, "is_quick": arguments.quick}
     report = Report("pretraining under kill -9", settings)
-    measure(arguments.seed, tokens, num_kills, report)
+    measure(arguments.seed, is_quick=arguments.quick, report=report)
     return report.finish(arguments)
 
 
