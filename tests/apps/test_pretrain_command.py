@@ -2,6 +2,9 @@
 
 import json
 import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung.apps.pretrain.command import Wish, pretrain
 from farflung.apps.pretrain.history import read_history
+from farflung.apps.pretrain.logs import JsonLines
 from tests.apps.runs import HALOS, write_run
 from tests.swarms import SimulatedSwarm, SmallModel
 
@@ -129,6 +133,33 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
         pretrain(Wish(path=path, is_simulated=True, is_resumed=True))
     after = {file: file.read_bytes() for file in sorted((tmp_path / "run").rglob("*")) if file.is_file()}
     assert after == before
+
+
+def test_a_disk_that_is_full_in_the_middle_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    path = write_run(tmp_path, tokens=10_000)
+    pretrain(Wish(path=path, overrides=(f"run.folder={tmp_path}/first", "training.tokens=2000"), is_simulated=True))
+    command = [sys.executable, "-m", "farflung", "pretrain", str(path), "--simulate"]
+    limit = (4096, 4096)  # enough for the run file, too little for the log
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    told = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2, told
+    assert "run takes no more (" in told and "make room there, then begin it again" in told
+
+
+def test_a_line_of_the_log_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "bytes", "seconds": 1.0, "links": []}\n{"kind": "byt')
+    log = JsonLines(path)
+    log.write({"kind": "decision"})
+    log.close()
+    assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == ["bytes", "decision"]
 
 
 def test_the_default_run_leaves_the_one_before_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
