@@ -25,6 +25,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: list[Command]) -> None:
     groups = ", ".join(f"{{name='{name}', ranks_per_worker=2, parallelism='fsdp'}}" for name in ("east", "west"))
     path = write_run(tmp_path, algorithm=FARFLUNG, tokens=60_000)

@@ -71,6 +71,7 @@ def test_actors_are_started_again_and_go_on(tmp_path: Path, commands: list[Comma
 @needs_ray
 @pytest.mark.loopback
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_joiner_may_be_an_actor_and_a_killed_lead_leaves_none(tmp_path: Path, commands: list[Command]) -> None:
     path = write_run(tmp_path, algorithm=ONE_SERVER, tokens=100_000_000)
     sites = ["--set", "regions=[{name='east', workers=1}]", "--set", "links=[]", "--set", "training.joiners_max=1"]
@@ -92,7 +93,7 @@ def test_a_joiner_may_be_an_actor_and_a_killed_lead_leaves_none(tmp_path: Path, 
         joining.terminate()
         joining.wait(60)
     assert "the lead is gone" in (home / "logs" / "seat.log").read_text()
-    _, alive = psutil.wait_procs(everybody, timeout=30)
+    _, alive = psutil.wait_procs(everybody, timeout=120)  # seats at once, agents of Ray's within a minute
     assert not alive
 
 
