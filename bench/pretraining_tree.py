@@ -11,9 +11,9 @@ from farflung.learn.parameters import Tensors, copies, num_bytes
 from farflung.sim.simulation import Simulation
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.global_server import GlobalServer
+from farflung.systems.hierarchy.learner import Learner
 from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
-from farflung.systems.hierarchy.learner import Learner
 from farflung.systems.hierarchy.worker import Worker
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World

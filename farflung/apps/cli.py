@@ -11,7 +11,7 @@ import typer
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.pretrain.commands import join, pretrain
 from farflung.apps.processes import CommandFailed, tie_to_parent
-from farflung.world.errors import FarflungError
+from farflung.world.errors import FarflungError, Unreachable
 
 FAILED = 1
 USER_ERROR = 2
@@ -223,7 +223,7 @@ def demo(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command (None: that of this process), and exit.
 
-    A mistake of the user ends with one sentence and status 2, an interrupt with 130.
+    A mistake of the user ends with one sentence and status 2, what fails by itself with 1, an interrupt with 130.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -231,10 +231,10 @@ def main(arguments: list[str] | None = None) -> None:
     status: object = 0
     try:
         status = app(arguments, prog_name="farflung", standalone_mode=False)
+    except (CommandFailed, Unreachable) as error:
+        _fail(str(error), status=FAILED)
     except (ValueError, FarflungError) as error:
         _fail(str(error))
-    except CommandFailed as error:
-        _fail(str(error), status=FAILED)
     except typer.TyperException as error:
         if not error.format_message():  # no command was given, and the help has been shown
             sys.exit(USER_ERROR)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from farflung.apps import cli
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Meeting, SwarmAuthority, Ticket
+from farflung.world.errors import Unreachable
 from tests.apps.processes import ROOT, free_port
 
 pytestmark = pytest.mark.loopback
@@ -121,3 +123,13 @@ def test_invite_makes_narrower_tickets_and_refuses_wider_ones() -> None:
     assert "cannot outlive" in sentence_of(farflung("invite", "--expires", "7d", "--join", admin))
     assert "is no duration" in sentence_of(farflung("invite", "--expires", "soon", "--join", admin))
     assert "--role must be one of" in sentence_of(farflung("invite", "--role", "king", "--join", admin))
+
+
+def test_what_fails_by_itself_ends_with_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise Unreachable(Identity.generate().peer, "the lead is gone")
+
+    monkeypatch.setattr(cli, "app", lose)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 1

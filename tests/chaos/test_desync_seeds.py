@@ -66,7 +66,7 @@ def hasty_commit(patch: pytest.MonkeyPatch) -> None:
         effects = ready(self, source, exchange, now)
         forming: Forming | None = self._forming
         if forming is not None and len(forming.is_ready) == len(forming.seats) - 1:
-            return effects + self._commit(forming)
+            return effects + self._commit(forming, now)
         return effects
 
     patch.setattr(Coordinator, "_ready", hasty)
@@ -86,7 +86,11 @@ def own_mean(patch: pytest.MonkeyPatch) -> None:
 
 def no_rewind(patch: pytest.MonkeyPatch) -> None:
     """Planted bug: a worker whose steps are dropped goes on with the samples after them."""
-    patch.setattr(DealtData, "rewind", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+    def stay(self: DealtData) -> None:
+        pass
+
+    patch.setattr(DealtData, "rewind", stay)
 
 
 def early_release(patch: pytest.MonkeyPatch) -> None:

@@ -169,10 +169,11 @@ class LocalRun:
     def _ended(self, process: SeatProcess, now: float) -> None:
         child, process.child = process.child, None
         assert child is not None
-        is_quick = now - process.began_at < QUICK_SECONDS
+        # Status 2 may be a lead that was out of reach for a while, so that too is tried again.
+        is_quick = child.status == USER_ERROR or now - process.began_at < QUICK_SECONDS
         process.num_quick_ends = process.num_quick_ends + 1 if is_quick else 0
         last = "\n".join(child.lines()[-15:])
-        if child.status == USER_ERROR or process.num_quick_ends >= QUICK_ENDS_MAX:
+        if process.num_quick_ends >= QUICK_ENDS_MAX:
             raise ChildFailed(f"{process.seat.name} cannot go on; it last wrote:\n{last}")
         process.restart_at = now + RESTART_SECONDS
         self._tell(f"{process.seat.name} ended with status {child.status} and is started again")

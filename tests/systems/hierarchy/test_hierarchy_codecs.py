@@ -116,7 +116,7 @@ def thin_and_fat(faults: Faults | None = None, **settings: object) -> SimulatedH
     thin, fat = Link(latency_seconds=0.02, bytes_per_second=1e5), Link(latency_seconds=0.02, bytes_per_second=1e8)
     target = targets(1, WIDE_SIZES)
     return SimulatedHierarchy(
-        replace(config, **settings),  # pyright: ignore[reportArgumentType]
+        replace(config, **settings),
         {"eu": (1.0,), "us": (1.0,), "asia": (1.0,)},
         lambda region, number: Quadratic(target),
         {name: torch.zeros(size) for name, size in WIDE_SIZES.items()},
