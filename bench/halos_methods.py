@@ -81,7 +81,7 @@ class TreePoint:
 
 MEANS = TreePoint(eta_l=0.25, beta_l=0.0, d_l=1, eta_g=0.35, beta_g=0.0, d_g=1, alpha=0.5, K=16)
 """Servers that average: the published momenta look back over more steps than so short a run has."""
-TREES = [TreePoint(), replace(MEANS, eta_g=0.5), MEANS, replace(MEANS, K=32)]
+TREES = [TreePoint(), replace(MEANS, eta_g=0.5), replace(MEANS, eta_l=0.5, eta_g=0.5), replace(MEANS, K=32)]
 
 
 def _flat(rate: float, momentum: float, delay: int) -> Setting:

@@ -1,5 +1,6 @@
 """`farflung pretrain` as a process that tests look into."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -48,11 +49,9 @@ class Command:
         logs = list((self.folder / "seats").glob(f"{name}-*.log"))
         newest = str(max(logs, key=lambda path: path.stat().st_mtime_ns))
         for child in psutil.Process(self.process.pid).children():
-            if (
-                any(file.path == newest for file in child.open_files())
-                or os.readlink(f"/proc/{child.pid}/fd/1") == newest
-            ):
-                return child
+            with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):  # it has just ended
+                if os.readlink(f"/proc/{child.pid}/fd/1") == newest:
+                    return child
         raise AssertionError(f"nobody sits on {name}")
 
     def wait(self) -> int:

@@ -107,8 +107,8 @@ def test_an_answer_waits_for_blocks_without_holder_and_goes_on_when_one_comes(
     assert {sentence for sentence, _ in waits} == {
         "No server that takes sessions holds blocks 2:4; start one with --blocks 2:4."
     }
-    left = [seconds_left for _, seconds_left in waits]
-    assert left == sorted(left, reverse=True) and 0 < left[-1] <= left[0] <= 60.0
+    # Several waits may follow one another, as blocks are there, refuse and are there again: each has its own time.
+    assert all(0 < seconds_left <= 60.0 for _, seconds_left in waits)
 
 
 def test_an_answer_fails_with_the_missing_blocks_when_no_holder_comes(

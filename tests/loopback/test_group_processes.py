@@ -59,7 +59,7 @@ def test_groups_train_though_a_rank_is_killed_and_torchrun_joins(tmp_path: Path,
         assert command.wait() == 0, command.output.read_text()
         output, _ = joining.communicate(timeout=60)
     finally:
-        left = psutil.Process().children(recursive=True)
+        left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
         joining.terminate()
         joining.wait(60)
     assert joining.returncode == 0 and "takes the seat west-worker-3" in output
