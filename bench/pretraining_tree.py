@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from bench.halos_cluster import SITES, STEP_SECONDS, Machine, machines, topology, uncontended_topology
 from bench.small_model import Curve, Point
+from farflung.learn.learner import Learner
 from farflung.learn.parameters import Tensors, copies, num_bytes
 from farflung.sim.simulation import Simulation
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.global_server import GlobalServer
-from farflung.systems.hierarchy.learner import Learner
 from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
 from farflung.systems.hierarchy.worker import Worker

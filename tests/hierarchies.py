@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from farflung.learn.learner import Learner
 from farflung.learn.parameters import Tensors, copies
 from farflung.sim.faults import Faults
 from farflung.sim.simulation import Simulation
@@ -14,8 +15,8 @@ from farflung.sim.topology import Topology
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
 from farflung.systems.hierarchy.global_server import GlobalServer
-from farflung.systems.hierarchy.learner import Learner, Memory
 from farflung.systems.hierarchy.local_server import LocalServer
+from farflung.systems.hierarchy.memory import Memory
 from farflung.systems.hierarchy.messages import ACTOR
 from farflung.systems.hierarchy.report import WorkerReport
 from farflung.systems.hierarchy.worker import Worker

@@ -46,20 +46,8 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
 
 def header_for(model: torch.nn.Module, patterns: Sequence[str] = ("all",), **changes: object) -> Header:
     """A header for this base model."""
-    fields: dict[str, object] = {
-        "run": bytes(range(16)),
-        "base": fingerprint(dict(model.named_parameters())),
-        "base_name": "tiny",
-        "dtype": "float32",
-        "tensors": choose_tensors(model, patterns),
-        "epsilon": 1e-2,
-        "exponent": 20,
-        "schedule": Schedule(rate=60),
-        "num_slots": NUM_SLOTS,
-        "sequencer": SEQUENCER.public_key,
-        **changes,
-    }
-    return Header(**fields)  # type: ignore[arg-type]
+    base = fingerprint(dict(model.named_parameters()))
+    return bare_header(*choose_tensors(model, patterns), **{"base": base, "base_name": "tiny", **changes})
 
 
 def bare_header(*tensors: TensorShape, **changes: object) -> Header:

@@ -4,32 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from farflung.learn import learner
+from farflung.learn.learner import Descended
 from farflung.learn.parameters import Tensors
 from farflung.learn.trainer import Trainer
 
 
-class Descended(Protocol):
-    """What some local steps came to."""
-
-    @property
-    def loss(self) -> float:
-        """Mean over the steps."""
-        ...
-
-    @property
-    def num_steps(self) -> int: ...
-
-    @property
-    def num_tokens(self) -> int: ...
-
-
-class Learner(Protocol):
-    """One replica. All its functions run on the compute door, one at a time."""
-
-    @property
-    def parameters(self) -> Tensors:
-        """Live: what is written to them is what the next step starts from."""
-        ...
+class Learner(learner.Learner, Protocol):
+    """One replica."""
 
     @property
     def moments(self) -> dict[str, Tensors]:
@@ -43,10 +25,6 @@ class Learner(Protocol):
 
     @num_steps.setter
     def num_steps(self, num_steps: int) -> None: ...
-
-    def run(self, num_steps: int, progress_of_step: Callable[[int], float]) -> Descended:
-        """Make local steps; step i of them (from 0) is at `progress_of_step(i)` of the run's budget."""
-        ...
 
 
 class GradientLearner(Learner, Protocol):

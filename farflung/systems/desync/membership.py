@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from farflung.learn.learner import Descended
 from farflung.learn.parameters import fingerprint
 from farflung.learn.shards import ORDER
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.correspondence import Correspondence
 from farflung.systems.desync.giving import Fetch
-from farflung.systems.desync.learner import Descended, Learner
+from farflung.systems.desync.learner import Learner
 from farflung.systems.desync.messages import WORKER, Assignment, Dealt, SyncArrive, SyncJoin
 from farflung.systems.desync.participation import Committed, Participation, Stale
 from farflung.systems.desync.progress import Stretch, WorkerReport

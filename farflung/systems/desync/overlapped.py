@@ -11,7 +11,7 @@ Only at the end it waits: once the budget is spent, as far as a worker can tell,
 
 from collections.abc import Callable
 
-from farflung.systems.desync.learner import Descended
+from farflung.learn.learner import Descended
 from farflung.systems.desync.membership import Membership
 from farflung.systems.desync.messages import Dealt
 from farflung.systems.desync.participation import Committed, Stale

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from farflung.systems.desync.learner import Descended
+from farflung.learn.learner import Descended
 from farflung.systems.desync.messages import Assignment
 
 

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from farflung.learn.parameters import Tensors
-from farflung.systems.hierarchy.learner import Memory
+from farflung.systems.hierarchy.memory import Memory
 from farflung.systems.hierarchy.merge import decode_part, encode_part
 from farflung.systems.hierarchy.messages import UpdateHeader
 from farflung.wire.parts import Part, plan_of, views

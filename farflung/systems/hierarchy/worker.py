@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from farflung.learn.learner import Learner
 from farflung.learn.parameters import Tensors, assign_
 from farflung.systems.hierarchy.adapting import UplinkCodec
 from farflung.systems.hierarchy.config import HierarchyConfig
 from farflung.systems.hierarchy.data import Data
 from farflung.systems.hierarchy.keeping import Keeper, Update
-from farflung.systems.hierarchy.learner import Learner, Memory
+from farflung.systems.hierarchy.memory import Memory
 from farflung.systems.hierarchy.merge import compress_part, decode_part, layout, part_bytes
 from farflung.systems.hierarchy.messages import Alive, ModelHeader, ModelPart, RunIdentity, UpdateHeader, Welcome
 from farflung.systems.hierarchy.pace import smoothed_speed
