@@ -5,11 +5,7 @@ different parameters. Two bugs are planted, to show that these very runs catch t
 seeds, `make chaos` all.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +18,11 @@ from farflung.systems.desync.round import Coordinator
 from farflung.world.address import Address
 from farflung.world.effects import Effect
 from tests.chaos.desync_scenario import Story, policies, run
+from tests.chaos.stories import goes_wrong, told_twice
 
 pytestmark = pytest.mark.chaos
 
 NUM_SEEDS, NUM_SEEDS_QUICK = 300, 25
-ROOT = Path(__file__).parents[2]
 POLICIES = tuple(policies())
 
 
@@ -106,24 +102,12 @@ def early_release(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("plant", [hasty_commit, own_mean, no_rewind, early_release])
 def test_planted_bugs_are_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    assert any(_goes_wrong(seed) for seed in range(NUM_SEEDS_QUICK)), "these runs would not have found the bug"
-
-
-def _goes_wrong(seed: int) -> bool:
-    try:
-        return bool(story_of(seed).breaches)
-    except Exception:  # noqa: BLE001  a planted bug may surface as any error; that is caught too
-        return True
+    assert any(goes_wrong(lambda seed=seed: story_of(seed).breaches) for seed in range(NUM_SEEDS_QUICK)), (
+        "these runs would not have found the bug"
+    )
 
 
 @pytest.mark.parametrize("policy", ["late", "adaptive"])
 def test_two_processes_that_hash_differently_tell_the_same_story(policy: str) -> None:
-    command = [sys.executable, "-m", "tests.chaos.desync_scenario", policy, "3"]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, text=True, stdout=subprocess.PIPE
-        )
-        for seed in ("1", "4242")
-    ]
-    told = [process.communicate(timeout=200)[0] for process in processes]
-    assert told[0] == told[1] and told[0].endswith("| []\n")
+    one, two = told_twice("tests.chaos.desync_scenario", policy, "3")
+    assert one == two and one.endswith("| []\n")

@@ -1,18 +1,13 @@
 """Trees of parameter servers under random crashes, power losses, partitions, loss and duplication: nothing is lost."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from farflung.sim.faults import Faults
 from tests.chaos import hierarchy_scenario
+from tests.chaos.stories import told_twice
 
 pytestmark = pytest.mark.chaos
 
-ROOT = Path(__file__).parents[2]
 NUM_SEEDS_QUICK = 24
 NUM_SEEDS = 320
 
@@ -34,10 +29,5 @@ def test_no_update_is_lost_or_applied_twice_under_many_seeds(seed: int) -> None:
 
 
 def test_two_processes_that_hash_differently_tell_the_same_story() -> None:
-    command = [sys.executable, "-m", "tests.chaos.hierarchy_scenario", "3"]
-    outputs: list[str] = []
-    for hash_seed in ("1", "4242"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True)
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1] and int(outputs[0].split(" | ")[2]) > 10
+    one, two = told_twice("tests.chaos.hierarchy_scenario", "3")
+    assert one == two and int(one.split(" | ")[2]) > 10

@@ -4,11 +4,7 @@ What a sequencer has told is never lost and never contradicted, whoever orders n
 end with the weights that the journal stands for. Bugs are planted, to show that these very runs catch them.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -20,11 +16,11 @@ from farflung.systems.onebyte.views import Witness
 from farflung.world.address import Address
 from farflung.world.effects import Append, Effect, Send
 from tests.chaos import onebyte_scenario
+from tests.chaos.stories import goes_wrong, told_twice
 
 pytestmark = pytest.mark.chaos
 
 NUM_SEEDS, NUM_SEEDS_QUICK = 320, 16
-ROOT = Path(__file__).parents[2]
 
 
 def test_an_undisturbed_run_passes_the_same_checks() -> None:
@@ -98,23 +94,11 @@ def test_planted_bugs_are_caught(
 ) -> None:
     plant(monkeypatch)
     seeds = range(kind, 48, 3)
-    assert any(_goes_wrong(seed) for seed in seeds), "these runs would not have found the bug"
-
-
-def _goes_wrong(seed: int) -> bool:
-    try:
-        return bool(onebyte_scenario.run(seed).breaches)
-    except Exception:  # noqa: BLE001  a planted bug may surface as any error; that is caught too
-        return True
+    assert any(goes_wrong(lambda seed=seed: onebyte_scenario.run(seed).breaches) for seed in seeds), (
+        "these runs would not have found the bug"
+    )
 
 
 def test_two_processes_that_hash_differently_tell_the_same_story() -> None:
-    command = [sys.executable, "-m", "tests.chaos.onebyte_scenario", "5"]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, text=True, stdout=subprocess.PIPE
-        )
-        for seed in ("1", "4242")
-    ]
-    told = [process.communicate(timeout=200)[0] for process in processes]
-    assert told[0] == told[1] and told[0].endswith("| []\n")
+    one, two = told_twice("tests.chaos.onebyte_scenario", "5")
+    assert one == two and one.endswith("| []\n")
