@@ -1,6 +1,6 @@
-"""What one can set on the conversation between rollout nodes and the trainer; losses and models have settings of their own.
+"""What one can set on the conversation between rollout nodes and the trainer; what computes has settings of its own.
 
-Sequential is `staleness_max` 0 of the same code: the next batch is sampled with exactly the weights that the last step made.
+Sequential is `staleness_max` 0 of the same code: a batch is sampled with exactly the weights that the last step made.
 """
 
 from dataclasses import dataclass
