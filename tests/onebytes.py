@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 
 from farflung.sim.faults import Faults
@@ -17,6 +18,7 @@ from farflung.systems.onebyte.directions import draw_directions
 from farflung.systems.onebyte.header import Header, TensorShape, schedule_of
 from farflung.systems.onebyte.messages import ACTOR, WITNESS_ACTOR
 from farflung.systems.onebyte.sequencer import Sequencer
+from farflung.systems.onebyte.sharing import SharedSlots
 from farflung.systems.onebyte.steps import Step
 from farflung.systems.onebyte.views import Witness
 from farflung.systems.onebyte.worker import Learner, Told, Worker
@@ -36,8 +38,10 @@ def identity_of(name: str) -> Identity:
     return Identity(hashlib.sha256(name.encode()).digest())
 
 
-def header_of(num_slots: int = 16, staleness_rounds_max: int = 4, rate: float = 0.1) -> Header:
-    """Of a run that tunes one small matrix."""
+def header_of(
+    num_slots: int = 16, staleness_rounds_max: int = 4, rate: float = 0.1, shared: SharedSlots | None = None
+) -> Header:
+    """Of a run that tunes one small matrix; `shared`: by participants with data of their own."""
     return Header(
         run=bytes(range(16)),
         base=bytes(32),
@@ -50,16 +54,18 @@ def header_of(num_slots: int = 16, staleness_rounds_max: int = 4, rate: float = 
         num_slots=num_slots,
         staleness_rounds_max=staleness_rounds_max,
         sequencer=identity_of("run").public_key,
+        shared=msgspec.UNSET if shared is None else shared,
     )
 
 
 class Bowl:
     """Weights 0 and the loss |w - target|^2 / 2, whose slopes are integers in units of 2^-K: exact in any order."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, data: int = 7) -> None:
+        """`data`: another target for other data."""
         self.header = header
         self.accumulators = Accumulators(header)
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(data)
         self._target = torch.randint(-(1 << EXPONENT), 1 << EXPONENT, SHAPE, generator=generator)
         self.num_measured = 0
 

@@ -19,6 +19,10 @@ SIGN_BIT = 128
 COEFFICIENT_UNIT = 32
 """What an entry at the reference is worth."""
 COEFFICIENT_MAX = 127
+SIZE_UNIT = 38
+"""The mean size of coefficients whose median is 32, if they are normal."""
+REFERENCE_DROP_MAX = 32
+"""By how much a reference falls at most after one round: a code less far below it is still worth something."""
 
 
 def encode_projections(projections: Sequence[float], exponent_min: int) -> bytes:
@@ -65,6 +69,16 @@ def coefficients(codes: bytes, reference: int, coefficient_max: int = COEFFICIEN
     table = _table(reference)
     magnitudes = np.minimum(table[np.frombuffer(codes, dtype=np.uint8) & CODE_MAX], coefficient_max)
     return np.where(np.frombuffer(codes, dtype=np.uint8) & SIGN_BIT, -magnitudes, magnitudes).astype(np.int32)
+
+
+def moved_reference(reference: int, size: int, num_members: int) -> int:
+    """The next reference where only sums are known; `size` is the sum of the members' mean sizes of a coefficient."""
+    if size <= 0:
+        return max(1, reference - REFERENCE_DROP_MAX)
+    # The largest n with size / members >= 38 * 2^(n / 8), by integer comparison of eighth powers.
+    found, aim = size**STEPS_PER_OCTAVE, (SIZE_UNIT * num_members) ** STEPS_PER_OCTAVE
+    steps = next(n for n in range(CODE_MAX, -CODE_MAX, -1) if found << max(-n, 0) >= aim << max(n, 0))
+    return min(CODE_MAX, max(1, reference + max(steps, -REFERENCE_DROP_MAX)))
 
 
 @functools.lru_cache(maxsize=CODE_MAX + 1)

@@ -8,7 +8,7 @@ import torch
 
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import JournalSection, JournalWriter
-from farflung.systems.onebyte.records import Participant, Revocation, Section
+from farflung.systems.onebyte.records import Part, Participant, Revocation, Round, Section, Summed
 from farflung.systems.onebyte.replay import steps_of, sums_of, tensor_names
 
 
@@ -73,10 +73,14 @@ def num_common_rounds(first: JournalSection, second: JournalSection) -> int:
 def _signed_rounds(section: JournalSection) -> list[tuple[int, list[tuple[bytes, int, int, bytes]]]]:
     """Rounds by who measured what: a participant may have another number in a branch."""
     keys = [participant.public_key for participant in section.ledger.participants]
+
+    def parts(record: Round | Summed) -> list[Part]:
+        return [record.part_of(each) for each in record.cohort] if isinstance(record, Summed) else [*record.parts]
+
     return [
         (
             record.reference,
-            [(keys[part.participant], part.base_round, part.first_slot, part.codes) for part in record.parts],
+            [(keys[part.participant], part.base_round, part.first_slot, part.codes) for part in parts(record)],
         )
         for record in section.rounds
     ]
@@ -97,6 +101,11 @@ def revoked(
     for section in sections:
         records = list(section.records)
         number = _find(section, participant)
+        if number is not None and section.header.is_masked:
+            raise ValueError(
+                f"what {participant!r} contributed cannot be revoked: this run tells only sums over all participants "
+                f"(secure aggregation), from which nobody's share can be taken; replay an earlier copy of the journal"
+            )
         counts = number is not None and any(
             part.participant == number and record.number >= first_round for record, part in section.counted()
         )

@@ -8,6 +8,7 @@ import msgspec
 
 from farflung.systems.onebyte.code import COEFFICIENT_MAX, COEFFICIENT_UNIT
 from farflung.systems.onebyte.normal import FRACTION_BITS
+from farflung.systems.onebyte.sharing import SharedSlots
 
 FORMAT = 1
 RUN_ID_BYTES = 16
@@ -92,6 +93,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many rounds late an entry may still be committed."""
     sequencer: bytes
     """Public key of who orders the journal and closes it."""
+    shared: SharedSlots | msgspec.UnsetType = msgspec.UNSET
+    """Private data: everybody measures all slots. Unset (then not in the bytes): anybody measures any slot, once."""
 
     def __post_init__(self) -> None:
         for what, is_right in self._checks().items():
@@ -118,6 +121,16 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "its clipping is out of range": 1 <= self.coefficient_max <= COEFFICIENT_MAX,
             "its staleness is out of range": 0 <= self.staleness_rounds_max <= 1 << 16,
         }
+
+    @property
+    def shared_slots(self) -> SharedSlots | None:
+        """How private data is dealt with, or None."""
+        return None if self.shared is msgspec.UNSET else self.shared
+
+    @property
+    def is_masked(self) -> bool:
+        """Only sums over cohorts stand in the journal."""
+        return self.shared_slots is not None and self.shared_slots.is_masked
 
     @property
     def update_exponent(self) -> int:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import CHECK_BYTES, Chain
 from farflung.systems.onebyte.ledger import Ledger
+from farflung.systems.onebyte.means import SharedMeans, bases_of
 from farflung.systems.onebyte.packing import unpacked_record
-from farflung.systems.onebyte.records import Part, Participant, Record, Revocation, Round, decode_record
+from farflung.systems.onebyte.records import Part, Participant, Record, Revocation, Round, Summed, decode_record
 from farflung.systems.onebyte.steps import Step, step_of
 
 
@@ -17,9 +18,10 @@ class HeldJournal:
         self.header = header
         self.ledger = Ledger(header)
         self.num_records = 0
-        self.rounds: list[Round] = []
+        self.rounds: list[Round | Summed] = []
         self._chain = Chain(header)
         self._numbers: dict[bytes, int] = {}
+        self._means = SharedMeans(header) if header.shared_slots is not None else None
 
     @property
     def check(self) -> bytes:
@@ -43,9 +45,20 @@ class HeldJournal:
         self.num_records += 1
         if isinstance(record, Participant):
             self._numbers[record.public_key] = len(self.ledger.participants) - 1
-        if isinstance(record, Round):
+        if isinstance(record, Round | Summed):
             self.rounds.append(record)
-        return self._steps(record)
+        return self._steps(record) if self._means is None else self._changed_means(self._means, record)
+
+    def _changed_means(self, means: SharedMeans, record: Record) -> list[Step]:
+        match record:
+            case Round() | Summed():
+                bases = bases_of(record)
+            case Revocation():
+                revoked = self.parts_of(record.participant, self.rounds[record.first_round : record.end_round])
+                bases = {part.base_round for part in revoked}
+            case _:
+                return []
+        return means.follow(self.rounds, lambda *place: not self.ledger.is_revoked(*place), bases)
 
     def _steps(self, record: Record) -> list[Step]:
         match record:
@@ -55,12 +68,20 @@ class HeldJournal:
                 return [
                     step_of(self.header, earlier, part, sign=-1)
                     for earlier in self.rounds[record.first_round : record.end_round]
+                    if isinstance(earlier, Round)
                     for part in earlier.parts
                     if part.participant == record.participant
                 ]
             case _:
                 return []
 
-    def parts_of(self, participant: int, records: Sequence[Round]) -> list[Part]:
-        """What stands under a participant's name in some rounds."""
-        return [part for record in records for part in record.parts if part.participant == participant]
+    def parts_of(self, participant: int, records: Sequence[Round | Summed]) -> list[Part]:
+        """What stands under a participant's name in some rounds; of a sum it took part in, all of it."""
+        return [
+            part
+            for record in records
+            for part in (
+                [record.part_of(each) for each in record.cohort] if isinstance(record, Summed) else record.parts
+            )
+            if part.participant == participant
+        ]

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from farflung.systems.onebyte.header import HASH_BYTES, Header, decode_header, encode_header, header_hash
 from farflung.systems.onebyte.ledger import Ledger
-from farflung.systems.onebyte.records import Part, Record, Round, Section, decode_record, encode_record
+from farflung.systems.onebyte.records import Part, Record, Round, Section, Summed, decode_record, encode_record
 from farflung.wire.identity import Identity
 
 MAGIC = b"farflung journal\n"
@@ -106,16 +106,17 @@ class JournalSection:
     """Rounds at its beginning that a section before it holds already."""
 
     @property
-    def rounds(self) -> list[Round]:
+    def rounds(self) -> list[Round | Summed]:
         """All committed rounds in order."""
-        return [record for record in self.records if isinstance(record, Round)]
+        return [record for record in self.records if isinstance(record, Round | Summed)]
 
     def counted(self) -> Iterator[tuple[Round, Part]]:
-        """The parts that make up the update: neither skipped nor revoked."""
+        """The parts that make up the update, but for sums: neither skipped nor revoked."""
         for record in self.rounds[self.num_rounds_skipped :]:
-            for part in record.parts:
-                if not self.ledger.is_revoked(part.participant, record.number):
-                    yield record, part
+            if isinstance(record, Round):
+                for part in record.parts:
+                    if not self.ledger.is_revoked(part.participant, record.number):
+                        yield record, part
 
 
 def read_journal(file: BinaryIO, *, name: str, is_unfinished_allowed: bool = False) -> list[JournalSection]:

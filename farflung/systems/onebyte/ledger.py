@@ -1,11 +1,11 @@
 """What a journal must hold to: each record is checked against all before it, by readers and by whoever writes one.
 
-Invariants: rounds are numbered without gaps; a slot of a round is measured once; an entry is at most a few rounds late;
-references are the medians they should be; what is sealed was signed by its participant; a closed journal has no
-unsigned entries, and its sequencer signed all of it.
+Invariants: rounds are numbered without gaps; a slot of a round is measured once, or once by each if slots are shared;
+an entry is at most a few rounds late; references are the medians they should be; what is sealed was signed by its
+participant; a closed journal has no unsigned entries, and its sequencer signed all of it.
 """
 
-from farflung.systems.onebyte.code import median_code
+from farflung.systems.onebyte.code import CODE_MAX, median_code, moved_reference
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.records import (
     CLOSE_PURPOSE,
@@ -19,6 +19,7 @@ from farflung.systems.onebyte.records import (
     Revocation,
     Round,
     Seal,
+    Summed,
     Vouch,
 )
 from farflung.wire.identity import BadSignature, Identity, Signed, peer_id
@@ -43,8 +44,10 @@ class Ledger:
         self._hash = header_hash(header)
         self._unsigned: dict[int, list[tuple[int, Part]]] = {}
         # By participant: its parts that nobody has signed for, with their committed rounds.
-        self._median: int | None = None
-        self._measured: dict[int, set[int]] = {}
+        # Masked entries are coded before anybody knows their size: from the largest reference it comes down to them.
+        self._median: int | None = CODE_MAX if header.is_masked else None
+        self._measured: dict[int, set[tuple[int | None, int]]] = {}
+        # By round: who measured which slot; it matters only if slots are shared.
         self._references: dict[int, int] = {0: 0}
 
     def take(self, record: Record, chain: bytes) -> None:
@@ -60,6 +63,8 @@ class Ledger:
                 self._take_participant(record)
             case Round():
                 self._take_round(record)
+            case Summed():
+                self._take_sum(record)
             case Seal():
                 self._take_seal(record)
             case Vouch():
@@ -97,16 +102,29 @@ class Ledger:
 
     def num_unsigned(self, participant: int) -> int:
         """How many entries of a participant nobody has signed for."""
-        return sum(len(part.codes) for _, part in self._unsigned.get(participant, ()))
+        parts = [part for _, part in self._unsigned.get(participant, ())]
+        return len(parts) * self.header.num_slots if self.header.is_masked else sum(len(part.codes) for part in parts)
 
     def unsigned_since(self, participant: int) -> int | None:
         """The first committed round with entries of a participant that nobody has signed for."""
         parts = self._unsigned.get(participant)
         return parts[0][0] if parts else None
 
-    def measured(self, base_round: int) -> frozenset[int]:
-        """Slots of a round that the journal holds; known as long as late entries of that round may come."""
-        return frozenset(self._measured.get(base_round, ()))
+    def measured(self, base_round: int, participant: int | None = None) -> frozenset[int]:
+        """Slots of a round that the journal holds; known as long as late entries of that round may come.
+
+        `participant`: shared slots: whose entries.
+        """
+        owner = self._owner(participant)
+        return frozenset(slot for each, slot in self._measured.get(base_round, ()) if each == owner)
+
+    def measured_by_each(self, base_round: int) -> list[tuple[str, int]]:
+        """Shared slots: key and slot of each entry of a round."""
+        entries = sorted((owner, slot) for owner, slot in self._measured.get(base_round, ()) if owner is not None)
+        return [(self.participants[owner].public_key.hex(), slot) for owner, slot in entries]
+
+    def _owner(self, participant: int | None) -> int | None:
+        return participant if self.header.shared_slots is not None else None
 
     def reference_of(self, base_round: int) -> int | None:
         """The reference that was known when a round began, 0 before there was any; None for rounds that are over for
@@ -133,7 +151,7 @@ class Ledger:
             raise ValueError("it names a participant that is there already")
         self.participants.append(record)
 
-    def _take_round(self, record: Round) -> None:
+    def _require_next(self, record: Round | Summed) -> None:
         if record.number != self.num_rounds:
             raise ValueError(f"round {record.number} stands where round {self.num_rounds} must")
         if record.reference != self.reference_for(record.codes):
@@ -141,14 +159,37 @@ class Ledger:
                 f"round {record.number} says that its reference is {record.reference}, and it is "
                 f"{self.reference_for(record.codes)}"
             )
+
+    def _take_round(self, record: Round) -> None:
+        self._require_next(record)
+        if self.header.is_masked and record.parts:
+            raise ValueError(f"round {record.number} tells entries that this run must not tell")
         for part in record.parts:
             self._take_part(record.number, part)
         median = median_code(record.codes)
-        self._median = self._median if median is None else median
+        self._end_round(record.number, self._median if median is None else median)
+
+    def _take_sum(self, record: Summed) -> None:
+        self._require_next(record)
+        shared, num_bytes = self.header.shared_slots, 2 * (self.header.num_slots + 1)
+        if shared is None or not self.header.is_masked:
+            raise ValueError(f"round {record.number} is a sum, and entries of this run are told one by one")
+        if len(record.sums) != num_bytes or sorted({*record.cohort}) != list(record.cohort):
+            raise ValueError(f"round {record.number} is a sum that cannot be")
+        if len(record.cohort) < shared.participants_min:
+            raise ValueError(f"round {record.number} is the sum of fewer than {shared.participants_min} participants")
+        for member in record.cohort:
+            self._require_participant(member)
+            self._unsigned.setdefault(member, []).append((record.number, record.part_of(member)))
+        self.num_entries += len(record.cohort) * self.header.num_slots
+        self._end_round(record.number, moved_reference(record.reference, record.size, len(record.cohort)))
+
+    def _end_round(self, number: int, median: int | None) -> None:
+        self._median = median
         self.num_rounds += 1
         self._references[self.num_rounds] = self._median or 0
-        self._measured.pop(record.number - self.header.staleness_rounds_max, None)
-        self._references.pop(record.number - self.header.staleness_rounds_max, None)
+        self._measured.pop(number - self.header.staleness_rounds_max, None)
+        self._references.pop(number - self.header.staleness_rounds_max, None)
 
     def _take_part(self, committed_round: int, part: Part) -> None:
         self._require_participant(part.participant)
@@ -159,7 +200,8 @@ class Ledger:
         if part.first_slot < 0 or not part.codes or end_slot > self.header.num_slots:
             raise ValueError(f"round {committed_round} has entries for slots that there are not")
         measured = self._measured.setdefault(part.base_round, set())
-        slots = range(part.first_slot, end_slot)
+        owner = self._owner(part.participant)
+        slots = {(owner, slot) for slot in range(part.first_slot, end_slot)}
         if not measured.isdisjoint(slots):
             raise ValueError(f"round {committed_round} has a slot of round {part.base_round} a second time")
         measured.update(slots)
@@ -211,6 +253,8 @@ class Ledger:
         self._require_participant(record.participant)
         if not 0 <= record.first_round < record.end_round <= self.num_rounds:
             raise ValueError("it revokes rounds that there are not")
+        if self.header.is_masked:
+            raise ValueError("it revokes entries that are told in sums alone, from which nobody's can be taken")
         self.revocations.append(record)
 
     def _take_close(self, record: Close, chain: bytes) -> None:

@@ -66,11 +66,11 @@ class Measurements:
         self._codes.setdefault(base_round, {}).update(zip(slots, bounded(codes, reference), strict=True))
         return self._messages(base_round, slots, ledger)
 
-    def uncounted(self, ledger: Ledger) -> list[ByteEntries]:
-        """What has been measured and does not stand in the journal."""
+    def uncounted(self, ledger: Ledger, own: int | None) -> list[ByteEntries]:
+        """What has been measured and does not stand in the journal, where this participant has the number `own`."""
         found: list[ByteEntries] = []
         for base_round, codes in self._codes.items():
-            counted = ledger.measured(base_round)
+            counted = ledger.measured(base_round, own)
             found += self._messages(base_round, [slot for slot in codes if slot not in counted], ledger)
         return found
 

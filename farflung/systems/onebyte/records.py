@@ -4,6 +4,7 @@ import hashlib
 import re
 
 import msgspec
+import numpy as np
 
 from farflung.systems.onebyte.header import HASH_BYTES
 
@@ -88,7 +89,43 @@ class Vouch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     signature: bytes
 
 
-Record = Participant | Round | Seal | Revocation | Close | Section | Vouch
+class Summed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
+    """A committed round of which nobody knows single entries: the sum over a cohort, as its masks left it."""
+
+    number: int
+    reference: int
+    """The code that is worth one unit: moved after each sum by what the cohort says of its entries' size."""
+    cohort: tuple[int, ...]
+    """Participants, ascending; all of their entries are in it."""
+    sums: bytes
+    """Signed integers of 16 bits, little-endian: of each slot, and of each member's mean size of a coefficient."""
+
+    @property
+    def coefficients(self) -> np.ndarray:
+        """Of each slot the sum over the cohort, int16 [num_slots]."""
+        return np.frombuffer(self.sums, dtype="<i2")[:-1]
+
+    @property
+    def size(self) -> int:
+        """The sum over the cohort of mean sizes."""
+        return int(np.frombuffer(self.sums, dtype="<i2")[-1])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Entries that can be told apart: none."""
+        return ()
+
+    @property
+    def codes(self) -> bytes:
+        """The same."""
+        return b""
+
+    def part_of(self, participant: int) -> Part:
+        """What a member signs: that it took part in this sum."""
+        return Part(participant, self.number, 0, self.sums)
+
+
+Record = Participant | Round | Seal | Revocation | Close | Section | Vouch | Summed
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 

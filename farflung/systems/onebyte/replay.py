@@ -8,11 +8,14 @@ from farflung.learn.parameters import fingerprint
 from farflung.systems.onebyte.accumulator import Accumulators, state_digest, sums_digest, write_tuned
 from farflung.systems.onebyte.header import Header, TensorShape
 from farflung.systems.onebyte.journal import JournalSection
+from farflung.systems.onebyte.means import section_means
 from farflung.systems.onebyte.steps import Step, step_of
 
 
 def steps_of(section: JournalSection) -> list[Step]:
     """What counts in a run: neither skipped nor revoked."""
+    if section.header.shared_slots is not None:
+        return section_means(section)
     return [step_of(section.header, record, part) for record, part in section.counted()]
 
 

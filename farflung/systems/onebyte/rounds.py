@@ -12,6 +12,7 @@ from farflung.systems.onebyte.audits import agree, refuted
 from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.records import Part
+from farflung.systems.onebyte.shared_slots import EveryonesSlots
 from farflung.systems.onebyte.slots import Slots
 
 
@@ -21,7 +22,7 @@ class Rounds:
     def __init__(self, config: RoundsConfig, ledger: Ledger, now: float) -> None:
         self._config = config
         self._ledger = ledger
-        self._window: dict[int, Slots] = {}
+        self._window: dict[int, Slots | EveryonesSlots] = {}
         self._contradicted: dict[int, None] = {}
         """Slots of the open round about which somebody must decide."""
         self.opened_at = now
@@ -33,7 +34,7 @@ class Rounds:
         return self._ledger.num_rounds
 
     @property
-    def slots(self) -> Slots:
+    def slots(self) -> Slots | EveryonesSlots:
         """Of the open round."""
         return self._window[self.number]
 
@@ -46,15 +47,21 @@ class Rounds:
         """Begin the round after those in the journal."""
         self.opened_at = now
         self._contradicted = {}
-        num_slots = self._ledger.header.num_slots
-        self._window = {
-            number: self._window.get(number) or Slots(num_slots, self._ledger.measured(number))
-            for number in range(self.first_number, self.number + 1)
-        }
+        numbers = range(self.first_number, self.number + 1)
+        self._window = {number: self._window.get(number) or self._new_slots() for number in numbers}
         for number, slots in self._window.items():
-            slots.mark_committed(self._ledger.measured(number))
+            if isinstance(slots, Slots):
+                slots.mark_committed(self._ledger.measured(number))
+            else:
+                slots.mark_committed(self._ledger.measured_by_each(number))
 
-    def all_slots(self) -> list[Slots]:
+    def _new_slots(self) -> Slots | EveryonesSlots:
+        header = self._ledger.header
+        if header.shared_slots is None:
+            return Slots(header.num_slots)
+        return EveryonesSlots(header.num_slots, header.shared_slots.participants_min)
+
+    def all_slots(self) -> list[Slots | EveryonesSlots]:
         """Of all rounds whose entries are still taken, oldest first."""
         return [self._window[number] for number in sorted(self._window)]
 
@@ -96,12 +103,13 @@ class Rounds:
 
     def is_due(self, now: float) -> str | None:
         """Why the open round is to be closed now; None: it is not."""
-        num_measured, num_slots = self.slots.num_measured, len(self.slots)
-        if num_measured >= self._config.quorum * num_slots and not self._contradicted:
-            return f"{num_measured} of {num_slots} slots are measured"
+        enough = self.slots.is_enough(self._config.quorum)
+        if enough is not None and not self._contradicted:
+            return enough
         is_late = now - self.opened_at >= self._config.round_seconds_max
         if is_late and any(slots.fresh() for slots in self._window.values()):
-            return f"its time is over, with {num_measured} of {num_slots} slots measured"
+            found = self.slots.is_worth()
+            return f"its time is over, {found}" if found is not None else None
         return None
 
     def contributors(self) -> list[str]:
@@ -123,5 +131,5 @@ class Rounds:
         return [
             (base_round, slot, measured.measurer, measured.code)
             for base_round in sorted(self._window)
-            for slot, measured in sorted(self._window[base_round].fresh().items())
+            for slot, measured in self._window[base_round].fresh()
         ]

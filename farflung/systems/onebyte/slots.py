@@ -43,6 +43,17 @@ class Slots:
         """Slots of which at least one measurement is here or in the journal."""
         return sum(bool(slot.measured) or slot.is_committed for slot in self._slots)
 
+    def is_enough(self, quorum: float) -> str | None:
+        """Why what is here closes a round at once."""
+        return self._measured_sentence() if self.num_measured >= quorum * len(self) else None
+
+    def is_worth(self) -> str | None:
+        """What a round has at its deadline: late entries alone are worth closing it."""
+        return f"with {self._measured_sentence()}"
+
+    def _measured_sentence(self) -> str:
+        return f"{self.num_measured} of {len(self)} slots measured"
+
     def measurements(self, slot: int) -> Sequence[Measured]:
         """What is known of one slot."""
         return self._slots[slot].measured
@@ -114,13 +125,13 @@ class Slots:
                 compared.append(number)
         return compared
 
-    def fresh(self) -> dict[int, Measured]:
-        """What counts and is not in the journal yet, by slot."""
-        return {
-            number: slot.measured[0]
+    def fresh(self) -> list[tuple[int, Measured]]:
+        """What counts and is not in the journal yet, in order of slots."""
+        return [
+            (number, slot.measured[0])
             for number, slot in enumerate(self._slots)
             if slot.measured and not slot.is_committed
-        }
+        ]
 
     def mark_committed(self, numbers: Iterable[int]) -> None:
         """These are in the journal."""

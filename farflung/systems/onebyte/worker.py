@@ -161,7 +161,8 @@ class Worker:
         claim = self._identity.sign(CLAIM_PURPOSE, claim_content(run, self._world.network.peer))
         self._must_join = False
         self._send(mailbox, ByteJoin(run=run, code=__version__, name=self._name, claim=claim, instance=self._instance))
-        self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger))
+        own = self.journal.number_of(self._identity.public_key)
+        self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger, own))
 
     def _turn_to(self, sequencer: PeerId) -> None:
         self._sequencer = sequencer
