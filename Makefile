@@ -1,7 +1,9 @@
 # Everything a newcomer runs. `make demo` and `make test` work from a fresh clone.
 # The interpreter is selectable: make test PYTHON=python3.13
+# The suite runs in two processes; in one after another: make test JOBS=1
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -32,7 +34,7 @@ demo: $(VENV)/.setup-demo  ## train a small model, serve it by several processes
 	$(BIN)/farflung demo
 
 test: setup lint types  ## all checks, then the whole suite but its slow part
-	$(BIN)/python -m pytest -m "not slow and not network"
+	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 lint: setup  ## style, format and the import contracts
 	$(BIN)/ruff check $(CODE)

@@ -18,8 +18,24 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 
+REAL_PROCESSES = "real processes"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs an accelerator where there is none; torch is loaded only when such a test is collected."""
+    """Begin with tests of real processes, all in one group, and skip what cannot run here.
+
+    Of several processes that run the suite (`pytest --numprocesses 2 --dist loadgroup`) one takes a whole group: so at
+    most one test of real processes runs at a time, and what a file's tests share is made once.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("loopback") is None)
+    for item in items:
+        is_real = item.get_closest_marker("loopback") is not None
+        item.add_marker(pytest.mark.xdist_group(REAL_PROCESSES if is_real else item.path.stem))
+    _skip_without_accelerator(items)
+
+
+def _skip_without_accelerator(items: list[pytest.Item]) -> None:
+    """Torch is loaded only when a test that needs an accelerator is collected."""
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return
@@ -39,7 +55,10 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fail the run, after ending them, if child processes outlive the tests that started them."""
+    """Fail the run, after ending them, if child processes outlive the tests that started them.
+
+    Each of several processes that run the suite sees its own children alone.
+    """
     yield
     children = psutil.Process().children(recursive=True)
     _, alive = psutil.wait_procs(children, timeout=5)
