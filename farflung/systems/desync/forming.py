@@ -99,7 +99,9 @@ class Decided(msgspec.Struct, frozen=True):
     num_credited: int = 0
     """Local steps in committed rounds, over all workers."""
     num_credited_last: int = 0
-    """In the last of them."""
+    """In the last of them ..."""
+    num_members_last: int = 0
+    """... and by how many members."""
     exchange: int = 0
     """The last one that was committed."""
     num_exchanges: int = 0
@@ -164,9 +166,18 @@ class Standing:
     round: int
     num_credited: int
     num_credited_last: int
-    """In the last round."""
+    """In the last round ..."""
+    num_members_last: int
+    """... by so many members; after a restart not all of them may have come back."""
     speeds: tuple[float, ...]
-    """Of all members."""
+    """Of all members that are there; 0: unknown."""
+
+    def share(self, speed: float) -> float:
+        """Of all steps, those of a member of that speed; members not known are thought to be as fast as the others."""
+        known = [one for one in self.speeds if one]
+        mean = sum(known) / len(known) if known else 1.0
+        num_members = max(len(self.speeds), self.num_members_last, 1)
+        return min(1.0, (speed or mean) / (sum(known) + mean * (num_members - len(known))))
 
 
 def assign(plan: Plan, standing: Standing, speed: float, config: DesyncConfig) -> Assignment:
@@ -175,8 +186,7 @@ def assign(plan: Plan, standing: Standing, speed: float, config: DesyncConfig) -
     num_expected = steps_of_all(plan.num_steps, standing.speeds, config)
     if config.is_free_running and standing.num_credited_last:
         num_expected = standing.num_credited_last
-        share = (speed or 1.0) / max(sum(standing.speeds), 1e-12)
-        num_steps = max(1, round(num_expected * min(1.0, share)))
+        num_steps = max(1, round(num_expected * standing.share(speed)))
     last = (standing.num_credited + num_expected) / config.num_worker_steps
     return Assignment(
         round=standing.round,

@@ -257,7 +257,13 @@ class Register(Role):
     def _assignment(self, speed: float) -> Assignment:
         assert self._decided.plan is not None
         decided = self._decided
-        standing = Standing(decided.round, decided.num_credited, decided.num_credited_last, tuple(self._speeds()))
+        standing = Standing(
+            decided.round,
+            decided.num_credited,
+            decided.num_credited_last,
+            decided.num_members_last,
+            tuple(self._speeds()),
+        )
         return assign(self._decided.plan, standing, speed, self.method)
 
     def _decide(self, **changes: object) -> None:

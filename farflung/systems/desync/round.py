@@ -222,6 +222,7 @@ class Coordinator(Register):
             round=self.round + 1,
             num_credited=num_credited,
             num_credited_last=num_steps,
+            num_members_last=len(seated),
             exchange=forming.exchange,
             plan=self._plan_after(num_credited, num_steps),
         )
