@@ -21,6 +21,7 @@ settings.load_profile("suite")
 REAL_PROCESSES = "real processes"
 
 
+@pytest.hookimpl(tryfirst=True)  # groups are read by the same hook of the plugin
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with tests of real processes, all in one group, and skip what cannot run here.
 

@@ -48,7 +48,7 @@ def test_a_run_learns_though_its_processes_are_killed(
     assert not [line for line in text.splitlines() if "Traceback" in line]
 
 
-@pytest.mark.parametrize("algorithm", [HALOS, pytest.param(FARFLUNG, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algorithm", [HALOS, FARFLUNG], ids=["halos", "farflung"])
 def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path, commands: list[Command]) -> None:
     path = write_run(tmp_path, algorithm=algorithm, tokens=150_000)
     first = Command(tmp_path, str(path))

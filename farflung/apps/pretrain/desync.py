@@ -1,7 +1,7 @@
 """The synchronous methods as seats: one coordinator, and workers that average among themselves."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,10 @@ class DesyncEngine:
         rounds = [ReplicaFolder(homes[seat.index]).newest_round for seat in self.result_seats(seats)]
         coordinator = next(seat for seat in seats if seat.kind == "coordinator")
         roll_back(homes[coordinator.index], max(rounds, default=0))
+
+
+LAST_ROUND_SECONDS_MAX = 30.0
+"""A worker that is stopped and whose last round does not come to an end by then saves the one before."""
 
 
 class CoordinatorPart:
@@ -133,8 +137,11 @@ class WorkerPart:
 
     async def run(self) -> None:
         async def work() -> None:
-            await self._worker.run()
-            self._ended.set()
+            report = await self._worker.run()
+            if self._is_stopping and not report.has_result:
+                self._save_and_leave()
+            else:
+                self._ended.set()
 
         async with open_nursery() as nursery:
             working = nursery.start(work(), name="worker")
@@ -145,22 +152,32 @@ class WorkerPart:
         self._is_stopping = True
         if self._worker.report.num_steps == 0:
             self._ended.set()  # there is nothing yet that could be kept
+            return
+        self._worker.stop()
+        asyncio.get_running_loop().call_later(LAST_ROUND_SECONDS_MAX, self._save_and_leave)
 
     def _on_round(self, report: WorkerReport) -> None:
-        # Called between two computations, when every replica is what the round has made of it.
-        now = self._sitting.world.clock.now()
+        if self._sitting.world.clock.now() - self._saved_at >= self._sitting.run.training.checkpoint_seconds:
+            self._save(self._on_saved)
+
+    def _save_and_leave(self) -> None:
+        def leave(result: object) -> None:
+            self._on_saved(result)
+            self._ended.set()
+
+        self._save(leave)
+
+    def _save(self, done: Callable[[object], None]) -> None:
+        """The replica as of the end of its last round, between two computations."""
         if self._folder is None:
+            done(None)
             return
-        if self._is_stopping or now - self._saved_at >= self._sitting.run.training.checkpoint_seconds:
-            self._saved_at = now
-            folder, replica = self._folder, self._worker.replica
-            self._sitting.world.compute.submit(self._on_saved, folder.save, replica, seconds=0.0)
+        self._saved_at = self._sitting.world.clock.now()
+        self._sitting.world.compute.submit(done, self._folder.save, self._worker.replica, seconds=0.0)
 
     def _on_saved(self, result: object) -> None:
         if isinstance(result, Failed):
             self._sitting.world.note("checkpoint", str(result.error))
-        if self._is_stopping:
-            self._ended.set()
 
     def report(self) -> SeatReport:
         return worker_report(self._sitting, self._learner, self._worker.report.seconds_waiting)

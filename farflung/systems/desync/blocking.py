@@ -10,12 +10,12 @@ from farflung.systems.desync.snapshots import Snapshot
 
 
 async def run_blocking(member: Membership) -> None:
-    """Until the run is over."""
-    while member.assignment.due:
+    """Until the run is over, or a member that is stopping may leave."""
+    while member.assignment.due and not member.is_at_rest:
         await _steps(member)
         snapshot = await member.talk.compute(_snapshot, member, member.assignment.due, seconds=0.0)
         participation = member.arrive(snapshot)
-        await member.talk.until(lambda: participation.outcome is not None)  # noqa: B023 - awaited at once
+        await member.talk.until(lambda: participation.outcome is not None or member.is_at_rest)  # noqa: B023 - at once
         match participation.outcome:
             case Committed() as outcome:
                 await member.talk.compute(_land, member, outcome, member.assignment.progress_last, seconds=0.0)
@@ -24,7 +24,7 @@ async def run_blocking(member: Membership) -> None:
             case Stale() as outcome:
                 await member.stale(outcome)
             case None:
-                raise AssertionError("it waits for an outcome")
+                assert member.is_at_rest, "it waits for an outcome"
 
 
 async def _steps(member: Membership) -> None:

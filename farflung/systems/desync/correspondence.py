@@ -34,6 +34,11 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class Woken:
+    """Something that a condition depends on has changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """The state that a newcomer asked for."""
 
@@ -61,6 +66,8 @@ class Correspondence:
         self.welcome: SyncWelcome | None = None
         """The newest."""
         self.has_farewell = False
+        self.is_coordinator_lost = False
+        """Whether the way to it broke and nothing has come from it since."""
         self.busy_seconds = 0.0
         """In which the device worked for this worker."""
 
@@ -73,6 +80,10 @@ class Correspondence:
         """Say something."""
         for send in sends:
             self._mailbox.send(send.destination, send.message)
+
+    def wake(self) -> None:
+        """Let whoever waits look at its condition again."""
+        self._mailbox.deliver(self.address, Woken())
 
     def begin(self, function: Callable[..., object], *arguments: object, seconds: float) -> int:
         """Run something on the device; returns the number of the job."""
@@ -141,6 +152,8 @@ class Correspondence:
 
     def _hear(self, source: Address, message: object) -> None:
         now = self._world.clock.now()
+        if source.peer == self._coordinator.peer:
+            self.is_coordinator_lost = isinstance(message, PeerLost)
         try:
             match message:
                 case Computed(job, result):
@@ -156,7 +169,7 @@ class Correspondence:
                     self.send([] if self.participation is None else self.participation.lost(peer, now))
                 case Refusal(reason=reason) if source == self._coordinator:
                     raise Refused(source.peer, reason)
-                case NoSuchActor():
+                case NoSuchActor() | Woken():
                     pass
                 case _:
                     self._hear_of_run(source, message, now)

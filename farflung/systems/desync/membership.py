@@ -45,6 +45,8 @@ class Membership:
         self.replica = replica
         self.step_seconds = step_seconds
         self.since = Stretch()
+        self.is_stopping = False
+        """Whether to leave as soon as that loses nothing."""
         self.report = report
         self.talk = Correspondence(world, mailbox, coordinator, replica, config)
         self.coordinator = coordinator
@@ -66,6 +68,17 @@ class Membership:
     def now(self) -> float:
         """Of the monotonic clock."""
         return self.world.clock.now()
+
+    def stop(self) -> None:
+        """Make no more steps than a round needs, and leave once those made are in one."""
+        self.is_stopping = True
+        self.talk.wake()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether one that is stopping may leave: all its steps are in rounds, or nobody is there to form one."""
+        is_settled = self.talk.participation is None and not self.since.num_steps
+        return self.is_stopping and (is_settled or self.talk.is_coordinator_lost)
 
     def _join_message(self) -> SyncJoin:
         data = None if self.replica.data is None else self.replica.data.data

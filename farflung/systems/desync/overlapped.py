@@ -37,8 +37,8 @@ class Overlapped:
     async def run(self) -> None:
         """Until the run is over."""
         await self._begin_anew()
-        while self._member.assignment.due:
-            stale = await (self._pause() if self._is_spent else self._step())
+        while self._member.assignment.due and not self._member.is_at_rest:
+            stale = await (self._pause() if self._is_idle else self._step())
             if stale is not None:
                 await self._member.stale(stale)
                 await self._begin_anew()
@@ -49,19 +49,26 @@ class Overlapped:
         self._pending, self._dealt = [], None
 
     @property
+    def _is_idle(self) -> bool:
+        """Whether to make no step before the next round has ended."""
+        member = self._member
+        may_wait = member.config.is_free_running or member.talk.participation is not None
+        return may_wait and (member.is_stopping or self._is_spent)
+
+    @property
     def _is_spent(self) -> bool:
         """Whether the steps that are not credited yet use up the budget, by the pace of the last round.
 
         There is always one of them, so that a budget which has been misjudged is used up all the same.
         """
         member, num_steps = self._member, self._member.since.num_steps
-        may_wait = member.config.is_free_running or member.talk.participation is not None
-        return may_wait and num_steps > 0 and progress_at(member.assignment, num_steps - 1) >= 1.0
+        return num_steps > 0 and progress_at(member.assignment, num_steps - 1) >= 1.0
 
     async def _pause(self) -> Stale | None:
         """Wait for what becomes of the round."""
         deadline = self._round_at if self._may_begin else None
-        await self._member.talk.until(lambda: self._has_outcome or self._is_due, deadline=deadline)
+        member = self._member
+        await member.talk.until(lambda: self._has_outcome or self._is_due or member.is_at_rest, deadline=deadline)
         return self._rounds()
 
     async def _step(self) -> Stale | None:
@@ -114,7 +121,7 @@ class Overlapped:
     @property
     def _is_due(self) -> bool:
         member = self._member
-        if member.talk.participation is not None or not member.assignment.due:
+        if member.talk.participation is not None or not member.assignment.due or member.is_at_rest:
             return False
         if member.config.is_free_running:
             return member.now >= self._round_at

@@ -238,9 +238,11 @@ class Register(Role):
         nearest = sorted(donors, key=lambda one: (one.site != newcomer.site, one.address))
         return nearest[0].address if nearest else None
 
-    def _leave(self, source: Address) -> list[Effect]:
+    def _leave(self, source: Address, now: float) -> list[Effect]:
         if source not in self.members:
             return [Send(source, SyncFarewell())]
+        if not self.is_over:
+            return [Send(source, SyncFarewell()), *self._gone([source], "it was stopped", now)]
         self.members[source].is_done = True
         return self._release()
 

@@ -68,7 +68,7 @@ class Coordinator(Register):
             case SyncStuck(exchange=exchange, member=stuck):
                 return self._stuck(source, exchange, stuck, now)
             case SyncLeave():
-                return self._leave(source)
+                return self._leave(source, now)
             case _:
                 return []
 

@@ -46,15 +46,21 @@ class Worker:
         self.replica = Replica(learner, config, None if data is None else DealtData(data))
         """What the run has agreed on, at any time."""
         self.report = WorkerReport()
+        self._member: Membership | None = None
+
+    def stop(self) -> None:
+        """Let `run` return soon: when the steps made are in a round, or at once if there is no coordinator."""
+        if self._member is not None:
+            self._member.stop()
 
     async def run(self) -> WorkerReport:
-        """Take part until the run is over.
+        """Take part until the run is over, or until it is stopped.
 
         Raises:
             Refused: the coordinator does not take this worker, and why.
         """
         with Mailbox(self._world, WORKER) as mailbox:
-            member = Membership(
+            member = self._member = Membership(
                 self._world,
                 mailbox,
                 self.replica,
@@ -68,9 +74,13 @@ class Worker:
             )
             await member.join()
             await (Overlapped(member).run() if self._config.is_overlapped else run_blocking(member))
-            await member.talk.compute(self.replica.settle, seconds=0.0)
-            self.report.has_result = self.replica.round == member.assignment.round
+            talk, is_over = member.talk, not member.assignment.due
+            if is_over:
+                await talk.compute(self.replica.settle, seconds=0.0)
+                self.report.has_result = self.replica.round == member.assignment.round
             ask_again = self._config.rounds.ask_again_seconds
             leave = [Send(self._coordinator, SyncLeave())]
-            await member.talk.ask_until(leave, lambda: member.talk.has_farewell, ask_again)
+            await talk.ask_until(
+                leave, lambda: talk.has_farewell or (not is_over and talk.is_coordinator_lost), ask_again
+            )
         return self.report
