@@ -34,7 +34,7 @@ demo: $(VENV)/.setup-demo  ## train a small model, serve it by several processes
 	$(BIN)/farflung demo
 
 test: setup lint types  ## all checks, then the whole suite but its slow part
-	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses $(JOBS)
 
 lint: setup  ## style, format and the import contracts
 	$(BIN)/ruff check $(CODE)

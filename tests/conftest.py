@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Read when torch and transformers are imported, which is later: tests of the lower layers load neither.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,25 +14,26 @@ import psutil
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from tests.scheduling import FilesTogether
+
 # One run finds what the next one finds; the machine may be busy, so no example has a deadline of its own.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 
-REAL_PROCESSES = "real processes"
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "FilesTogether":
+    """With `--numprocesses 2`: see `tests.scheduling`."""
+    from tests.scheduling import FilesTogether
+
+    config.option.loadscopereorder = False
+    return FilesTogether(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)  # groups are read by the same hook of the plugin
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with tests of real processes, all in one group, and skip what cannot run here.
-
-    Of several processes that run the suite (`pytest --numprocesses 2 --dist loadgroup`) one takes a whole group: so at
-    most one test of real processes runs at a time, and what a file's tests share is made once.
-    """
+    """Begin with tests of real processes, which take longest, and skip what cannot run here."""
     items.sort(key=lambda item: item.get_closest_marker("loopback") is None)
-    for item in items:
-        is_real = item.get_closest_marker("loopback") is not None
-        item.add_marker(pytest.mark.xdist_group(REAL_PROCESSES if is_real else item.path.stem))
     _skip_without_accelerator(items)
 
 

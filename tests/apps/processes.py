@@ -44,7 +44,7 @@ def tiny_server(folder: Path, *options: str) -> Iterator[str]:
             return False
 
     try:
-        wait_until(is_up, seconds=90, what="the server answers")
+        wait_until(is_up, seconds=240, what="the server answers")
         yield url
     finally:
         process.terminate()

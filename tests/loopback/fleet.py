@@ -20,7 +20,7 @@ from farflung.world.address import PeerId
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("0:2", "2:4")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:

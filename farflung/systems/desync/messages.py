@@ -182,7 +182,7 @@ class SyncAbort(Message, kw_only=True):
 
 
 class SyncLeave(Message, kw_only=True):
-    """I am stopped, or the run is over for me: may I go, or does somebody still need my state? Repeated until answered."""
+    """I am stopped, or the run is over for me: may I go, or is my state still needed? Repeated until answered."""
 
 
 class SyncFarewell(Message, kw_only=True):

@@ -35,7 +35,7 @@ def stopped(config: DesyncConfig, faults: Faults) -> tuple[SimulatedDesync, floa
             await asyncio.sleep(8.0)
             for name in WORKERS:
                 desync.running[name].stop()
-            while len(desync.reports) < len(WORKERS):
+            while len(desync.reports) < len(WORKERS):  # noqa: ASYNC110 - in virtual time
                 await asyncio.sleep(0.1)
             ended_at.append(simulation.now())
 
