@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from farflung.apps.journal.commands import app as journal_app
-from farflung.apps.pretrain.commands import join, pretrain
+from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, tie_to_parent
+from farflung.apps.runs.commands import join
 from farflung.world.errors import FarflungError, Unreachable
 
 FAILED = 1

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from farflung.apps.pretrain.engines import engine_of
-from farflung.apps.pretrain.group import open_group
 from farflung.apps.pretrain.group_trainer import GroupTrainer
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.runs.group import open_group
 from farflung.learn.parameters import Tensors, copies
 from farflung.learn.trainer import Trainer
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from farflung.apps.pretrain.gateways import Gateways, hosts_of
-from farflung.apps.pretrain.sites import LinkSettings
+from farflung.apps.runs.gateways import Gateways, hosts_of
+from farflung.apps.runs.sites import LinkSettings
 
 REGIONS = ("east", "west", "north")
 ONE_WAY_SECONDS = 0.05

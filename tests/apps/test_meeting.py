@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from farflung.apps.pretrain.meeting import PLACE_FILE, open_lead
+from farflung.apps.runs.meeting import PLACE_FILE, open_lead
 from farflung.apps.wiring import Place
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from farflung.apps.pretrain.command import Wish, pretrain
-from farflung.apps.pretrain.history import read_history
-from farflung.apps.pretrain.logs import JsonLines
+from farflung.apps.pretrain.job import Pretraining
+from farflung.apps.runs.command import Wish, do_run
+from farflung.apps.runs.history import read_history
+from farflung.apps.runs.logs import JsonLines
 from tests.apps.runs import HALOS, write_run
 from tests.swarms import SimulatedSwarm, SmallModel
 
@@ -41,6 +42,10 @@ ALGORITHMS = {
 def one_thread_and_one_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setenv("FARFLUNG_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def pretrain(wish: Wish) -> None:
+    do_run(Pretraining(), wish)
 
 
 def simulate(path: Path, *overrides: str) -> dict[str, Any]:
@@ -90,7 +95,10 @@ def test_one_seed_is_one_run(tmp_path: Path) -> None:
     path = write_run(tmp_path, tokens=10_000)
     summaries: list[dict[str, Any]] = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
-        pretrain(Wish(path=path, overrides=(f"run.folder={tmp_path}/{name}", f"run.seed={seed}"), is_simulated=True))
+        do_run(
+            Pretraining(),
+            Wish(path=path, overrides=(f"run.folder={tmp_path}/{name}", f"run.seed={seed}"), is_simulated=True),
+        )
         summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
     assert summaries[0] == summaries[1] and summaries[0] != summaries[2]
 
@@ -137,7 +145,10 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_in_the_middle_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
     path = write_run(tmp_path, tokens=10_000)
-    pretrain(Wish(path=path, overrides=(f"run.folder={tmp_path}/first", "training.tokens=2000"), is_simulated=True))
+    do_run(
+        Pretraining(),
+        Wish(path=path, overrides=(f"run.folder={tmp_path}/first", "training.tokens=2000"), is_simulated=True),
+    )
     command = [sys.executable, "-m", "farflung", "pretrain", str(path), "--simulate"]
     limit = (4096, 4096)  # enough for the run file, too little for the log
     done = subprocess.run(

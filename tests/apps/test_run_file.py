@@ -8,7 +8,7 @@ import pytest
 
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.pretrain.run_file import load_run_file, run_from, tables_of
-from farflung.apps.pretrain.toml_text import toml_text
+from farflung.apps.runs.toml_text import toml_text
 from farflung.systems.desync.config import DesyncConfig
 from tests.apps.runs import write_run
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from farflung.apps.pretrain.engines import engine_of
-from farflung.apps.pretrain.history import History
-from farflung.apps.pretrain.lead import Gathered, Lead
-from farflung.apps.pretrain.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport
 from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.runs.history import History
+from farflung.apps.runs.lead import Gathered, Lead
+from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Send
@@ -18,10 +18,10 @@ def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None
     seats = engine_of(run).seats(run)
     told: list[tuple[str, str]] = []
     gathered = Gathered(seats, History(), lambda point: None, lambda seconds, seat, why: told.append((seat, why)))
-    lead = Lead(gathered, run="{}", materials="", version="1")
+    lead = Lead(gathered, job="pretrain", run="{}", materials="", version="1")
 
     def ask(peer: str, message: object) -> object:
-        effects = lead.receive(Address(PeerId(peer), "pretrain-seat"), message, 0.0)
+        effects = lead.receive(Address(PeerId(peer), "seat"), message, 0.0)
         (sent,) = [effect for effect in effects if isinstance(effect, Send)]
         return sent.message
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from farflung.apps.pretrain.group import meet, watched
 from farflung.apps.pretrain.run_file import load_run_file
 from farflung.apps.processes import ChildFailed, Supervisor
+from farflung.apps.runs.group import meet, watched
 from tests.apps.runs import write_run
 
 pytestmark = pytest.mark.loopback

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from farflung.apps.pretrain.history import read_history
+from farflung.apps.runs.history import read_history
 from tests.loopback.fleet import ROOT, wait_until
 
 LEARNT_LOSS = 3.7

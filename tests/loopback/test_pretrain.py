@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from farflung.apps.pretrain.history import read_history
+from farflung.apps.runs.history import read_history
 from farflung.wire.ticket import Ticket
 from tests.apps.runs import HALOS, write_run
 from tests.loopback.fleet import ROOT

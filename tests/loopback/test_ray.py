@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from farflung.apps.cli import main
-from farflung.apps.pretrain import launchers
-from farflung.apps.pretrain.ray_actors import gpus_each
+from farflung.apps.runs import launchers
+from farflung.apps.runs.ray_actors import gpus_each
 from tests.apps.runs import write_run
 from tests.loopback.fleet import ROOT, wait_until
 from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, num_steps, summary, wait_trained

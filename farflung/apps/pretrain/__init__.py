@@ -1,1 +1,1 @@
-"""`farflung pretrain` and `farflung join`: a run file becomes roles on machines and a model folder."""
+"""`farflung pretrain`: a run file becomes roles on machines and a model folder."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from farflung.apps.pretrain.reader import check_known, read
+from farflung.apps.runs.reader import check_known, read
 from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT, OptimizerConfig
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.systems.desync.config import DesyncConfig, farflung

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from farflung.apps.pretrain.seats import Seat
-from farflung.apps.pretrain.sites import RegionSettings
+from farflung.apps.runs.seats import Seat
+from farflung.apps.runs.sites import RegionSettings
 from farflung.learn.sources import EMBEDDED, Kind, SourceConfig, open_source
 from farflung.learn.stream import Shard, Tokens, hold_out
 from farflung.learn.tokenized import Report, load_tokens

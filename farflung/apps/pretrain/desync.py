@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from farflung.apps.pretrain.learner import Learner, RevealingCompute
+from farflung.apps.pretrain.learner import Learner, RevealingCompute, worker_report
 from farflung.apps.pretrain.materials import Materials
-from farflung.apps.pretrain.messages import SeatReport
-from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, taken, worker_report
 from farflung.apps.pretrain.replicas import KeptRounds, ReplicaFolder, roll_back
 from farflung.apps.pretrain.run_file import RunFile
-from farflung.apps.pretrain.seats import Seat, worker_seats
+from farflung.apps.runs.messages import SeatReport
+from farflung.apps.runs.part import Part, Sitting, sent_bytes, taken
+from farflung.apps.runs.seats import Seat, worker_seats
 from farflung.learn.parameters import Tensors
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.messages import COORDINATOR
@@ -34,7 +34,7 @@ def config_of(run: RunFile) -> DesyncConfig:
 
 
 class DesyncEngine:
-    """See `engines.Engine`."""
+    """See `runs.engine.Engine`."""
 
     def seats(self, run: RunFile) -> list[Seat]:
         first = run.regions[0].name
@@ -46,7 +46,7 @@ class DesyncEngine:
         # All that start here begin together: a round with few members would be worth little.
         return [other.index for other in seats if not other.is_remote and other != seat]
 
-    def part(self, sitting: Sitting, materials: Materials) -> Part:
+    def part(self, sitting: Sitting[RunFile], materials: Materials) -> Part:
         if sitting.seat.kind == "coordinator":
             return CoordinatorPart(sitting)
         learner, num_shards = Learner(materials.trainer(sitting.seat)), materials.stream_of(sitting.seat).num_shards
@@ -68,7 +68,7 @@ LAST_ROUND_SECONDS_MAX = 30.0
 class CoordinatorPart:
     """Forms the rounds."""
 
-    def __init__(self, sitting: Sitting) -> None:
+    def __init__(self, sitting: Sitting[RunFile]) -> None:
         self._sitting = sitting
         self._stopped = asyncio.Event()
         self.coordinator = Coordinator(config_of(sitting.run), KeptRounds(sitting.world.store))
@@ -114,7 +114,7 @@ class SeatData:
 class WorkerPart:
     """Local steps and rounds."""
 
-    def __init__(self, sitting: Sitting, learner: Learner, num_shards: int) -> None:
+    def __init__(self, sitting: Sitting[RunFile], learner: Learner, num_shards: int) -> None:
         self._sitting = sitting
         self._learner = learner
         self._folder = None if sitting.folder is None else ReplicaFolder(sitting.folder)
@@ -128,7 +128,7 @@ class WorkerPart:
             config_of(sitting.run),
             Address(sitting.peers[coordinator.index], COORDINATOR),
             site=sitting.seat.region,
-            step_seconds=sitting.step_seconds,
+            step_seconds=sitting.run.simulation.step_seconds,
             data=SeatData(learner, num_shards),
             on_round=self._on_round,
         )

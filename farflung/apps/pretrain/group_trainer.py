@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from farflung.apps.pretrain.group import Group
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.orders import GRADIENTS, Apply, Begin, Collect, ComputeGradients, Order, Run
 from farflung.apps.pretrain.rank import RankTrainer
 from farflung.apps.pretrain.run_file import RunFile
-from farflung.apps.pretrain.seats import Seat
+from farflung.apps.runs.group import Group
+from farflung.apps.runs.seats import Seat
 from farflung.learn.parameters import Tensors, assign_, joined, parted
 from farflung.learn.schedule import Schedule
 from farflung.learn.staging import PARAMETERS

@@ -10,12 +10,12 @@ import msgspec
 import torch
 
 from farflung.apps.pretrain.data import shards_of_region
-from farflung.apps.pretrain.learner import Learner, RevealingCompute
+from farflung.apps.pretrain.learner import Learner, RevealingCompute, worker_report
 from farflung.apps.pretrain.materials import Materials
-from farflung.apps.pretrain.messages import SeatReport
-from farflung.apps.pretrain.part import Part, Sitting, sent_bytes, taken, worker_report
 from farflung.apps.pretrain.run_file import RunFile
-from farflung.apps.pretrain.seats import Seat, worker_seats
+from farflung.apps.runs.messages import SeatReport
+from farflung.apps.runs.part import Part, Sitting, sent_bytes, taken
+from farflung.apps.runs.seats import Seat, worker_seats
 from farflung.learn.parameters import Tensors, named_parameters
 from farflung.learn.stream import Shard
 from farflung.systems.hierarchy.config import HierarchyConfig
@@ -37,7 +37,7 @@ def config_of(run: RunFile) -> HierarchyConfig:
 
 
 class HierarchyEngine:
-    """See `engines.Engine`."""
+    """See `runs.engine.Engine`."""
 
     def seats(self, run: RunFile) -> list[Seat]:
         first = run.regions[0]
@@ -55,7 +55,7 @@ class HierarchyEngine:
         server = server_of(seat, seats)
         return [] if server is None else [server.index]
 
-    def part(self, sitting: Sitting, materials: Materials) -> Part:
+    def part(self, sitting: Sitting[RunFile], materials: Materials) -> Part:
         if sitting.seat.kind == "worker":
             return WorkerPart(sitting, materials)
         return ServerPart(sitting, named_parameters(materials.model()))
@@ -80,7 +80,7 @@ def server_of(seat: Seat, seats: tuple[Seat, ...]) -> Seat | None:
 class ServerPart:
     """A parameter server."""
 
-    def __init__(self, sitting: Sitting, parameters: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, sitting: Sitting[RunFile], parameters: Mapping[str, torch.Tensor]) -> None:
         self._sitting = sitting
         self._stopped = asyncio.Event()
         world, run, seat = sitting.world, sitting.run, sitting.seat
@@ -158,7 +158,7 @@ class DealtData:
 class WorkerPart:
     """Local steps and updates."""
 
-    def __init__(self, sitting: Sitting, materials: Materials) -> None:
+    def __init__(self, sitting: Sitting[RunFile], materials: Materials) -> None:
         self._sitting = sitting
         self._learner = Learner(materials.trainer(sitting.seat))
         self._ended = asyncio.Event()
@@ -172,7 +172,7 @@ class WorkerPart:
             server=Address(sitting.peers[server.index], ACTOR),
             data=DealtData(self._learner, materials, sitting.seat),
             memory=self._learner.trainer.optimizer,
-            seconds_per_step=sitting.step_seconds,
+            seconds_per_step=sitting.run.simulation.step_seconds,
         )
 
     async def run(self) -> None:

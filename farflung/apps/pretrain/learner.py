@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from farflung.apps.pretrain.run_file import RunFile
+from farflung.apps.runs.messages import SeatReport
+from farflung.apps.runs.part import Sitting, sent_bytes
 from farflung.learn.parameters import Tensors
 from farflung.learn.trainer import Descended, Trainer
 from farflung.world.doors import Compute
@@ -104,3 +107,18 @@ class RevealingCompute:
             done(result)
 
         self._compute.submit(reveal, function, *arguments, seconds=seconds)
+
+
+def worker_report(
+    sitting: Sitting[RunFile], learner: Learner, waiting_seconds: float, decisions: tuple[str, ...] = ()
+) -> SeatReport:
+    """What any worker tells."""
+    return SeatReport(
+        seat=sitting.seat.index,
+        num_steps=learner.num_local_steps,
+        num_tokens=learner.num_tokens,
+        loss=learner.take_loss(),
+        waiting_seconds=waiting_seconds,
+        sent=sent_bytes(sitting.world),
+        decisions=decisions,
+    )

@@ -1,9 +1,7 @@
 """What every worker of a run starts from: tokenizer, tokens, the model's first weights, and a trainer over them."""
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,15 +11,15 @@ from farflung.apps.capacity import choose_device
 from farflung.apps.pretrain.data import Texts, choose_tokenizer, shard_of, shard_within, source_of
 from farflung.apps.pretrain.model import check_length, config_of, new_model
 from farflung.apps.pretrain.run_file import RunFile
-from farflung.apps.pretrain.seats import Seat, worker_seats
 from farflung.apps.pretrain.training import TrainingSettings
+from farflung.apps.runs.cache import cache_of_this_machine
+from farflung.apps.runs.seats import Seat, worker_seats
 from farflung.learn.optimizer import NamedOptimizer
 from farflung.learn.parameters import Tensors, fingerprint, named_parameters
 from farflung.learn.stream import Shard, Tokens, TokenStream
 from farflung.learn.tokenized import Report
 from farflung.learn.tokenizer import fingerprint as tokenizer_fingerprint
 from farflung.learn.trainer import Stream, Trainer
-from farflung.runtime.home import default_home
 
 if TYPE_CHECKING:
     from farflung.apps.pretrain.group_trainer import GroupTrainer
@@ -29,13 +27,6 @@ if TYPE_CHECKING:
 PROBE_TOKENS = 1 << 20
 """Of each row of tokens so many at either end are compared between machines, and its length."""
 CUDA_DTYPE = torch.bfloat16
-
-CACHE_VARIABLE = "FARFLUNG_CACHE"
-
-
-def cache_of_this_machine() -> Path:
-    """The folder that FARFLUNG_CACHE names, else one in the home."""
-    return Path(os.environ[CACHE_VARIABLE]) if os.environ.get(CACHE_VARIABLE) else default_home() / "cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +71,6 @@ class Materials:
         for seat in worker_seats(self.run.regions, 0):
             self.stream_of(seat)
         NamedOptimizer(named_parameters(self.model()), self.run.training.optimizer)
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where tokens are kept for all runs."""
-        return cache_of_this_machine()
 
     def model(self) -> PreTrainedModel:
         """A new copy of the model that all begin with."""

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from farflung.apps.pretrain.reader import check_known
+from farflung.apps.runs.reader import check_known
 
 PATH, WEIGHTS, MODEL_TYPE = "path", "weights", "model_type"
 REFERENCE_KEYS = (PATH, WEIGHTS)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from farflung.apps.pretrain.sites import Parallelism
 from farflung.apps.pretrain.training import TrainingSettings
+from farflung.apps.runs.group import Group
+from farflung.apps.runs.sites import Parallelism
 
 GRADIENTS = "gradients"
 """Name of the gradients among the states that are staged."""
@@ -20,6 +21,19 @@ class Begin:
     parallelism: Parallelism
     seed: str
     """Decides dropout, together with the rank."""
+
+    def follow(self, group: Group) -> None:
+        """As `runs.group.Begin`."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from farflung.apps.pretrain.rank import RankTrainer
+
+        # Any weights: those of the first rank come next.
+        model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        trainer = RankTrainer(group, self, model, None)
+        while isinstance(order := group.hear(), Order):
+            trainer.perform(order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +72,3 @@ class Collect(Order):
     """Show the first rank these states."""
 
     states: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The worker's part is done."""

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from farflung.apps.pretrain.history import History
-from farflung.apps.pretrain.plot import byte_text
-from farflung.apps.pretrain.seats import Seat
+from farflung.apps.runs.history import History
+from farflung.apps.runs.plot import byte_text
+from farflung.apps.runs.seats import Seat
 
 
 def shares(seats: Sequence[Seat]) -> dict[str, float]:
@@ -34,7 +34,7 @@ def row(history: History, region: str | None) -> dict[str, Any]:
     }
 
 
-class Bars:
+class TokenBars:
     """Rich bars over a history; use in `with`."""
 
     def __init__(self, history: History, seats: Sequence[Seat], num_tokens: int, console: Console) -> None:
@@ -55,7 +55,7 @@ class Bars:
             self._tasks[region] = self._progress.add_task(region, total=share * num_tokens, **row(history, region))
         self._tasks[None] = self._progress.add_task("all regions", total=num_tokens, **row(history, None))
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "TokenBars":
         self._progress.start()
         self.show()
         return self

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from farflung.apps.capacity import choose_device
-from farflung.apps.pretrain.group import Group
 from farflung.apps.pretrain.materials import new_trainer
 from farflung.apps.pretrain.orders import GRADIENTS, Apply, Begin, Collect, ComputeGradients, Order, Run
-from farflung.apps.pretrain.sites import Parallelism
+from farflung.apps.runs.group import Group
+from farflung.apps.runs.sites import Parallelism
 from farflung.learn.loss import next_token_loss
 from farflung.learn.parameters import named_parameters
 from farflung.learn.staging import PARAMETERS, Staging, States

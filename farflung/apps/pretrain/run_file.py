@@ -4,17 +4,19 @@ A key that is left out has the value that `farflung pretrain --show` prints.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from farflung.apps.pretrain.algorithms import AlgorithmSettings, read_algorithm
 from farflung.apps.pretrain.data import DataSettings
 from farflung.apps.pretrain.model import check_model_table
-from farflung.apps.pretrain.reader import apply_override, check_known, read, read_table, read_toml
-from farflung.apps.pretrain.sites import LinkSettings, RegionSettings, check_sites
 from farflung.apps.pretrain.training import TrainingSettings
+from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain, region_of
+from farflung.apps.runs.sites import LinkSettings, RegionSettings
 
+KIND = "pretrain"
 DEFAULT_MODEL: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -26,24 +28,6 @@ DEFAULT_MODEL: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 """A Llama small enough for a laptop; the tokenizer adds its vocabulary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggingSettings:
-    """[logging]: what is written beside the progress bars; the JSONL log is always written."""
-
-    every_seconds: float = 2.0
-    """How often each role reports (of virtual time, when simulated)."""
-    tensorboard: bool | None = None
-    """None: where it is installed."""
-    wandb: bool = False
-    trackio: bool = False
-    project: str = "farflung"
-    """Under which W&B and trackio file the run."""
-
-    def __post_init__(self) -> None:
-        if not self.every_seconds > 0:
-            raise ValueError("every_seconds must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,26 +43,19 @@ class SimulationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSettings:
-    """[run]: its name, where it is kept, and the seed that everything random follows from."""
+class PretrainingSettings(RunSettings):
+    """[run] of a pretraining run."""
 
+    kind: str = KIND
     name: str = "pretraining"
     folder: str = "pretraining"
-    """Logs, checkpoints, the plot and the final model; relative to where the command is given."""
-    seed: int = 0
-    is_shaped: bool = False
-    """True: processes of this machine talk over links as slow as [[links]] say; else those only tell what is known."""
-
-    def __post_init__(self) -> None:
-        if not self.name or not self.folder:
-            raise ValueError("name and folder must not be empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
     """A whole run. `model` is a table of [model]: `path`, or the keys of a Hugging Face configuration."""
 
-    run: RunSettings = field(default_factory=RunSettings)
+    run: PretrainingSettings = field(default_factory=PretrainingSettings)
     model: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_MODEL))
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -95,7 +72,12 @@ class RunFile:
 
     def region(self, name: str) -> RegionSettings:
         """The region of that name."""
-        return next(region for region in self.regions if region.name == name)
+        return region_of(self.regions, name)
+
+    @property
+    def num_threads(self) -> int:
+        """As `runs.run.Run`."""
+        return self.training.num_threads
 
     @property
     def num_shards(self) -> int:
@@ -144,10 +126,12 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
     if "regions" in tables:
         defaults["links"] = []
     given = {**defaults, **tables}
+    own = read_table(given.get("run", {}), "run")
+    check_kind(own, KIND)
     for name in given:
         check_known(name, SECTIONS, "")
     run = RunFile(
-        run=read(RunSettings, given.get("run", {}), "run"),
+        run=read(PretrainingSettings, own, "run"),
         model=dict(read_table(given.get("model", DEFAULT_MODEL), "model")),
         data=read(DataSettings, given.get("data", {}), "data"),
         training=read(TrainingSettings, given.get("training", {}), "training"),
@@ -158,10 +142,7 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
         logging=read(LoggingSettings, given.get("logging", {}), "logging"),
     )
     check_model_table(run.model)
-    check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
-    remote = [region.name for region in run.regions if region.is_remote]
-    if run.run.is_shaped and remote:
-        raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")
+    check_places(run, is_simulated=is_simulated)
     for region in run.regions:
         run.training.check_ranks(region.ranks_per_worker)
     if run.num_steps < 1:
@@ -174,15 +155,4 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
 
 def tables_of(run: RunFile) -> dict[str, Any]:
     """The full effective run, as the tables of its file; `run_from` of them is the same run."""
-    return {name: _plain(run.algorithm.table() if name == "algorithm" else getattr(run, name)) for name in SECTIONS}
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as tables, without the keys that are left open (None): TOML has no word for nothing."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            one.name: _plain(getattr(value, one.name)) for one in fields(value) if getattr(value, one.name) is not None
-        }
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items() if inner is not None}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return {name: plain(run.algorithm.table() if name == "algorithm" else getattr(run, name)) for name in SECTIONS}

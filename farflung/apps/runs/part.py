@@ -5,36 +5,33 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from farflung.apps.pretrain.learner import Learner
-from farflung.apps.pretrain.messages import SeatReport
-from farflung.apps.pretrain.run_file import RunFile
-from farflung.apps.pretrain.seats import Seat
-from farflung.learn.parameters import Tensors
+from farflung.apps.runs.messages import SeatReport
+from farflung.apps.runs.run import Run
+from farflung.apps.runs.seats import Seat
 from farflung.world.address import PeerId
 from farflung.world.doors import World
 from farflung.world.nursery import open_nursery
 
+AnyRun = TypeVar("AnyRun", bound=Run)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sitting:
+class Sitting(Generic[AnyRun]):
     """What a part is made from."""
 
     world: World
-    run: RunFile
+    run: AnyRun
     seat: Seat
     seats: tuple[Seat, ...]
     """All of them, so that others can be found in `peers`."""
     peers: Mapping[int, PeerId]
     """By seat: at least the servers that this seat speaks to."""
     folder: Path | None = None
-    """Where a worker keeps its checkpoints; None: it keeps none (a simulation is replayed, not resumed)."""
-
-    @property
-    def step_seconds(self) -> float:
-        """What virtual time charges a worker of speed 1 for a local step."""
-        return self.run.simulation.step_seconds
+    """Where the seat keeps what it knows; None: it keeps nothing (a simulation is replayed, not resumed)."""
+    charter: bytes = b""
+    """What the lead has told this seat alone."""
 
 
 class Part(Protocol):
@@ -52,8 +49,8 @@ class Part(Protocol):
         """How it fares; a loss is told once."""
         ...
 
-    def result(self) -> Tensors | None:
-        """The run's model, as far as this part knows it; None: not at all."""
+    def result(self) -> Any:
+        """The run's result, such as its model, as far as this part knows it; None: not at all."""
         ...
 
     def close(self) -> None:
@@ -90,18 +87,3 @@ def taken(decisions: deque[str]) -> tuple[str, ...]:
     sentences = tuple(decisions)
     decisions.clear()
     return sentences
-
-
-def worker_report(
-    sitting: Sitting, learner: Learner, waiting_seconds: float, decisions: tuple[str, ...] = ()
-) -> SeatReport:
-    """What any worker tells."""
-    return SeatReport(
-        seat=sitting.seat.index,
-        num_steps=learner.num_local_steps,
-        num_tokens=learner.num_tokens,
-        loss=learner.take_loss(),
-        waiting_seconds=waiting_seconds,
-        sent=sent_bytes(sitting.world),
-        decisions=decisions,
-    )

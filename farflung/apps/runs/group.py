@@ -13,19 +13,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import distributed
 
-from farflung.apps.pretrain.orders import End
 from farflung.apps.processes import CommandFailed, Supervisor
+from farflung.apps.runs.seats import NUM_RANKS_VARIABLE
 
-NUM_RANKS, LOCAL_RANK = "WORLD_SIZE", "LOCAL_RANK"
-"""What `torchrun` tells every process of a group, among other things."""
+LOCAL_RANK = "LOCAL_RANK"
+"""Which of a machine's processes of a group this is; `torchrun` tells it."""
 LOOPBACKS = {"linux": "lo", "darwin": "lo0"}
 LOOK_SECONDS = 0.1
 END_SECONDS = 10.0
@@ -34,6 +35,19 @@ SILENT_DAYS_MAX = 365
 
 
 T = TypeVar("T")
+
+
+class Begin(Protocol):
+    """What a first rank tells first."""
+
+    def follow(self, group: "Group") -> None:
+        """On every other rank: do what the first one tells from now on, until it tells the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The worker's part is done."""
 
 
 class Group:
@@ -70,6 +84,16 @@ class Group:
         except RuntimeError as error:
             raise CommandFailed(f"the first rank of this group is gone ({str(error).splitlines()[0]})") from None
         return heard[0]
+
+    def follow(self) -> None:
+        """On every other rank: take part until the first one says that it is over.
+
+        Raises:
+            CommandFailed: the first rank is gone.
+        """
+        begin = self.hear()
+        if not isinstance(begin, End):
+            cast(Begin, begin).follow(self)
 
     def end(self) -> None:
         """Leave; the first rank lets the others go, unless they are in the middle of something."""
@@ -111,7 +135,7 @@ def open_group(num_ranks: int, folder: Path) -> Iterator[Group | None]:
     """
     if num_ranks < 1:
         raise ValueError(f"a worker needs at least one process: --ranks {num_ranks} is too few")
-    if int(os.environ.get(NUM_RANKS, "1")) > 1:
+    if int(os.environ.get(NUM_RANKS_VARIABLE, "1")) > 1:
         if num_ranks > 1:
             raise ValueError("torchrun has started this group already: leave out --ranks")
         distributed.init_process_group(_backend())
@@ -162,7 +186,7 @@ def _start_others(supervisor: Supervisor, num_ranks: int, store: str) -> None:
     if sys.platform in LOOPBACKS:  # a machine's own name may lead nowhere, and these are all on this one
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACKS[sys.platform])
     for rank in range(1, num_ranks):
-        command = [sys.executable, "-m", "farflung.apps.pretrain.follow", store, str(rank), str(num_ranks)]
+        command = [sys.executable, "-m", "farflung.apps.runs.follow", store, str(rank), str(num_ranks)]
         supervisor.start(f"rank-{rank}", command, {LOCAL_RANK: str(rank)})
 
 

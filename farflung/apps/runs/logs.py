@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from farflung.apps.pretrain.run_file import LoggingSettings
+from farflung.apps.runs.run import LoggingSettings
 
 LOG_NAME = "log.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from farflung.apps.pretrain.reader import check_known
+from farflung.apps.runs.reader import check_known
 from farflung.learn.sources import SourceConfig
 
 REGION_NAME_LENGTH_MAX = 60

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from farflung.apps.pretrain.sites import LinkSettings
 from farflung.apps.processes import Supervisor, tie_to_parent
+from farflung.apps.runs.sites import LinkSettings
 from farflung.runtime.shaped_link import End, Shape, ShapedLink
 
 REGIONS_MAX = 250
@@ -54,7 +54,7 @@ def open_gateways(regions: Sequence[str], links: Sequence[LinkSettings], folder:
         ChildFailed: they do not start.
     """
     tables = {"regions": list(regions), "links": [asdict(link) for link in links]}
-    command = [sys.executable, "-m", "farflung.apps.pretrain.gateways", json.dumps(tables)]
+    command = [sys.executable, "-m", "farflung.apps.runs.gateways", json.dumps(tables)]
     with Supervisor(folder) as supervisor:
         child = supervisor.start("gateways", command, {})
         supervisor.wait_until(lambda: bool(child.lines()), seconds_max=START_SECONDS, what="the gateways listen")

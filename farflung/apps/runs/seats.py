@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from farflung.apps.pretrain.sites import RegionSettings
+from farflung.apps.runs.sites import RegionSettings
 
-SeatKind = Literal["worker", "local-server", "global-server", "coordinator"]
+WORKER = "worker"
+NUM_RANKS_VARIABLE = "WORLD_SIZE"
+"""What `torchrun` tells every process of a group, among other things."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,8 @@ class Seat:
 
     index: int
     """Its place among the seats of the run."""
-    kind: SeatKind
+    kind: str
+    """`worker`, of which there may be any number, or what the engine calls one of its servers."""
     region: str
     speed: float = 1.0
     """Of a worker, relative to the others."""
@@ -27,7 +29,7 @@ class Seat:
     @property
     def name(self) -> str:
         """For people, logs and file names: `east-worker-0`."""
-        return f"{self.region}-worker-{self.number}" if self.kind == "worker" else f"{self.region}-{self.kind}"
+        return f"{self.region}-worker-{self.number}" if self.kind == WORKER else f"{self.region}-{self.kind}"
 
 
 def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Seat]:
@@ -36,7 +38,7 @@ def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Se
     return [
         Seat(
             index=first_index + number,
-            kind="worker",
+            kind=WORKER,
             region=region.name,
             speed=speed,
             number=number,

@@ -1,29 +1,27 @@
-"""`farflung pretrain` on real machines: leads the run here, starts its seats as local processes, waits for others."""
+"""A run on real machines: led here, with seats that are started as local processes, and others that join."""
 
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from farflung.apps.pretrain.engines import engine_of
-from farflung.apps.pretrain.gateways import Ways, open_gateways
-from farflung.apps.pretrain.launchers import Launcher, LauncherName, Started, launcher_of
-from farflung.apps.pretrain.lead import Gathered, Lead
-from farflung.apps.pretrain.materials import Materials
-from farflung.apps.pretrain.meeting import open_lead
-from farflung.apps.pretrain.messages import LEAD_ACTOR
-from farflung.apps.pretrain.result import load_result
-from farflung.apps.pretrain.run_file import RunFile, tables_of
-from farflung.apps.pretrain.seats import Seat
 from farflung.apps.processes import ChildFailed
+from farflung.apps.runs.cache import CACHE_VARIABLE, cache_of_this_machine
+from farflung.apps.runs.gateways import Ways, open_gateways
+from farflung.apps.runs.job import AnyJob, Materials
+from farflung.apps.runs.launchers import Launcher, LauncherName, Started, launcher_of
+from farflung.apps.runs.lead import Gathered, Lead
+from farflung.apps.runs.meeting import open_lead
+from farflung.apps.runs.messages import LEAD_ACTOR
+from farflung.apps.runs.run import Run, region_of
+from farflung.apps.runs.seats import WORKER, Seat
 from farflung.apps.tickets import write_ticket
 from farflung.apps.wiring import Place, SwarmNode
-from farflung.learn.parameters import Tensors
 from farflung.wire.certificate import TicketRole
 from farflung.world.host import Host
 from farflung.world.version import __version__
@@ -65,7 +63,8 @@ class LocalRun:
 
     def __init__(
         self,
-        run: RunFile,
+        job: AnyJob,
+        run: Run,
         materials: Materials,
         gathered: Gathered,
         folder: Path,
@@ -76,9 +75,9 @@ class LocalRun:
         show: Callable[[], object],
     ) -> None:
         """`tell` gets sentences for the user, `show` is called often, to bring bars up to date."""
+        self._job = job
         self._run = run
-        self._materials = materials
-        self._engine = engine_of(run)
+        self._engine = job.engine(run)
         self._folder = folder
         self._place = place
         self._launcher: LauncherName = launcher
@@ -89,16 +88,22 @@ class LocalRun:
         self._seats = [
             SeatProcess(seat, folder / SEATS_FOLDER / seat.name) for seat in gathered.seats if not seat.is_remote
         ]
-        tables = json.dumps(tables_of(run))
-        self._lead = Lead(gathered, run=tables, materials=materials.fingerprint, version=__version__)
+        self._lead = Lead(
+            gathered,
+            job=job.name,
+            run=json.dumps(job.tables_of(run)),
+            materials=materials.fingerprint,
+            version=__version__,
+            charter=lambda seat: job.charter(run, materials, seat, place.home),
+        )
 
     @property
     def homes(self) -> dict[int, Path]:
         """Where the seats that are started here keep what they know."""
         return {process.seat.index: process.home for process in self._seats}
 
-    def train(self, *, is_resumed: bool) -> Tensors:
-        """Run to the end of the budget; the run's model.
+    def work(self, *, is_resumed: bool) -> Any:
+        """Run to the end of the budget; the run's result.
 
         Raises:
             Interrupted: by Ctrl-C or a termination.
@@ -114,17 +119,17 @@ class LocalRun:
             if self._run.run.is_shaped:
                 names = [region.name for region in self._run.regions]
                 self._ways = stack.enter_context(open_gateways(names, self._run.links, logs))
-            asyncio.run(self._train(stack.enter_context(launcher_of(self._launcher, logs, num_ranks))))
+            asyncio.run(self._lead_it(stack.enter_context(launcher_of(self._launcher, logs, num_ranks))))
         return self._result()
 
-    def _result(self) -> Tensors:
+    def _result(self) -> Any:
         for seat in self._engine.result_seats(tuple(self._lead.seats)):
             home = self.homes.get(seat.index)
             if home is not None and (home / RESULT_FOLDER).is_dir():
-                return load_result(home / RESULT_FOLDER)
-        raise ChildFailed("the run is over and nobody has left its model; see the logs in " + str(self._folder))
+                return self._job.kept(home / RESULT_FOLDER)
+        raise ChildFailed("the run is over and nobody has left its result; see the logs in " + str(self._folder))
 
-    async def _train(self, launcher: Launcher) -> None:
+    async def _lead_it(self, launcher: Launcher) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -188,11 +193,11 @@ class LocalRun:
         arguments += ["--result", str(home / RESULT_FOLDER), "--host", host]
         num_ranks = self._num_ranks(process.seat)
         arguments += ["--ranks", str(max(1, num_ranks))]
-        threads = str(self._run.training.num_threads)
+        threads = str(self._run.num_threads)
         variables = {
             "FARFLUNG_TICKET": ticket,
             "FARFLUNG_HOME": str(home),
-            "FARFLUNG_CACHE": os.environ.get("FARFLUNG_CACHE", str(self._materials.cache_folder)),
+            CACHE_VARIABLE: str(cache_of_this_machine().absolute()),
             "OMP_NUM_THREADS": threads,
             **({} if ways is None else ways.variables(region)),
         }
@@ -201,14 +206,14 @@ class LocalRun:
 
     def _num_ranks(self, seat: Seat) -> int:
         """Processes of a seat that compute."""
-        return self._run.region(seat.region).ranks_per_worker if seat.kind == "worker" else 0
+        return region_of(self._run.regions, seat.region).ranks_per_worker if seat.kind == WORKER else 0
 
     # The end
 
     async def _stop(self, host: Host, reason: str) -> None:
         """Workers first, so that servers hear the last of them; whoever is slow is ended by the launcher."""
-        workers = [one for one in self._seats if one.seat.kind == "worker"]
-        servers = [one for one in self._seats if one.seat.kind != "worker"]
+        workers = [one for one in self._seats if one.seat.kind == WORKER]
+        servers = [one for one in self._seats if one.seat.kind != WORKER]
         for group, seconds in ((workers, STOP_SECONDS), (servers, LEAVE_SECONDS)):
             indices = [one.seat.index for one in group]
             indices += [seat.index for seat in self._lead.seats if seat.is_remote and group is workers]

@@ -1,16 +1,17 @@
 """`farflung join`: takes a seat in a run that is led elsewhere, and sits it through."""
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from farflung.apps.pretrain.engines import Engine, engine_of
-from farflung.apps.pretrain.group import Group, open_group
-from farflung.apps.pretrain.materials import Materials
-from farflung.apps.pretrain.messages import (
+from farflung.apps.runs.engine import Engine
+from farflung.apps.runs.job import job_of
+from farflung.apps.runs.messages import (
     LEAD_ACTOR,
     SEAT_ACTOR,
     AskPeers,
@@ -22,10 +23,9 @@ from farflung.apps.pretrain.messages import (
     SeatReport,
     StopSeat,
 )
-from farflung.apps.pretrain.part import Part, Sitting, sit
-from farflung.apps.pretrain.result import save_result
-from farflung.apps.pretrain.run_file import RunFile, run_from
-from farflung.apps.pretrain.seats import Seat
+from farflung.apps.runs.part import Part, Sitting, sit
+from farflung.apps.runs.run import Run
+from farflung.apps.runs.seats import NUM_RANKS_VARIABLE
 from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.runtime.home import default_home
 from farflung.wire.message import Message, Refusal
@@ -34,6 +34,9 @@ from farflung.world.errors import FarflungError, Refused, Unreachable
 from farflung.world.mailbox import Mailbox, PeerLost, call
 from farflung.world.nursery import open_nursery
 from farflung.world.version import __version__
+
+if TYPE_CHECKING:
+    from farflung.apps.runs.group import Group
 
 ASK_SECONDS = 0.2
 """How often others are looked for."""
@@ -62,16 +65,26 @@ def take_seat(
         CommandFailed: a rank is gone.
     """
     wish = AskSeat(version=__version__, seat=seat, region=region)
-    with open_group(num_ranks, (place.home or default_home()) / "ranks") as group:
+    with _group(num_ranks, place) as group:
         if group is not None and group.rank:
-            from farflung.apps.pretrain.follow import follow
-
-            follow(group)
+            group.follow()
         else:
             asyncio.run(_take_seat(ticket, place, wish, result, group))
 
 
-async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None, group: Group | None) -> None:
+@contextlib.contextmanager
+def _group(num_ranks: int, place: Place) -> Iterator["Group | None"]:
+    """See `open_group`; one process alone does without torch's part of it."""
+    if num_ranks == 1 and int(os.environ.get(NUM_RANKS_VARIABLE, "1")) == 1:
+        yield None
+        return
+    from farflung.apps.runs.group import open_group
+
+    with open_group(num_ranks, (place.home or default_home()) / "ranks") as group:
+        yield group
+
+
+async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None, group: "Group | None") -> None:
     task = asyncio.current_task()
     assert task is not None
     is_terminated = False
@@ -95,19 +108,10 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
         await node.close()
 
 
-def _with_group(materials: Materials, group: Group, seat: Seat) -> Materials:
-    """The same for a seat on which a group of processes sits."""
-    if seat.kind != "worker":
-        raise ValueError(f"{seat.name} is no worker, which alone may be several processes: leave out --ranks")
-    from farflung.apps.pretrain.group_trainer import GroupTrainer
-
-    return replace(materials, group_trainer=GroupTrainer(group, materials.run, seat, materials))
-
-
 class _Seat:
     """One process's way through a run."""
 
-    def __init__(self, node: SwarmNode, result: Path | None, group: Group | None) -> None:
+    def __init__(self, node: SwarmNode, result: Path | None, group: "Group | None") -> None:
         self._node = node
         self._result = result
         self._group = group
@@ -116,28 +120,27 @@ class _Seat:
     async def sit(self, wish: AskSeat) -> None:
         with Mailbox(self._node.world, SEAT_ACTOR) as mailbox:
             given = await self._ask(mailbox, wish, SeatGiven)
-            run = run_from(json.loads(given.run))
+            job = job_of(given.job)
+            run: Run = job.run_from(json.loads(given.run))
             print(f"takes the seat {given.seat.name}", flush=True)
-            materials = await asyncio.to_thread(Materials.gather, run)
-            if materials.fingerprint != given.materials:
+            materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group)
+            if materials is not None and materials.fingerprint != given.materials:
                 raise ValueError(
                     "the data or the model here are not those of the lead: check that the files of [data] and [model] "
                     "are the same, and that both machines have the same versions of Python and farflung"
                 )
-            if self._group is not None:
-                materials = await asyncio.to_thread(_with_group, materials, self._group, given.seat)
-            engine = engine_of(run)
+            engine = job.engine(run)
             sitting = await self._sitting(mailbox, given, run, engine)
             part = engine.part(sitting, materials)
             try:
                 await self._work(mailbox, part, given, run)
-                tensors = part.result() if given.seat in engine.result_seats(given.seats) else None
-                if self._result is not None and tensors is not None:
-                    await asyncio.to_thread(save_result, self._result, tensors)
+                found = part.result() if given.seat in engine.result_seats(given.seats) else None
+                if self._result is not None and found is not None:
+                    await asyncio.to_thread(job.keep, self._result, found)
             finally:
                 part.close()
 
-    async def _sitting(self, mailbox: Mailbox, given: SeatGiven, run: RunFile, engine: Engine) -> Sitting:
+    async def _sitting(self, mailbox: Mailbox, given: SeatGiven, run: Run, engine: Engine[Any, Any]) -> Sitting[Any]:
         while True:
             known = await self._ask(mailbox, AskPeers(), Peers)
             peers = {int(index): peer for index, peer in known.peers.items()}
@@ -151,6 +154,7 @@ class _Seat:
                     seats=given.seats,
                     peers=peers,
                     folder=self._node.node.home.folder,
+                    charter=given.charter,
                 )
             await asyncio.sleep(ASK_SECONDS)
 
@@ -168,7 +172,7 @@ class _Seat:
                 return answer
         raise Unreachable(self._lead.peer, "it speaks another protocol")
 
-    async def _work(self, mailbox: Mailbox, part: Part, given: SeatGiven, run: RunFile) -> None:
+    async def _work(self, mailbox: Mailbox, part: Part, given: SeatGiven, run: Run) -> None:
         last = SeatReport(seat=given.seat.index)
 
         def tell(report: SeatReport) -> None:

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from farflung.apps.pretrain.seats import Seat
+from farflung.apps.runs.seats import Seat
 from farflung.wire.message import Message
 from farflung.world.address import PeerId
 
-LEAD_ACTOR = "pretrain-lead"
-SEAT_ACTOR = "pretrain-seat"
+LEAD_ACTOR = "lead"
+SEAT_ACTOR = "seat"
 
 
 class AskSeat(Message, kw_only=True):
@@ -26,10 +26,14 @@ class SeatGiven(Message, kw_only=True):
 
     seat: Seat
     seats: tuple[Seat, ...]
+    job: str
+    """What kind of run it is."""
     run: str
     """Tables of the run file, as JSON."""
     materials: str
-    """Fingerprint of the tokens and the model; whoever has others must not train."""
+    """Fingerprint of the data and the model; whoever has others must not take part."""
+    charter: bytes = b""
+    """What this seat alone is told beyond the run file."""
 
 
 class AskPeers(Message, kw_only=True):
@@ -53,6 +57,8 @@ class SeatReport(Message, kw_only=True):
     loss: float | None = None
     """Mean of the training loss since the last report."""
     staleness: float | None = None
+    values: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    """Whatever else tells how it fares, by name."""
     waiting_seconds: float = 0.0
     sent: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Bytes sent to each peer."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from farflung.apps.pretrain.history import History, Point
-from farflung.apps.pretrain.messages import (
+from farflung.apps.runs.history import History, Point
+from farflung.apps.runs.messages import (
     SEAT_ACTOR,
     AskPeers,
     AskSeat,
@@ -15,7 +15,7 @@ from farflung.apps.pretrain.messages import (
     SeatReport,
     StopSeat,
 )
-from farflung.apps.pretrain.seats import Seat
+from farflung.apps.runs.seats import WORKER, Seat
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Effect, Note, Send
@@ -92,7 +92,7 @@ class Gathered:
             self.counters[seat.name] = report.counters
         if report.staleness is not None:
             self._staleness[seat.region] = report.staleness
-        if seat.kind != "worker":
+        if seat.kind != WORKER:
             return
         point = Point(
             seconds=self._began_at + seconds,
@@ -102,6 +102,7 @@ class Gathered:
             num_tokens=counts.total()["tokens"],
             loss=report.loss,
             staleness=self._staleness.get(seat.region),
+            values=report.values,
             waiting_seconds=report.waiting_seconds,
         )
         self.history.append(point)
@@ -120,13 +121,25 @@ class Gathered:
 class Lead(Role):
     """Seats are held by peers; a seat whose process died is taken again by the next one that asks for it."""
 
-    def __init__(self, gathered: Gathered, *, run: str, materials: str, version: str) -> None:
+    def __init__(
+        self,
+        gathered: Gathered,
+        *,
+        job: str,
+        run: str,
+        materials: str,
+        version: str,
+        charter: Callable[[Seat], bytes] = lambda _: b"",
+    ) -> None:
+        """`job`, `run`, `materials` and `charter` as in `SeatGiven`."""
         self.gathered = gathered
+        self._job = job
         self._run = run
         self._materials = materials
         self._version = version
+        self._charter = charter
         self._holders: dict[int, PeerId] = {}
-        self._num_planned = sum(seat.kind == "worker" for seat in gathered.seats)
+        self._num_planned = sum(seat.kind == WORKER for seat in gathered.seats)
         self._began_at: float | None = None
         self.ended: dict[int, PeerId] = {}
         """Seats whose part is done."""
@@ -139,7 +152,7 @@ class Lead(Role):
     @property
     def is_over(self) -> bool:
         """Whether every worker that sits has done its part, and at least one has."""
-        sitting = [index for index in self._holders if self.seats[index].kind == "worker"]
+        sitting = [index for index in self._holders if self.seats[index].kind == WORKER]
         return bool(sitting) and all(index in self.ended for index in sitting)
 
     def holder(self, index: int) -> PeerId | None:
@@ -198,8 +211,10 @@ class Lead(Role):
         given = SeatGiven(
             seat=seat,
             seats=tuple(self.seats),
+            job=self._job,
             run=self._run,
             materials=self._materials,
+            charter=self._charter(seat),
         )
         return [Send(source, given), Note(f"{source.peer} takes the seat {seat.name}")]
 
@@ -221,7 +236,7 @@ class Lead(Role):
         for index, holder in self._holders.items():
             if holder == peer:
                 return self.seats[index]
-        wanted = [seat for seat in self.seats if asked.region in (None, seat.region) and seat.kind == "worker"]
+        wanted = [seat for seat in self.seats if asked.region in (None, seat.region) and seat.kind == WORKER]
         for seat in wanted:
             if seat.is_remote and seat.index not in self._holders:
                 return seat
@@ -230,14 +245,14 @@ class Lead(Role):
             sitting[seat.region] += 1
         region = min(sitting, key=lambda name: (sitting[name], name))
         seat = Seat(
-            index=len(self.seats), kind="worker", region=region, number=self._number_of_joiner(region), is_remote=True
+            index=len(self.seats), kind=WORKER, region=region, number=self._number_of_joiner(region), is_remote=True
         )
         self.seats.append(seat)
         return seat
 
     def _number_of_joiner(self, region: str) -> int:
         """That of the first shard of the data that is kept for this region's joiners and not taken; see `data`."""
-        workers = [seat for seat in self.seats if seat.kind == "worker"]
+        workers = [seat for seat in self.seats if seat.kind == WORKER]
         regions = list(dict.fromkeys(seat.region for seat in workers[: self._num_planned]))
         joined = sum(seat.region == region for seat in workers[self._num_planned :])
         return self._num_planned + joined * len(regions) + regions.index(region)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from farflung.apps.pretrain.reader import check_known
 from farflung.apps.processes import Child, ChildFailed, Supervisor
+from farflung.apps.runs.reader import check_known
 
 USER_ERROR = 2
 LOOK_SECONDS = 0.2
@@ -86,7 +86,7 @@ def launcher_of(name: LauncherName, folder: Path, num_ranks: int) -> Launcher:
     """The launcher of that name, for so many ranks in all; logs go to `folder`."""
     if name == "processes":
         return Processes(folder)
-    from farflung.apps.pretrain.ray_actors import RayActors
+    from farflung.apps.runs.ray_actors import RayActors
 
     return RayActors(folder, num_ranks)
 

@@ -25,6 +25,8 @@ class Point:
     """Mean of the training loss since its last report."""
     staleness: float | None = None
     """Versions that went by between dispatch and arrival, mean so far."""
+    values: dict[str, float] = field(default_factory=dict[str, float])
+    """What else it has told, by name."""
     waiting_seconds: float = 0.0
     """Time spent waiting for others, cumulative."""
 
@@ -125,9 +127,7 @@ def read_history(path: Path) -> History:
         try:
             history.add(entry)
         except (KeyError, TypeError):
-            raise ValueError(
-                f"{path} is not the log of a pretraining run: move it away, or choose another folder"
-            ) from None
+            raise ValueError(f"{path} is not the log of a run: move it away, or choose another folder") from None
     return history
 
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from farflung.apps.pretrain.history import History
+from farflung.apps.runs.history import History
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 TERMINAL_COLOURS = ("blue", "yellow", "red", "cyan", "green", "magenta")

@@ -1,0 +1,151 @@
+"""The command that leads a run of any kind: from a run file to what it leaves, on processes or on virtual time."""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+
+from farflung.apps.runs.job import AnyJob
+from farflung.apps.runs.launchers import LauncherName
+from farflung.apps.runs.local import Interrupted
+from farflung.apps.runs.logs import check_installed
+from farflung.apps.runs.reader import read_toml
+from farflung.apps.runs.session import Session
+from farflung.apps.runs.toml_text import toml_text
+from farflung.apps.wiring import Place
+from farflung.runtime.store import write_durably
+
+RUN_FILE = "run.toml"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAY_CHANGE = ("logging", "simulation")
+"""Sections that a resumed run may have otherwise; beside them, the budget may grow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asks for."""
+
+    path: Path | None = None
+    """None: the run that the command has by itself."""
+    overrides: Sequence[str] = ()
+    is_simulated: bool = False
+    is_resumed: bool = False
+    place: Place = field(default_factory=Place)
+    launcher: LauncherName = "processes"
+    """What the seats of this site run in."""
+
+
+def show_run(job: AnyJob, wish: Wish) -> None:
+    """Print the full effective run file.
+
+    Raises:
+        ValueError: a mistake in it.
+    """
+    run = job.load(wish.path, wish.overrides, is_simulated=wish.is_simulated)
+    print(toml_text(job.tables_of(run)), end="")
+
+
+def do_run(job: AnyJob, wish: Wish) -> None:
+    """Lead a run to the end of its budget, and leave what it has made.
+
+    Raises:
+        ValueError: a mistake in the run file, missing data, a folder that holds another run.
+        CommandFailed: a seat fails again and again.
+        KeyboardInterrupt: the user has stopped it; what is needed to resume it has been saved.
+    """
+    console = Console()
+    if wish.is_simulated and wish.is_resumed:
+        raise ValueError("a simulation is replayed, not resumed: leave out --resume and choose another run.folder")
+    run = job.load(wish.path, wish.overrides, is_simulated=wish.is_simulated)
+    check_installed(run.logging)
+    run = _with_folder(run, wish)
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(run.num_threads)
+    with console.status("reading the data"):
+        materials = job.gather(run)
+    folder = _begin(job, run, wish)
+    session = Session(job, run, materials, folder, console)
+    console.print(f"{job.summary(run, materials)}; kept in {folder}")
+    try:
+        _work(session, wish)
+    except Interrupted:
+        console.print(f"Stopped and saved. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]")
+        raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        way_out = "begin it again" if wish.is_simulated else f"go on with {_resuming(job, folder / RUN_FILE)}"
+        raise ValueError(f"{folder} takes no more ({error.strerror}): make room there, then {way_out}") from None
+
+
+def _work(session: Session, wish: Wish) -> None:
+    try:
+        if wish.is_simulated:
+            result = session.simulate()
+        else:
+            result = session.lead(wish.place, wish.launcher, is_resumed=wish.is_resumed)
+    finally:
+        session.close()
+    session.leave(result, "virtual seconds" if wish.is_simulated else "seconds")
+
+
+def _resuming(job: AnyJob, kept: Path) -> str:
+    return f"farflung {job.name} {kept} --resume"
+
+
+def _with_folder(run: Any, wish: Wish) -> Any:
+    """The default run never stands in the way of the one before it; a named folder is the user's word."""
+    is_named = wish.path is not None or any(one.startswith("run.") for one in wish.overrides)
+    if wish.is_resumed or is_named:
+        return run
+    names = (run.run.folder if number == 1 else f"{run.run.folder}-{number}" for number in range(1, 10_000))
+    free = next(name for name in names if not (Path(name) / RUN_FILE).exists())
+    return replace(run, run=replace(run.run, folder=free))
+
+
+def _begin(job: AnyJob, run: Any, wish: Wish) -> Path:
+    """The run's folder with its run file in it.
+
+    Raises:
+        ValueError: it holds a run already (or, to resume, none or another); nothing is overwritten.
+    """
+    folder = Path(run.run.folder).expanduser()
+    kept = folder / RUN_FILE
+    if wish.is_resumed:
+        _check_same(job, run, kept)
+    elif kept.exists():
+        raise ValueError(f"{folder} already holds a run: give --resume to go on with it, or choose another run.folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(kept, toml_text(job.tables_of(run)).encode(), mode=0o644)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another run.folder") from None
+    return folder
+
+
+def _check_same(job: AnyJob, run: Any, kept: Path) -> None:
+    if not kept.exists():
+        raise ValueError(f"there is no run in {kept.parent} to resume: start it without --resume")
+    before, now = job.tables_of(job.run_from(read_toml(kept))), job.tables_of(run)
+    section, key = job.budget
+    if now[section][key] >= before[section][key]:
+        before[section][key] = now[section][key]
+    for section in before:
+        if section not in MAY_CHANGE and before[section] != now[section]:
+            keys = _differing(before[section], now[section])
+            raise ValueError(
+                f"the run in {kept.parent} was begun with another [{section}]{keys}: resume it with "
+                f"`{_resuming(job, kept)}`, or choose another run.folder"
+            )
+
+
+def _differing(before: object, now: object) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return f" ({', '.join(keys)})"

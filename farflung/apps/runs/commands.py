@@ -1,0 +1,110 @@
+"""`farflung join`, and the options of every command that leads a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EngineOption = Annotated[
+    str,
+    typer.Option("--engine", help="What seats run in: processes of this machine, or actors of ray (started again)."),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="FARFLUNG_HOME", show_envvar=True, help="Folder for key, journals and caches."),
+]
+RunFileArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RUN.toml]", help="The run; none: a small one on this machine.")
+]
+Simulate = Annotated[bool, typer.Option("--simulate", help="Compute in virtual time, with links as the file says.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+Show = Annotated[bool, typer.Option("--show", help="Print the full run file and do nothing.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value: training.batch_size=4; may be repeated.")
+]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all of them.")]
+Port = Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")]
+Advertise = Annotated[
+    list[str] | None, typer.Option("--advertise", help="host:port under which other machines reach this one.")
+]
+
+
+def lead(
+    kind: str,
+    run_file: Path | None,
+    overrides: Sequence[str],
+    *,
+    simulate: bool,
+    resume: bool,
+    show: bool,
+    host: str,
+    port: int,
+    advertise: Sequence[str] | None,
+    engine: str,
+) -> None:
+    """What every command that leads a run of some kind does with its options."""
+    from farflung.apps.runs.launchers import check_launcher
+
+    launcher = check_launcher(engine)  # before what takes seconds to load
+    from farflung.apps.runs.command import Wish, do_run, show_run
+    from farflung.apps.runs.job import job_of
+    from farflung.apps.wiring import Place
+
+    wish = Wish(
+        path=run_file,
+        overrides=tuple(overrides),
+        is_simulated=simulate,
+        is_resumed=resume,
+        place=Place(host=host, port=port, advertise=advertise or ()),
+        launcher=launcher,
+    )
+    (show_run if show else do_run)(job_of(kind), wish)
+
+
+def join(
+    ticket: Annotated[str | None, typer.Argument(help="The run's ticket.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="Where this machine is; else where most lack.")] = None,
+    seat: Annotated[int | None, typer.Option("--seat", help="Which seat of the run to take; else a worker's.")] = None,
+    result: Annotated[Path | None, typer.Option("--result", help="Leave the run's result here at the end.")] = None,
+    ranks: Annotated[
+        int, typer.Option("--ranks", help="Processes here that are one worker together, one per accelerator.")
+    ] = 1,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    advertise: Advertise = None,
+    dial_only: Annotated[bool, typer.Option("--dial-only", help="Accept no calls (behind NAT).")] = False,
+    home: Home = None,
+    engine: EngineOption = "processes",
+) -> None:
+    """Take part in a run of any kind that is led elsewhere, as one of its workers."""
+    from farflung.apps.runs.launchers import check_launcher, run_with
+    from farflung.apps.tickets import find_ticket
+    from farflung.runtime.home import default_home
+
+    launcher = check_launcher(engine)
+    found = find_ticket(ticket)
+    if launcher == "ray":
+        folder = (home or default_home()).absolute()
+        place = _options(host=host, port=port, advertise=advertise, dial_only=dial_only, home=folder)
+        part = _options(region=region, seat=seat, result=result and result.absolute(), ranks=ranks)
+        run_with(launcher, folder / "logs", ["join", *place, *part], ranks, found)
+        return
+    from farflung.apps.runs.take_seat import take_seat
+    from farflung.apps.wiring import Place
+
+    place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
+    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks)
+
+
+def _options(**values: object) -> list[str]:
+    """As words of a command line; what is None or False is left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        option = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                words.append(option)
+            elif one is not None and one is not False:
+                words += [option, str(one)]
+    return words

@@ -1,0 +1,164 @@
+"""A kind of run: what `farflung pretrain`, `farflung finetune` and their like differ in.
+
+A run of any kind is led by one process, which gives out seats (`lead`), starts those of its own machine (`local`) or of
+a simulation (`simulated`) and keeps the log (`session`). Who takes a seat (`take_seat`) hears of which kind the run is:
+
+    lead    job.load ── gather ── engine.seats ────────────────────────── bars ··· leave
+    seat    SeatGiven(job, run, charter) ── gather_for ── engine.part ── sit ── keep
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from rich.console import Console
+
+from farflung.apps.runs.engine import Engine
+from farflung.apps.runs.history import History
+from farflung.apps.runs.run import Run
+from farflung.apps.runs.seats import Seat
+
+if TYPE_CHECKING:
+    from farflung.apps.runs.group import Group
+
+
+class Bars(AbstractContextManager["Bars"], Protocol):
+    """How a run fares, on the terminal, while it is entered."""
+
+    def show(self) -> None:
+        """Bring it up to date."""
+        ...
+
+
+class Materials(Protocol):
+    """What a run starts from: data and a model, gathered on every machine by itself."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where they are equal; whoever has others must not take part."""
+        ...
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+AnyMaterials = TypeVar("AnyMaterials", bound=Materials)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Generic[AnyRun, AnyMaterials]):
+    """A run that has come to its end, on its lead."""
+
+    run: AnyRun
+    materials: AnyMaterials
+    folder: Path
+    history: History
+    counters: dict[str, dict[str, int]]
+    """By seat and name."""
+    result: Any
+    """What the part of a seat has told as its result."""
+    time_name: str
+    """What kind of seconds the history counts in."""
+
+
+class Job(Protocol[AnyRun, AnyMaterials]):
+    """A kind of run."""
+
+    @property
+    def name(self) -> str:
+        """In `run.kind`, and on the command line."""
+        ...
+
+    @property
+    def budget(self) -> tuple[str, str]:
+        """Section and key of how long the run is; a resumed run may have more of it."""
+        ...
+
+    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> AnyRun:
+        """The run of a TOML file (None: the one that the command has by itself), with `--set` values on top.
+
+        Raises:
+            ValueError: a mistake in it, in one sentence.
+        """
+        ...
+
+    def run_from(self, tables: dict[str, Any]) -> AnyRun:
+        """The run that these tables describe.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        ...
+
+    def tables_of(self, run: AnyRun) -> dict[str, Any]:
+        """The full effective run as tables; `run_from` of them is the same run."""
+        ...
+
+    def gather(self, run: AnyRun) -> AnyMaterials:
+        """On the lead: load everything, and try what seats will do.
+
+        Raises:
+            ValueError: something is missing, or does not fit the rest.
+        """
+        ...
+
+    def gather_for(self, run: AnyRun, seat: Seat, group: "Group | None") -> AnyMaterials | None:
+        """For a seat that is taken here, by one process or by a group; None: it needs none.
+
+        Raises:
+            ValueError: as `gather`, or a group cannot sit there.
+        """
+        ...
+
+    def engine(self, run: AnyRun) -> Engine[AnyRun, AnyMaterials]:
+        """The system that does it."""
+        ...
+
+    def charter(self, run: AnyRun, materials: AnyMaterials, seat: Seat, folder: Path | None) -> bytes:
+        """What the lead tells that seat alone beyond the run file, such as a key; b"": nothing.
+
+        `folder`: where the lead may keep what must be the same when the run is resumed; None: in a simulation.
+        """
+        ...
+
+    def summary(self, run: AnyRun, materials: AnyMaterials) -> str:
+        """One sentence before it begins."""
+        ...
+
+    def bars(self, run: AnyRun, history: History, seats: Sequence[Seat], console: Console) -> Bars:
+        """What the lead shows."""
+        ...
+
+    def keep(self, folder: Path, result: Any) -> None:
+        """Where a seat leaves what it has told as the run's result, for the lead."""
+        ...
+
+    def kept(self, folder: Path) -> Any:
+        """What a seat has left there.
+
+        Raises:
+            ValueError: nothing, or something damaged.
+        """
+        ...
+
+    def leave(self, ended: Ended[AnyRun, AnyMaterials], console: Console) -> None:
+        """Write what the user gets at the end, and say where it lies."""
+        ...
+
+
+AnyJob = Job[Any, Any]
+
+
+def job_of(name: str) -> AnyJob:
+    """The kind of run of that name; the others are not loaded.
+
+    Raises:
+        ValueError: this version knows none.
+    """
+    match name:
+        case "pretrain":
+            from farflung.apps.pretrain.job import Pretraining
+
+            return Pretraining()
+        case _:
+            raise ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")

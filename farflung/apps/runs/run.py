@@ -1,0 +1,102 @@
+"""What the file of a run of any kind has: [run], [[regions]], [[links]] and [logging]."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
+
+from farflung.apps.runs.sites import LinkSettings, RegionSettings, check_sites
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSettings:
+    """[logging]: what is written beside the progress bars; the JSONL log is always written."""
+
+    every_seconds: float = 2.0
+    """How often each role reports (of virtual time, when simulated)."""
+    tensorboard: bool | None = None
+    """None: where it is installed."""
+    wandb: bool = False
+    trackio: bool = False
+    project: str = "farflung"
+    """Under which W&B and trackio file the run."""
+
+    def __post_init__(self) -> None:
+        if not self.every_seconds > 0:
+            raise ValueError("every_seconds must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """[run]: its name, where it is kept, and the seed that everything random follows from.
+
+    Each kind of run has its own defaults of the first three.
+    """
+
+    kind: str
+    """Which command it is for."""
+    name: str
+    folder: str
+    """Logs, what is needed to resume, the plot and what is left at the end; relative to where the command is given."""
+    seed: int = 0
+    is_shaped: bool = False
+    """True: processes of this machine talk over links as slow as [[links]] say; else those only tell what is known."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.folder:
+            raise ValueError("name and folder must not be empty")
+
+
+class Run(Protocol):
+    """A run file, as far as all kinds have the same."""
+
+    @property
+    def run(self) -> RunSettings: ...
+    @property
+    def regions(self) -> tuple[RegionSettings, ...]: ...
+    @property
+    def links(self) -> tuple[LinkSettings, ...]: ...
+    @property
+    def logging(self) -> LoggingSettings: ...
+    @property
+    def num_threads(self) -> int:
+        """Of the processor, for each seat."""
+        ...
+
+
+def check_kind(table: Mapping[str, Any], kind: str) -> None:
+    """Refuse the [run] of another command's file.
+
+    Raises:
+        ValueError: names that command.
+    """
+    given = table.get("kind", kind)
+    if given != kind:
+        raise ValueError(f"this is the file of another kind of run: start it with `farflung {given}`")
+
+
+def check_places(run: Run, *, is_simulated: bool) -> None:
+    """Refuse regions and links that do not fit together, or not the way the run is to be done.
+
+    Raises:
+        ValueError: as `check_sites`, and links that nothing here can shape.
+    """
+    check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
+    remote = [region.name for region in run.regions if region.is_remote]
+    if run.run.is_shaped and remote:
+        raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")
+
+
+def region_of(regions: Sequence[RegionSettings], name: str) -> RegionSettings:
+    """The region of that name."""
+    return next(region for region in regions if region.name == name)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as tables, without the keys that are left open (None): TOML has no word for nothing."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            one.name: plain(getattr(value, one.name)) for one in fields(value) if getattr(value, one.name) is not None
+        }
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items() if inner is not None}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
