@@ -112,8 +112,13 @@ class ModelGenerator:
         weights_version: Callable[[], str] = lambda: "",
     ) -> None:
         self._model = model
-        self._open_cache = open_cache or (lambda num_tokens: nullcontext(DynamicCache(config=model.config)))
+        self.open_cache = open_cache or (lambda num_tokens: nullcontext(DynamicCache(config=model.config)))
         self._weights_version = weights_version
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens are wanted and logits come out."""
+        return self._model.device
 
     @property
     def context_length_max(self) -> int:
@@ -133,7 +138,7 @@ class ModelGenerator:
                 f"The prompt has {len(request.prompt)} tokens and {request.num_tokens_max} are to follow, but the "
                 f"model takes at most {self.context_length_max} together: shorten the prompt or ask for fewer tokens."
             )
-        with self._open_cache(num_tokens * request.num_rows) as cache:
+        with self.open_cache(num_tokens * request.num_rows) as cache:
             scores: list[ScoredToken] = []
             logits_NV = self._prefill(request, cache, scores)
             if request.scores_prompt:
@@ -145,12 +150,12 @@ class ModelGenerator:
         """Forward the prompt for all N rows, fill `scores` if asked; the last position's logits (N, V)."""
         prompt_NT = torch.tensor([request.prompt] * request.num_rows, device=self._model.device)
         if not request.scores_prompt:
-            return self._forward(prompt_NT, cache)[:, -1]
+            return self.forward(prompt_NT, cache)[:, -1]
         scores.append(ScoredToken(request.prompt[0], None))
         num_logits_each = request.num_rows * self._model.config.get_text_config().vocab_size
         logits_NTV = torch.empty(0)
         for piece_NT in prompt_NT.split(max(1, SCORED_LOGITS_MAX // num_logits_each), dim=1):
-            logits_NTV = self._forward(piece_NT, cache, num_logits=piece_NT.shape[1])
+            logits_NTV = self.forward(piece_NT, cache, num_logits=piece_NT.shape[1])
             following = request.prompt[len(scores) : len(scores) + piece_NT.shape[1]]
             for logits_V, token in zip(logits_NTV[0], following, strict=False):
                 scores.append(_score(logits_V, token, request.num_alternatives))
@@ -179,9 +184,10 @@ class ModelGenerator:
                 return
             # Rows that ended keep their place in the batch; what they compute is not looked at.
             newest_N1 = torch.tensor([[answer[-1]] for answer in answers], device=device)
-            logits_NV = self._forward(newest_N1, cache)[:, -1]
+            logits_NV = self.forward(newest_N1, cache)[:, -1]
 
-    def _forward(self, tokens_NT: torch.Tensor, cache: Cache, *, num_logits: int = 1) -> torch.Tensor:
+    def forward(self, tokens_NT: torch.Tensor, cache: Cache, *, num_logits: int = 1) -> torch.Tensor:
+        """Logits (N, `num_logits`, V) of the last positions of tokens that follow those in the cache."""
         # Inference mode belongs to the thread: it must not be left on while the caller holds a yielded token.
         with torch.inference_mode():
             return self._model(

@@ -1,0 +1,1 @@
+"""Reinforcement learning as a command: environments by name, models, processes."""
