@@ -7,7 +7,7 @@ import torch
 from farflung.learn.parameters import Tensors, copies, named_parameters
 from farflung.systems.alignment.auditor import ReplayAuditor, Tolerance
 from farflung.systems.alignment.rollouts import Rollout, Task
-from tests.alignments import ANSWER_TOKENS, END_TOKEN, Place, sampling_policy, small_model
+from tests.policies import ANSWER_TOKENS, END_TOKEN, Place, sampling_policy, small_model
 
 Weights = dict[int, Tensors]
 FIRST_VERSION, NEXT_VERSION = 0, 1

@@ -11,7 +11,7 @@ from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
 from farflung.systems.alignment.losses import LossConfig
 from farflung.systems.alignment.metrics import AlarmConfig
 from farflung.systems.alignment.rollouts import Group
-from tests.alignments import OPTIMIZER, Place, small_model
+from tests.policies import OPTIMIZER, Place, small_model
 
 
 def learner(loss: LossConfig | None = None, **settings: object) -> PolicyLearner:

@@ -6,7 +6,7 @@ import torch
 from farflung.learn.parameters import copies, named_parameters
 from farflung.model.counter import gumbel_noise, noisy, stream_key
 from farflung.systems.alignment.rollouts import Failure, Rollout, Task
-from tests.alignments import ANSWER_TOKENS, Place, sampling_policy, small_model
+from tests.policies import ANSWER_TOKENS, Place, sampling_policy, small_model
 
 EVERYTHING = 1 << 20
 PROMPT = (1, 2, 10, 3, 4, 11)
