@@ -10,7 +10,7 @@ import typer
 
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.pretrain.commands import pretrain
-from farflung.apps.processes import CommandFailed, tie_to_parent
+from farflung.apps.processes import CommandFailed, leave, tie_to_parent
 from farflung.apps.runs.commands import join
 from farflung.world.errors import FarflungError, Unreachable
 
@@ -238,13 +238,13 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except typer.TyperException as error:
         if not error.format_message():  # no command was given, and the help has been shown
-            sys.exit(USER_ERROR)
+            leave(USER_ERROR)
         _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    sys.exit(status if isinstance(status, int) else 0)
+        leave(INTERRUPTED)
+    leave(status if isinstance(status, int) else 0)
 
 
 def _fail(sentence: str, *, status: int = USER_ERROR) -> None:
     print(f"farflung: {sentence}", file=sys.stderr)
-    sys.exit(status)
+    leave(status)

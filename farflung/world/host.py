@@ -25,7 +25,11 @@ from farflung.world.role import Role
 class Host:
     """A role at work under an actor name, until `stop`. Must be made on the event loop."""
 
-    def __init__(self, role: Role, world: World, actor: str) -> None:
+    def __init__(
+        self, role: Role, world: World, actor: str, on_failure: Callable[[OSError], object] = lambda error: None
+    ) -> None:
+        """`on_failure`: called once if the disk fails, which ends the role."""
+        self._on_failure = on_failure
         self._role = role
         self._world = world
         self._actor = actor
@@ -68,6 +72,7 @@ class Host:
         except OSError as error:
             self._world.note(self._actor, f"stops, because the disk fails: {error}")
             self.stop()
+            self._on_failure(error)
 
     def _perform_all(self, effects: Sequence[Effect]) -> None:
         for effect in effects:

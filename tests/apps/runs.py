@@ -63,6 +63,7 @@ global_momentum = 0.3
 global_delay = 1
 merge_weight = 0.5
 """
+ONE_SERVER = 'name = "async_local_sgd"\nnum_local_steps = 4\nlocal_learning_rate = 0.2\nlocal_delay = 2'
 
 
 def write_run(folder: Path, *, algorithm: str = HALOS, tokens: int = 20_000) -> Path:

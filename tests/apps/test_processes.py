@@ -17,6 +17,15 @@ STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
 TIED = "from farflung.apps.processes import tie_to_parent; tie_to_parent(); " + SLEEPER
+ABRUPT = """
+import atexit, sys
+from farflung.apps.processes import end_at_once, leave
+atexit.register(print, "the interpreter ends")
+print("done")
+if "abrupt" in sys.argv:
+    end_at_once()
+leave(3)
+"""
 PARENT = f"""
 import sys, time
 from pathlib import Path
@@ -73,3 +82,10 @@ def _is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize(("word", "output"), [("usual", "done\nthe interpreter ends\n"), ("abrupt", "done\n")])
+def test_a_process_with_threads_of_a_group_leaves_its_interpreter_up(word: str, output: str) -> None:
+    command = [sys.executable, "-c", ABRUPT, word]
+    ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, output)

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.run_file import load_run_file
 from farflung.apps.runs.history import History
 from farflung.apps.runs.lead import Gathered, Lead
-from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport
+from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport, StopSeat
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Send
-from tests.apps.runs import write_run
+from tests.apps.runs import HALOS, write_run
 
 
 def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None:
@@ -35,3 +37,38 @@ def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None
     assert ask("p1", AskPeers()) == Peers(peers=known.peers, ended=(2,)), "nobody must wait for it"
     assert told == [(seats[2].name, "8 of 16 steps")]
     assert isinstance(ask("p9", AskSeat(version="2")), Refusal)
+
+
+def test_a_joiner_whose_link_broke_for_a_moment_keeps_its_seat(tmp_path: Path) -> None:
+    run = load_run_file(write_run(tmp_path))
+    seats = engine_of(run).seats(run)
+    lead = Lead(
+        Gathered(seats, History(), lambda point: None, lambda *_: None), job="", run="", materials="", version="1"
+    )
+
+    def tell(peer: str, message: object) -> list[object]:
+        effects = lead.receive(Address(PeerId(peer), "seat"), message, 0.0)
+        return [effect.message for effect in effects if isinstance(effect, Send)]
+
+    (given,) = tell("joiner", AskSeat(version="1"))
+    assert isinstance(given, SeatGiven) and given.seat.is_remote
+    index = given.seat.index
+    lead.lost(PeerId("joiner"), "silence", 1.0)
+    assert lead.holder(index) is None
+    assert tell("joiner", SeatReport(seat=index, num_steps=7)) == []
+    assert lead.holder(index) == PeerId("joiner")
+    assert [point.num_steps for point in lead.gathered.history.newest()] == [7]
+    lead.lost(PeerId("joiner"), "silence", 2.0)
+    (given,) = tell("another", AskSeat(version="1", region=given.seat.region))
+    assert isinstance(given, SeatGiven) and given.seat.index == index
+    (answer,) = tell("joiner", SeatReport(seat=index, num_steps=8))
+    assert isinstance(answer, StopSeat), "two must not sit on one seat"
+    assert lead.holder(index) == PeerId("another")
+
+
+@pytest.mark.parametrize("algorithm", [HALOS, 'name = "diloco"', 'name = "farflung"'])
+def test_a_run_that_kept_nothing_says_so(algorithm: str, tmp_path: Path) -> None:
+    run = load_run_file(write_run(tmp_path, algorithm=algorithm))
+    engine = engine_of(run)
+    seats = tuple(engine.seats(run))
+    assert not engine.prepare_resume({seat.index: tmp_path / seat.name for seat in seats}, seats)

@@ -40,6 +40,11 @@ class Command:
             )
 
     @property
+    def text(self) -> str:
+        """What it has printed so far, in one line."""
+        return " ".join(self.output.read_text().split())
+
+    @property
     def num_tokens(self) -> int:
         """As its log says."""
         return read_history(self.folder / "log.jsonl").num_tokens()
@@ -68,6 +73,12 @@ class Command:
 def summary(folder: Path) -> dict[str, float]:
     """What the run has come to."""
     return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def tracebacks(command: Command) -> dict[str, str]:
+    """What its seats have written in the end, by log, where that holds a traceback."""
+    texts = {path.name: path.read_text() for path in (command.folder / "seats").glob("*.log")}
+    return {name: text[-3000:] for name, text in texts.items() if "Traceback" in text}
 
 
 def wait_trained(command: Command, num_tokens: int) -> None:

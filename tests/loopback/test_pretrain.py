@@ -1,5 +1,6 @@
 """Pretraining with real processes: it learns, survives kill -9 of workers and servers, is interrupted, resumed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,13 +12,15 @@ import psutil
 import pytest
 
 from farflung.apps.runs.history import read_history
+from farflung.apps.runs.local import STOP_SECONDS
 from farflung.wire.ticket import Ticket
-from tests.apps.runs import HALOS, write_run
-from tests.loopback.fleet import ROOT
-from tests.loopback.pretraining import LEARNT_LOSS, Command, summary, wait_trained
+from tests.apps.runs import HALOS, ONE_SERVER, write_run
+from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summary, tracebacks, wait_trained
 
 pytestmark = pytest.mark.loopback
 
+TWO_SEATS = ["--set", "regions=[{name='east', workers=1}]", "--set", "links=[]"]
 FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
 
 
@@ -59,6 +62,7 @@ def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path,
     assert first.wait() == 130, first.output.read_text()
     assert "Go on with: farflung pretrain" in first.output.read_text()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not tracebacks(first)
     before = first.num_tokens
     assert 30_000 <= before < 150_000
     second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
@@ -71,6 +75,44 @@ def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path,
     history = read_history(first.folder / "log.jsonl")
     times = [point.seconds for point in history.points]
     assert times == sorted(times)
+
+
+def test_a_second_interrupt_ends_a_stop_at_once(tmp_path: Path, commands: list[Command]) -> None:
+    command = Command(tmp_path, str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
+    commands.append(command)
+    wait_trained(command, 1_000)
+    children = psutil.Process(command.process.pid).children(recursive=True)
+    command.seat("east-worker-0").send_signal(signal.SIGSTOP)  # it never hears that it should leave
+    command.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Ctrl-C again ends them at once" in command.text, "the lead has heard the first", SECONDS_MAX)
+    began_at = time.monotonic()
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130, command.text
+    assert time.monotonic() - began_at < STOP_SECONDS, "it has waited for the worker all the same"
+    assert "Stopped at once; what was saved before is kept. Go on with: farflung pretrain" in command.text
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set")
+def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, commands: list[Command]) -> None:
+    command = Command(tmp_path, str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
+    commands.append(command)
+    limited: set[int] = set()
+
+    def has_ended() -> bool:
+        with contextlib.suppress(AssertionError, psutil.NoSuchProcess):  # between two lives of the seat
+            process = command.seat("east-local-server")
+            if process.pid not in limited:
+                process.rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
+                limited.add(process.pid)
+        return command.process.poll() is not None
+
+    wait_until(has_ended, "the run ends", SECONDS_MAX)
+    assert command.wait() == 1 and len(limited) >= 3, command.text
+    assert "east-local-server cannot go on" in command.text
+    assert "takes no more (File too large): make room there, then" in command.text
+    assert not tracebacks(command)
 
 
 def test_a_worker_of_another_machine_joins(tmp_path: Path, commands: list[Command]) -> None:
@@ -108,6 +150,7 @@ def test_a_killed_lead_leaves_no_process(tmp_path: Path, commands: list[Command]
     command.process.wait()
     began_at = time.monotonic()
     _, alive = psutil.wait_procs(children, timeout=20)
+    assert not tracebacks(command)
     assert not alive, f"{len(alive)} processes live {time.monotonic() - began_at:.0f} s after their lead"
 
 

@@ -13,14 +13,13 @@ import pytest
 from farflung.apps.cli import main
 from farflung.apps.runs import launchers
 from farflung.apps.runs.ray_actors import gpus_each
-from tests.apps.runs import write_run
+from tests.apps.runs import ONE_SERVER, write_run
 from tests.loopback.fleet import ROOT, wait_until
 from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, num_steps, summary, wait_trained
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'farflung[ray]'"
 )
-ONE_SERVER = 'name = "async_local_sgd"\nnum_local_steps = 4\nlocal_learning_rate = 0.2\nlocal_delay = 2'
 SITES = ["--set", "regions=[{name='east', workers=2}]", "--set", "links=[]"]
 
 

@@ -92,10 +92,11 @@ def test_records_and_values_can_be_forgotten() -> None:
 
 def test_a_disk_that_fails_stops_the_role_before_it_answers() -> None:
     worlds: list[World] = []
+    failures: list[OSError] = []
 
     def boot(world: World) -> Host:
         worlds.append(world)
-        return Host(Keeping(), world, "keeping")
+        return Host(Keeping(), world, "keeping", failures.append)
 
     with Simulation() as simulation:
         simulation.node("server", boot=boot)
@@ -109,4 +110,5 @@ def test_a_disk_that_fails_stops_the_role_before_it_answers() -> None:
         assert [type(answer).__name__ for answer in keep(simulation, 2)] == []
         (note,) = [event for event in simulation.trace.of("note", "server") if "disk fails" in event.detail]
         assert "No space left on device" in note.detail
+        assert [error.errno for error in failures] == [28]
         assert [type(answer).__name__ for answer in keep(simulation, 3)] == ["NoSuchActor"]

@@ -10,7 +10,7 @@ from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.replicas import KeptRounds, ReplicaFolder, roll_back
 from farflung.apps.pretrain.run_file import RunFile
 from farflung.apps.runs.messages import SeatReport
-from farflung.apps.runs.part import Part, Sitting, sent_bytes, taken
+from farflung.apps.runs.part import Part, Sitting, Stopped, sent_bytes, taken
 from farflung.apps.runs.seats import Seat, worker_seats
 from farflung.learn.parameters import Tensors
 from farflung.systems.desync.config import DesyncConfig
@@ -55,10 +55,12 @@ class DesyncEngine:
     def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
         return [seat for seat in seats if seat.kind == "worker" and not seat.is_remote]
 
-    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
         rounds = [ReplicaFolder(homes[seat.index]).newest_round for seat in self.result_seats(seats)]
         coordinator = next(seat for seat in seats if seat.kind == "coordinator")
-        roll_back(homes[coordinator.index], max(rounds, default=0))
+        newest = max(rounds, default=0)
+        roll_back(homes[coordinator.index], newest)
+        return newest > 0
 
 
 LAST_ROUND_SECONDS_MAX = 30.0
@@ -70,9 +72,9 @@ class CoordinatorPart:
 
     def __init__(self, sitting: Sitting[RunFile]) -> None:
         self._sitting = sitting
-        self._stopped = asyncio.Event()
+        self._stopped = Stopped()
         self.coordinator = Coordinator(config_of(sitting.run), KeptRounds(sitting.world.store))
-        self._host = Host(self.coordinator, sitting.world, COORDINATOR)
+        self._host = Host(self.coordinator, sitting.world, COORDINATOR, self._stopped.fail)
 
     async def run(self) -> None:
         await self._stopped.wait()
@@ -119,7 +121,7 @@ class WorkerPart:
         self._learner = learner
         self._folder = None if sitting.folder is None else ReplicaFolder(sitting.folder)
         self._is_stopping = False
-        self._ended = asyncio.Event()
+        self._ended = Stopped()
         self._saved_at = sitting.world.clock.now()
         coordinator = next(seat for seat in sitting.seats if seat.kind == "coordinator")
         self._worker = Worker(
@@ -178,6 +180,8 @@ class WorkerPart:
     def _on_saved(self, result: object) -> None:
         if isinstance(result, Failed):
             self._sitting.world.note("checkpoint", str(result.error))
+            if isinstance(result.error, OSError):
+                self._ended.fail(result.error)
 
     def report(self) -> SeatReport:
         return worker_report(self._sitting, self._learner, self._worker.report.seconds_waiting)

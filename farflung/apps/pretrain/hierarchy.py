@@ -14,11 +14,13 @@ from farflung.apps.pretrain.learner import Learner, RevealingCompute, worker_rep
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.run_file import RunFile
 from farflung.apps.runs.messages import SeatReport
-from farflung.apps.runs.part import Part, Sitting, sent_bytes, taken
+from farflung.apps.runs.part import Part, Sitting, Stopped, sent_bytes, taken
 from farflung.apps.runs.seats import Seat, worker_seats
 from farflung.learn.parameters import Tensors, named_parameters
 from farflung.learn.stream import Shard
+from farflung.runtime.store import FileStore
 from farflung.systems.hierarchy.config import HierarchyConfig
+from farflung.systems.hierarchy.durable import MANIFEST
 from farflung.systems.hierarchy.global_server import GlobalServer
 from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
@@ -63,8 +65,10 @@ class HierarchyEngine:
     def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
         return [seats[0]]
 
-    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
-        """Nothing: servers are durable by themselves, and workers take up whatever those have."""
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
+        """Servers are durable by themselves, and workers take up whatever those have."""
+        root = homes.get(seats[0].index)
+        return root is None or FileStore(root / "store").read(MANIFEST) is not None
 
 
 def server_of(seat: Seat, seats: tuple[Seat, ...]) -> Seat | None:
@@ -82,7 +86,7 @@ class ServerPart:
 
     def __init__(self, sitting: Sitting[RunFile], parameters: Mapping[str, torch.Tensor]) -> None:
         self._sitting = sitting
-        self._stopped = asyncio.Event()
+        self._stopped = Stopped()
         world, run, seat = sitting.world, sitting.run, sitting.seat
         config = config_of(run)
         if seat.kind == "global-server":
@@ -100,7 +104,7 @@ class ServerPart:
                 above=None if above is None else Address(sitting.peers[above.index], ACTOR),
                 shards=sorted(itertools.chain(*shards)),
             )
-        self._host = Host(self.server, world, ACTOR)
+        self._host = Host(self.server, world, ACTOR, self._stopped.fail)
 
     async def run(self) -> None:
         await self._stopped.wait()

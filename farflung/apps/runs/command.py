@@ -73,8 +73,9 @@ def do_run(job: AnyJob, wish: Wish) -> None:
     console.print(f"{job.summary(run, materials)}; kept in {folder}")
     try:
         _work(session, wish)
-    except Interrupted:
-        console.print(f"Stopped and saved. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]")
+    except Interrupted as interrupted:
+        stopped = "Stopped at once; what was saved before is kept" if interrupted.is_hurried else "Stopped and saved"
+        console.print(f"{stopped}. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]")
         raise KeyboardInterrupt from None
     except OSError as error:
         if error.errno not in DISK_FULL:

@@ -30,10 +30,12 @@ class Engine(Protocol[AnyRun, AnyMaterials_contra]):
         """Any of these that have come to the end can tell the run's result."""
         ...
 
-    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
         """Bring what the seats have kept in their homes to one common moment; nobody sits there now.
 
+        Whether they have kept anything; else the run begins anew.
+
         Raises:
-            ValueError: there is none.
+            ValueError: what they have kept does not belong together.
         """
         ...

@@ -2,7 +2,7 @@
 
 import sys
 
-from farflung.apps.processes import tie_to_parent
+from farflung.apps.processes import end_at_once, leave, tie_to_parent
 from farflung.apps.runs.group import meet
 
 
@@ -10,8 +10,10 @@ def main(store: str, rank: int, num_ranks: int) -> None:
     """A process that the first rank has started."""
     tie_to_parent()
     group = meet(store, rank, num_ranks)
+    end_at_once()
     group.follow()
     group.end()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,8 @@ class Lead(Role):
         self._version = version
         self._charter = charter
         self._holders: dict[int, PeerId] = {}
+        self._away: dict[int, PeerId] = {}
+        """Who held seats of joiners whose link broke: they have them again when they are heard of, if still free."""
         self._num_planned = sum(seat.kind == WORKER for seat in gathered.seats)
         self._began_at: float | None = None
         self.ended: dict[int, PeerId] = {}
@@ -172,8 +174,9 @@ class Lead(Role):
                 peers = {str(index): self._holders[index] for index in sorted(self._holders)}
                 return [Send(source, Peers(peers=peers, ended=tuple(sorted(self.ended))))]
             case SeatReport():
-                self._report(source, message, now)
+                return self._report(source, message, now)
             case SeatEnded(seat=index, report=report):
+                self._come_back(source.peer, index)
                 if self._holders.get(index) == source.peer:
                     self._report(source, report, now)
                     self.ended[index] = source.peer
@@ -186,15 +189,24 @@ class Lead(Role):
         lost = [index for index, holder in self._holders.items() if holder == peer]
         for index in lost:
             if self.seats[index].is_remote and index not in self.ended:
-                del self._holders[index]  # free for the next who joins
+                self._away[index] = self._holders.pop(index)  # free for the next who joins
         return [Note(f"{self.seats[index].name} is lost: {reason}") for index in lost]
 
-    def _report(self, source: Address, report: SeatReport, now: float) -> None:
-        if self._holders.get(report.seat) != source.peer:
-            return
+    def _come_back(self, peer: PeerId, index: int) -> None:
+        if self._away.get(index) == peer:
+            del self._away[index]
+            self._holders.setdefault(index, peer)
+
+    def _report(self, source: Address, report: SeatReport, now: float) -> Sequence[Effect]:
+        self._come_back(source.peer, report.seat)
+        holder = self._holders.get(report.seat)
+        if holder != source.peer:
+            reason = "its seat was given to another machine while it was out of reach"
+            return [] if holder is None else [Send(source, StopSeat(reason=reason))]
         if self._began_at is None:
             self._began_at = now
         self.gathered.add(report, now - self._began_at, self._region_of)
+        return []
 
     def _region_of(self, peer: str) -> str | None:
         return next((self.seats[index].region for index, holder in self._holders.items() if holder == peer), None)

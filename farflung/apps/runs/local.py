@@ -42,7 +42,11 @@ RESULT_FOLDER = "result"
 
 
 class Interrupted(Exception):
-    """Ctrl-C or a termination: the seats have saved what they know."""
+    """Ctrl-C or a termination: the seats have saved what they know, unless the user could not wait for it."""
+
+    def __init__(self, *, is_hurried: bool) -> None:
+        super().__init__()
+        self.is_hurried = is_hurried
 
 
 @dataclass(slots=True)
@@ -83,6 +87,7 @@ class LocalRun:
         self._launcher: LauncherName = launcher
         self._tell = tell
         self._show = show
+        self._num_interrupts = 0
         self._ways: Ways | None = None
         """Where [[links]] shape them."""
         self._seats = [
@@ -109,8 +114,8 @@ class LocalRun:
             Interrupted: by Ctrl-C or a termination.
             ChildFailed: a seat fails again and again.
         """
-        if is_resumed:
-            self._engine.prepare_resume(self.homes, tuple(self._lead.seats))
+        if is_resumed and not self._engine.prepare_resume(self.homes, tuple(self._lead.seats)):
+            self._tell("nothing had been saved when this run ended: it begins anew")
         for process in self._seats:
             process.home.mkdir(parents=True, exist_ok=True)
         num_ranks = sum(self._num_ranks(process.seat) for process in self._seats)
@@ -131,15 +136,14 @@ class LocalRun:
 
     async def _lead_it(self, launcher: Launcher) -> None:
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._interrupt)
         node, self._place = await open_lead(self._place, self._run.run.name, self._tell)
         try:
             host = node.host(self._lead, LEAD_ACTOR)
             await node.wait_joined()
             ticket = self._write_ticket(node)
-            while not self._lead.is_over and not stop.is_set():
+            while not self._lead.is_over and not self._num_interrupts:
                 self._look_after(launcher, ticket)
                 self._show()
                 await asyncio.sleep(LOOK_SECONDS)
@@ -148,7 +152,12 @@ class LocalRun:
         finally:
             await node.close()
         if not is_over:
-            raise Interrupted
+            raise Interrupted(is_hurried=self._num_interrupts > 1)
+
+    def _interrupt(self) -> None:
+        self._num_interrupts += 1
+        if self._num_interrupts == 1:
+            self._tell("stops: workers bring in what they have done; Ctrl-C again ends them at once")
 
     def _write_ticket(self, node: SwarmNode) -> str:
         now = time.time()
@@ -219,6 +228,10 @@ class LocalRun:
             indices += [seat.index for seat in self._lead.seats if seat.is_remote and group is workers]
             host.perform(self._lead.stop(indices, reason))
             deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and any(one.child and one.child.is_running for one in group):
+            while self._num_interrupts < 2 and time.monotonic() < deadline and any(map(_is_running, group)):
                 self._show()
                 await asyncio.sleep(LOOK_SECONDS)
+
+
+def _is_running(process: SeatProcess) -> bool:
+    return process.child is not None and process.child.is_running

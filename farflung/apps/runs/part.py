@@ -58,6 +58,33 @@ class Part(Protocol):
         ...
 
 
+class Stopped:
+    """Whether a server's part is to end, or has failed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._error: OSError | None = None
+
+    def set(self) -> None:
+        """Let `wait` return."""
+        self._event.set()
+
+    def fail(self, error: OSError) -> None:
+        """Let `wait` raise it."""
+        self._error = error
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Until one of them.
+
+        Raises:
+            OSError: the disk does not take what must be kept.
+        """
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+
+
 async def sit(part: Part, tell: Callable[[SeatReport], object], every_seconds: float) -> None:
     """Run a part and tell its reports, the last one at its end."""
 

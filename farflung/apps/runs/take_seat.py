@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from farflung.apps.processes import end_at_once
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.job import job_of
 from farflung.apps.runs.messages import (
@@ -44,6 +46,10 @@ ANSWER_SECONDS = 10.0
 LISTEN_SECONDS = 3600.0
 LEAD_SECONDS_MAX = 60.0
 """How long a seat goes on trying to tell a lead that does not answer that it has ended."""
+AWAY_SECONDS_MAX = 20.0
+"""How long a seat goes on when its link to the lead has broken; those of the lead's machine end with the lead."""
+CALL_AGAIN_SECONDS = 1.0
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -66,6 +72,8 @@ def take_seat(
     """
     wish = AskSeat(version=__version__, seat=seat, region=region)
     with _group(num_ranks, place) as group:
+        if group is not None:
+            end_at_once()
         if group is not None and group.rank:
             group.follow()
         else:
@@ -101,6 +109,11 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
         await _Seat(node, result, group).sit(wish)
     except RunStopped as stopped:
         print(f"stops: {stopped}", flush=True)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        folder = node.node.home.folder
+        raise ValueError(f"{folder} takes no more ({error.strerror}): make room there, then join again") from None
     except asyncio.CancelledError:
         if not is_terminated:
             raise
@@ -116,6 +129,7 @@ class _Seat:
         self._result = result
         self._group = group
         self._lead = Address(node.node.ticket.meetings[0].peer, LEAD_ACTOR)
+        self._is_stopped = False
 
     async def sit(self, wish: AskSeat) -> None:
         with Mailbox(self._node.world, SEAT_ACTOR) as mailbox:
@@ -180,27 +194,39 @@ class _Seat:
             last = report
             mailbox.send(self._lead, report)
 
-        async def listen() -> None:
-            while True:
-                received = await mailbox.receive(self._node.world.clock.now() + LISTEN_SECONDS)
-                if received is None:
-                    continue
-                match received:
-                    case (_, StopSeat(reason=reason)):
-                        print(f"stops: {reason}", flush=True)
-                        part.stop()
-                    case (source, PeerLost(reason=reason)) if source.peer == self._lead.peer:
-                        raise Unreachable(source.peer, f"the lead is gone ({reason})")
-                    case _:
-                        pass
-
         async with open_nursery() as nursery:
-            listening = nursery.start(listen(), name="listening")
+            listening = nursery.start(self._listen(mailbox, part), name="listening")
             watching = nursery.start(self._watch_group(), name="watching the group")
             await sit(part, tell, run.logging.every_seconds)
             listening.cancel()
             watching.cancel()
         await self._tell_end(mailbox, SeatEnded(seat=given.seat.index, report=last))
+
+    async def _listen(self, mailbox: Mailbox, part: Part) -> None:
+        """Until cancelled: stop the part when the lead says so, and call a lead that is out of reach for a while.
+
+        Raises:
+            Unreachable: it does not come back.
+        """
+        clock, away_since, reason = self._node.world.clock, None, ""
+        while True:
+            seconds = LISTEN_SECONDS if away_since is None else CALL_AGAIN_SECONDS
+            match await mailbox.receive(clock.now() + seconds):
+                case (source, StopSeat(reason=why)) if source.peer == self._lead.peer:
+                    print(f"stops: {why}", flush=True)
+                    self._is_stopped = True
+                    part.stop()
+                    return  # whatever becomes of the lead now
+                case (source, PeerLost(reason=reason)) if source.peer == self._lead.peer:
+                    away_since = clock.now() if away_since is None else away_since
+                case (source, _) if source.peer == self._lead.peer:
+                    away_since = None
+                case None if away_since is not None:
+                    mailbox.send(self._lead, AskPeers())
+                case _:
+                    pass
+            if away_since is not None and clock.now() > away_since + AWAY_SECONDS_MAX:
+                raise Unreachable(self._lead.peer, f"the lead is gone ({reason})")
 
     async def _watch_group(self) -> None:
         while self._group is not None:
@@ -208,7 +234,7 @@ class _Seat:
             await asyncio.sleep(ASK_SECONDS)
 
     async def _tell_end(self, mailbox: Mailbox, ended: SeatEnded) -> None:
-        deadline = self._node.world.clock.now() + LEAD_SECONDS_MAX
+        deadline = self._node.world.clock.now() + (ANSWER_SECONDS if self._is_stopped else LEAD_SECONDS_MAX)
         while self._node.world.clock.now() < deadline:
             try:
                 await self._ask(mailbox, ended, Noted)
