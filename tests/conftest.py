@@ -64,7 +64,7 @@ def no_process_left() -> Iterator[None]:
     """
     yield
     children = psutil.Process().children(recursive=True)
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     left = [child for child in alive if "multiprocessing.resource_tracker" not in " ".join(child.cmdline())]
     commands = [" ".join(child.cmdline()) for child in left]
     for child in left:

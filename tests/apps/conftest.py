@@ -35,5 +35,5 @@ def api_url(tiny_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def client(api_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{api_url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=f"{api_url}/v1", api_key="none", max_retries=0, timeout=240) as client:
         yield client

@@ -48,4 +48,4 @@ def tiny_server(folder: Path, *options: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=120)

@@ -25,7 +25,7 @@ def farflung(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -62,7 +62,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         assert command in done.stdout
     # Processor time, so that a busy machine does not matter.
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    assert used < 0.6
+    assert used < 1.0
 
 
 @pytest.mark.parametrize(

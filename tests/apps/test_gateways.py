@@ -54,8 +54,8 @@ def test_both_ends_of_a_link_are_as_slow_as_it_says(one: str, other: str) -> Non
             return small, time.monotonic() - began
 
     small, large = asyncio.run(passed())
-    assert 2 * ONE_WAY_SECONDS <= small < 3.0
-    assert 300_000 / BYTES_PER_SECOND + 2 * ONE_WAY_SECONDS <= large < 10.0
+    assert 2 * ONE_WAY_SECONDS <= small < 20.0
+    assert 300_000 / BYTES_PER_SECOND + 2 * ONE_WAY_SECONDS <= large < 40.0
 
 
 def test_regions_without_a_link_do_not_reach_each_other() -> None:

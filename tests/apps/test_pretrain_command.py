@@ -156,7 +156,7 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_run_in_a_sentence(tmp_path: 
         check=False,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     told = " ".join((done.stdout + done.stderr).split())

@@ -33,7 +33,7 @@ from farflung.apps.processes import Supervisor
 child = {TIED!r}
 with Supervisor(Path(sys.argv[1])) as supervisor:
     one = supervisor.start("one", [sys.executable, "-c", child], dict())
-    supervisor.wait_until(lambda: "up" in one.lines(), seconds_max=60, what="it is up")
+    supervisor.wait_until(lambda: "up" in one.lines(), seconds_max=180, what="it is up")
     print(one.process.pid, flush=True)
     time.sleep(600)
 """
@@ -43,7 +43,7 @@ def test_leaving_the_block_ends_all_children_also_the_stubborn(tmp_path: Path) -
     with Supervisor(tmp_path) as supervisor:
         one = supervisor.start("one", [sys.executable, "-c", SLEEPER], {})
         two = supervisor.start("two", [sys.executable, "-c", STUBBORN], {})
-        supervisor.wait_until(lambda: "up" in one.lines() and "up" in two.lines(), seconds_max=60, what="both are up")
+        supervisor.wait_until(lambda: "up" in one.lines() and "up" in two.lines(), seconds_max=180, what="both are up")
         assert one.is_running and two.is_running
     assert one.process.returncode == -signal.SIGTERM
     assert two.process.returncode == -signal.SIGKILL
@@ -73,8 +73,8 @@ def test_children_end_when_the_parent_is_killed_or_interrupted(tmp_path: Path, n
         child = int(parent.stdout.readline())
         assert psutil.pid_exists(child)
         os.kill(parent.pid, number)
-        parent.wait(timeout=30)
-    wait_until(lambda: not _is_alive(child), seconds=10, what="the child is gone")
+        parent.wait(timeout=120)
+    wait_until(lambda: not _is_alive(child), seconds=60, what="the child is gone")
 
 
 def _is_alive(pid: int) -> bool:

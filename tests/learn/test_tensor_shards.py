@@ -92,7 +92,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.learn.tensor_shard_ranks"]
     processes = [subprocess.Popen([*command, str(rank), "2", str(folder)], cwd=ROOT) for rank in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait(400) for process in processes] == [0, 0]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -167,5 +167,5 @@ class Fleet:
             program.kill()
         assert self._forge.stdin is not None and self._forge.stdout is not None
         self._forge.stdin.close()
-        self._forge.wait(10)
+        self._forge.wait(60)
         self._forge.stdout.close()

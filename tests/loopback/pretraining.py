@@ -67,7 +67,7 @@ class Command:
         """Stop it, if it still runs."""
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(SECONDS_MAX)
 
 
 def summary(folder: Path) -> dict[str, float]:

@@ -51,7 +51,7 @@ def test_the_cache_of_a_client_that_is_killed_is_freed_and_the_other_client_is_u
         infos = list(view.servers().values())
         return all(info.num_sessions == 0 and info.cache_tokens_left == info.cache_tokens_max for info in infos)
 
-    wait_until(is_all_free, "what the killed client held is free", seconds=25.0)
+    wait_until(is_all_free, "what the killed client held is free", seconds=90.0)
 
 
 def test_an_answer_frees_its_cache_without_waiting_for_the_garbage_collector(fleet: Fleet, model: Any) -> None:
@@ -59,7 +59,7 @@ def test_an_answer_frees_its_cache_without_waiting_for_the_garbage_collector(fle
     try:
         model.generate(PROMPT, **long(10))
         infos = model._blocks.view.servers
-        wait_until(lambda: all(info.num_sessions == 0 for info in infos().values()), "it is freed", seconds=6.0)
+        wait_until(lambda: all(info.num_sessions == 0 for info in infos().values()), "it is freed")
     finally:
         gc.enable()
 
@@ -134,6 +134,6 @@ def test_servers_leave_in_good_order(fleet: Fleet, model: Any) -> None:
     leaving = fleet.servers[0]
     leaving.send(signal.SIGTERM)
     fleet.servers.remove(leaving)
-    wait_until(lambda: leaving.peer not in model._blocks.view.servers(), "it is gone from the directory", seconds=5.0)
-    wait_until(lambda: not leaving.is_alive, "it ends", seconds=15.0)
+    wait_until(lambda: leaving.peer not in model._blocks.view.servers(), "it is gone from the directory", seconds=20.0)
+    wait_until(lambda: not leaving.is_alive, "it ends")
     assert "leaves the swarm" in leaving.text.splitlines()[-1], leaving.text

@@ -47,7 +47,7 @@ def swarm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def client(swarm: DemoSwarm) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{swarm.url}/v1", api_key=swarm.key, max_retries=0, timeout=120) as client:
+    with OpenAI(base_url=f"{swarm.url}/v1", api_key=swarm.key, max_retries=0, timeout=300) as client:
         yield client
 
 
@@ -65,7 +65,7 @@ def local_answer(folder: Path, prompt: str, num_tokens: int, *, is_end_forbidden
 def run(*arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "farflung", *arguments]
     variables = {**os.environ, **environment}
-    return subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=300, check=False)
 
 
 def ticket(swarm: DemoSwarm, role: str) -> str:
@@ -150,7 +150,7 @@ def test_the_answer_goes_on_with_the_same_words_when_its_server_is_killed(
             swarm.servers[killed].kill()
     assert text == local_answer(model_folder, PROMPT, 120, is_end_forbidden=True)
     assert killed
-    metrics = httpx.get(f"{swarm.url}/metrics").text
+    metrics = httpx.get(f"{swarm.url}/metrics", timeout=120).text
     reroutes = next(line for line in metrics.splitlines() if line.startswith("farflung_reroutes_total "))
     assert float(reroutes.split()[1]) >= 1
 
@@ -159,10 +159,10 @@ def test_an_interrupted_server_leaves_and_the_interface_says_what_is_missing(swa
     left = next(name for name in ("B", "B'") if swarm.servers[name].is_running)
     child = swarm.servers[left]
     child.signal(signal.SIGINT)
-    assert child.process.wait(timeout=20) == 130
+    assert child.process.wait(timeout=120) == 130
     assert child.lines()[-1].startswith("leaves the swarm")
-    deadline = time.monotonic() + 45  # the lease of the server that was killed is 30 s
-    while (answer := httpx.get(f"{swarm.url}/health")).status_code == 200:
+    deadline = time.monotonic() + 120  # the lease of the server that was killed is 30 s
+    while (answer := httpx.get(f"{swarm.url}/health", timeout=120)).status_code == 200:
         assert time.monotonic() < deadline, "health still says that all is well"
     assert answer.status_code == 503
     assert "2:4" in answer.json()["reasons"]["tiny"]

@@ -39,7 +39,7 @@ def test_a_ticket_that_cannot_be_written_ends_the_founder_with_a_sentence(folder
         env={**os.environ, "FARFLUNG_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 2, ended.stderr

@@ -25,7 +25,6 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: list[Command]) -> None:
     groups = ", ".join(f"{{name='{name}', ranks_per_worker=2, parallelism='fsdp'}}" for name in ("east", "west"))
     path = write_run(tmp_path, algorithm=FARFLUNG, tokens=60_000)
@@ -35,7 +34,7 @@ def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: l
     children = psutil.Process(first.process.pid).children(recursive=True)
     first.process.send_signal(signal.SIGINT)
     assert first.wait() == 130, first.output.read_text()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
     commands.append(second)
@@ -57,15 +56,15 @@ def test_groups_train_though_a_rank_is_killed_and_torchrun_joins(tmp_path: Path,
         (other_rank,) = command.seat("east-worker-0").children()
         other_rank.send_signal(signal.SIGKILL)
         assert command.wait() == 0, command.output.read_text()
-        output, _ = joining.communicate(timeout=60)
+        output, _ = joining.communicate(timeout=SECONDS_MAX)
     finally:
         left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
         joining.terminate()
-        joining.wait(60)
+        joining.wait(120)
     assert joining.returncode == 0 and "takes the seat west-worker-3" in output
     assert "east-worker-0 ended with status 1 and is started again" in command.output.read_text().replace("\n", " ")
     assert summary(tmp_path)["validation_loss"] < LEARNT_LOSS
     steps = num_steps(command)
     assert set(steps) == {"east-worker-0", "west-worker-1", "west-worker-3"}
-    _, alive = psutil.wait_procs(left, timeout=20)
+    _, alive = psutil.wait_procs(left, timeout=60)
     assert not alive

@@ -110,7 +110,7 @@ def test_a_frozen_process_is_noticed_and_left(fleet: Fleet, model: Any, whole: A
         output = model.generate(PROMPT, logits_processor=[At(actions)], **COMMON)
         assert cache.session.num_replaced == 1
     assert torch.equal(output, expected)
-    assert moments[1] - moments[0] < 8.0
+    assert moments[1] - moments[0] < 20.0, "seven seconds of silence, and what a busy machine adds"
     frozen[0].send(signal.SIGCONT)
     wait_until(lambda: frozen[0].peer in model._blocks.view.servers(), "it is back in the directory")
     assert frozen[0].is_alive

@@ -41,7 +41,7 @@ async def lie_and_hear(connection: Connection, target: Target) -> dict[str, str]
         for number, (what, message, expected) in enumerate(lies(target, mailbox.address)):
             mailbox.clear()
             mailbox.send(Address(target.peer, ACTOR), message)
-            deadline = world.clock.now() + (10.0 if expected else SILENCE_SECONDS)
+            deadline = world.clock.now() + (60.0 if expected else SILENCE_SECONDS)
             heard = await hear(mailbox, target, deadline)
             if not (expected in heard if expected else heard == SILENCE):
                 wrong[f"{number} {what}"] = heard
@@ -79,7 +79,7 @@ def test_every_lie_is_refused_in_a_sentence_and_costs_nothing(fleet: Fleet, mode
         info = model._blocks.view.servers()[target.peer]
         return info.num_sessions == 0 and info.cache_tokens_left == info.cache_tokens_max
 
-    wait_until(is_all_free, "nothing is held for the rogue", seconds=20.0)
+    wait_until(is_all_free, "nothing is held for the rogue")
 
 
 def test_an_honest_client_says_the_same_words_during_a_flood_of_lies(

@@ -21,7 +21,7 @@ from farflung.world.address import PeerId
 from farflung.world.doors import Contact
 from tests.runtime.echo import Echo
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 async def eventually(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
@@ -148,7 +148,7 @@ async def program(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Progr
         )
         started = Program(process)
         programs.append(started)
-        await eventually(lambda: started.seen, seconds=60.0)
+        await eventually(lambda: started.seen, seconds=180.0)
         started.peer = PeerId(str(started.seen[0]["ready"]))
         endpoints = started.seen[0]["endpoints"]
         assert isinstance(endpoints, list)
