@@ -6,27 +6,18 @@ Counted are frames, with signatures and joining; below them gRPC, TLS and TCP ad
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.onebyte_runs import RUN_KEY, SimulatedRun
 from bench.report import Report, bench_arguments
-from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
-from farflung.systems.onebyte.config import Group, RoundsConfig
+from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.header import Header, Schedule, TensorShape
-from farflung.systems.onebyte.messages import ACTOR, WITNESS_ACTOR
 from farflung.systems.onebyte.records import Round
-from farflung.systems.onebyte.sequencer import Sequencer
 from farflung.systems.onebyte.steps import Step
-from farflung.systems.onebyte.views import Witness
-from farflung.systems.onebyte.worker import Worker
-from farflung.wire.identity import Identity
-from farflung.world.address import PeerId
-from farflung.world.doors import World
-from farflung.world.host import Host
 
 NUM_MACHINES = 4
 ENTRIES_PER_MESSAGE = 128
@@ -65,11 +56,6 @@ class Synthetic:
         return self._digest.digest()
 
 
-def key(name: str) -> Identity:
-    """A key that follows from a name."""
-    return Identity(hashlib.sha256(name.encode()).digest())
-
-
 @dataclass(frozen=True)
 class Counted:
     """What a run's measurers sent and received."""
@@ -86,71 +72,32 @@ class Counted:
     """All machines hold the same."""
 
 
-class Run:
-    """A sequencer and a standby at a hub, and machines there or far away."""
-
-    def __init__(self, num_machines: int, num_slots: int, config: RoundsConfig, topology: Topology) -> None:
-        self._config = config
-        self._header = Header(
-            run=bytes(16),
-            base=bytes(32),
-            base_name="a model of 1.3 billion parameters",
-            dtype="bfloat16",
-            tensors=(TensorShape("all", (NUM_PARAMETERS // 2048, 2048)),),
-            epsilon=1e-3,
-            exponent=24,
-            schedule=Schedule(rate=100),
-            num_slots=num_slots,
-            sequencer=key("run").public_key,
+def count(num_machines: int, num_slots: int, config: RoundsConfig, topology: Topology) -> Counted:
+    """A sequencer and a standby at a hub, and machines there or far away, until the run is over."""
+    header = Header(
+        run=bytes(16),
+        base=bytes(32),
+        base_name="a model of 1.3 billion parameters",
+        dtype="bfloat16",
+        tensors=(TensorShape("all", (NUM_PARAMETERS // 2048, 2048)),),
+        epsilon=1e-3,
+        exponent=24,
+        schedule=Schedule(rate=100),
+        num_slots=num_slots,
+        sequencer=RUN_KEY.public_key,
+    )
+    run = SimulatedRun(header, config, Synthetic, num_machines, topology=topology)
+    with run.simulation as simulation:
+        num_entries = sum(len(record.codes) for record in run.run() if isinstance(record, Round))
+        meters = [simulation.traffic(name) for name in run.names]
+        return Counted(
+            num_entries=num_entries,
+            sent=sum(meter.total(sent=True) for meter in meters) / num_entries,
+            received=sum(meter.total(sent=False) for meter in meters) / num_entries / len(meters),
+            journal=run.journal_bytes / num_entries,
+            seconds=simulation.now(),
+            is_same=run.is_same,
         )
-        self._group = Group(candidates=(PeerId("first"), PeerId("second")), witness=PeerId("witness"))
-        self._sequencers: dict[str, Sequencer] = {}
-        self._learners: list[Synthetic] = []
-        self._tasks: list[asyncio.Task[object]] = []
-        self._names = [f"machine-{number}" for number in range(num_machines)]
-        self.simulation = Simulation(topology=topology, keep_trace=False)
-        self.simulation.node("witness", boot=self._boot_witness)
-        for name in self._group.candidates:
-            self.simulation.node(name, boot=self._boot_candidate)
-        for name in self._names:
-            self.simulation.node(name, site="away", boot=self._boot_machine)
-
-    def _boot_witness(self, world: World) -> None:
-        Host(Witness.open(world, self._group.candidates, self._header.run), world, WITNESS_ACTOR)
-
-    def _boot_candidate(self, world: World) -> None:
-        role = Sequencer.open(world, self._header, self._config, self._group, key("run"))
-        self._sequencers[world.network.peer] = role
-        Host(role, world, ACTOR)
-
-    def _boot_machine(self, world: World) -> None:
-        name, learner = str(world.network.peer), Synthetic()
-        self._learners.append(learner)
-        worker = Worker(
-            world, self._header, self._config, self._group, key(name), learner, name=name, seconds_per_slot=0.001
-        )
-        self._tasks.append(asyncio.get_running_loop().create_task(worker.run(), name=name))
-
-    def count(self) -> Counted:
-        """Let it run to its end."""
-
-        async def wait() -> None:
-            await asyncio.gather(*self._tasks)
-
-        with self.simulation as simulation:
-            simulation.run(wait(), deadline=1e6)
-            replica = self._sequencers["first"].replica
-            records = self._sequencers["first"].records
-            num_entries = sum(len(record.codes) for record in records if isinstance(record, Round))
-            meters = [simulation.traffic(name) for name in self._names]
-            return Counted(
-                num_entries=num_entries,
-                sent=sum(meter.total(sent=True) for meter in meters) / num_entries,
-                received=sum(meter.total(sent=False) for meter in meters) / num_entries / len(meters),
-                journal=sum(map(len, replica.log.contents)) / num_entries,
-                seconds=simulation.now(),
-                is_same=len({learner.digest() for learner in self._learners}) == 1,
-            )
 
 
 def patient(num_rounds: int) -> RoundsConfig:
@@ -186,7 +133,7 @@ def main() -> int:
     num_rounds = 96 if arguments.quick else 512
     report = Report("onebyte_traffic", {"machines": NUM_MACHINES, "rounds": num_rounds, "message": ENTRIES_PER_MESSAGE})
     config = RoundsConfig(num_rounds=num_rounds, audit_share=0.0, entries_per_message=ENTRIES_PER_MESSAGE)
-    counted = Run(NUM_MACHINES, NUM_MACHINES * ENTRIES_PER_MESSAGE, config, Topology()).count()
+    counted = count(NUM_MACHINES, NUM_MACHINES * ENTRIES_PER_MESSAGE, config, Topology())
     report.table("Bytes that a machine sends", ("method", "bytes", "times ours"), others(counted, num_rounds))
     total = counted.sent * counted.num_entries
     report.table(
@@ -211,7 +158,7 @@ def main() -> int:
     )
     report.claim("all machines hold the same in the end", "yes", counted.is_same, counted.is_same)
     for num_slots, rate_min in ((128, 60), (512, 100)):
-        far = Run(1, num_slots, patient(24), Topology().link("site", "away", SATELLITE)).count()
+        far = count(1, num_slots, patient(24), Topology().link("site", "away", SATELLITE))
         rate = far.num_entries / far.seconds
         text = f"entries a second over 2.4 kbit/s and 0.6 s, {num_slots} in a round"
         report.claim(text, f"at least {rate_min}", f"{rate:.0f}", rate >= rate_min)

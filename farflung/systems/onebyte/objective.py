@@ -4,7 +4,7 @@ An objective takes a model and a batch (tensors by name, the first axis of each 
 per sequence, float32 [sequences]. It may compute anything as long as sequences stay in their rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +25,12 @@ class Objective(Protocol):
         ...
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
-    return {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+INPUTS = ("input_ids", "attention_mask", "position_ids")
+"""What a model is given of a batch."""
+
+
+def _inputs(batch: Batch, names: Sequence[str] = INPUTS) -> dict[str, Any]:
+    return {name: batch[name] for name in names if name in batch}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,22 @@ class NextTokenLoss:
     -100 where nothing is to be learned (prompts, padding); without them all tokens count."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        logits = model(**_inputs(batch), use_cache=False).logits
-        targets = batch.get("labels", batch["input_ids"])[:, 1:]
+        logits, targets = self._predicted(model, batch)
         losses = functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1).float(), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
         )
         count = (targets != IGNORED).sum(1).clamp(min=1)
         return losses.view(targets.shape).sum(1) / count
+
+    @torch.no_grad()
+    def num_right(self, model: nn.Module, batch: Batch) -> int:
+        """How many learned tokens are the likeliest where they stand."""
+        logits, targets = self._predicted(model, batch)
+        return int((logits.argmax(-1) == targets).sum())
+
+    def _predicted(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(**_inputs(batch), use_cache=False).logits
+        return logits[:, :-1], batch.get("labels", batch["input_ids"])[:, 1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,7 @@ class RewardLoss:
     """Length of an answer."""
 
     def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
-        whole = model.generate(**_inputs(batch), do_sample=False, num_beams=1, max_new_tokens=self.num_tokens)
+        inputs = _inputs(batch, ("input_ids", "attention_mask"))  # generating finds the positions itself
+        whole = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self.num_tokens)
         length = batch["input_ids"].shape[1]
         return -self.reward(whole[:, :length], whole[:, length:]).float()

@@ -1,0 +1,1 @@
+"""`farflung finetune`: a run that tunes a model on labelled texts."""

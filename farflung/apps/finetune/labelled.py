@@ -1,0 +1,189 @@
+"""What a run learns from: labelled texts as prompts and answers, and the objective over them.
+
+labels   the prompt is the template with the text in it; what is learned is which label's word comes next
+text     what comes next is the label, whatever text it is, or, if the file has none, the text itself
+reward   a function of the user's values what the model answers to the prompt (`rewards.py`)
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from farflung.apps.finetune.examples import Example, read_examples
+from farflung.apps.finetune.rewards import TextReward, load_reward
+from farflung.apps.finetune.rows import Batches, Rows
+from farflung.learn.tokenizer import end_token
+from farflung.systems.onebyte.objective import Batch, LabelWordLoss, NextTokenLoss, Objective, label_words
+
+PLACE = "{text}"
+"""Where a template has the text."""
+LABELS_SHOWN_MAX = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """[data]: files with one example a line, TSV or JSON Lines (.jsonl)."""
+
+    train: str
+    test: str | None = None
+    """Held out: nothing is learned from it."""
+    text: str | int = "text"
+    """Column of the text: a name, or a number from 0 in a TSV file without a line of names."""
+    label: str | int | None = "label"
+    """Column of the label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveSettings:
+    """[objective]: what is to become small."""
+
+    kind: Literal["labels", "text", "reward"] = "labels"
+    template: str = "{text}\nlabel:"
+    """The prompt."""
+    label_words: dict[str, str] = field(default_factory=dict[str, str])
+    """The word that stands for each label, one token each; default: the label itself."""
+    length_max: int = 512
+    """Tokens of a sequence; of a longer one the last are kept."""
+    reward: str = ""
+    """module:function, for kind = "reward"."""
+    answer_tokens: int = 32
+    """How long an answer is that is given a reward."""
+
+    def __post_init__(self) -> None:
+        if self.template.count(PLACE) != 1:
+            raise ValueError(f"objective.template must have {PLACE} once, where the text goes")
+        if self.length_max < 2 or self.answer_tokens < 1:
+            raise ValueError("objective.length_max must be at least 2, and objective.answer_tokens at least 1")
+        if (self.kind == "reward") != bool(self.reward):
+            raise ValueError('objective.reward (module:function) goes with objective.kind = "reward", and only with it')
+
+    def prompt(self, text: str) -> str:
+        """The template with the text in it."""
+        return self.template.replace(PLACE, text)
+
+    def answer(self, label: str) -> str:
+        """A label as it continues the prompt."""
+        return label if self.template[-1:].isspace() else f" {label}"
+
+
+@dataclass(frozen=True, slots=True)
+class TuningTask:
+    """Data and objective of a run."""
+
+    objective: Objective
+    train: Rows
+    test: Rows | None
+
+    def batches(self, batch_size: int, seed: str) -> Callable[[int], Batch]:
+        """The batch of each round."""
+        return Batches(self.train, batch_size, seed)
+
+
+def read_task(
+    data: DataSettings, objective: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, model: nn.Module
+) -> TuningTask:
+    """Read the files and tokenize them for this model.
+
+    Raises:
+        ValueError: a file or column is missing, a label has no word, a word is not one token, no such reward.
+    """
+    if objective.kind == "labels" and data.label is None:
+        raise ValueError('objective.kind = "labels" needs data.label, the column of the labels; "text" does without')
+    files = [data.train] if data.test is None else [data.train, data.test]
+    read = [read_examples(Path(file).expanduser(), data.text, data.label) for file in files]
+    has_positions = "position_ids" in inspect.signature(model.forward).parameters
+    loss, rows = _READERS[objective.kind](read, objective, tokenizer, has_positions)
+    return TuningTask(loss, rows[0], rows[1] if data.test is not None else None)
+
+
+Read = Callable[[list[list[Example]], ObjectiveSettings, PreTrainedTokenizerBase, bool], tuple[Objective, list[Rows]]]
+
+
+def _with_label_words(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[LabelWordLoss, list[Rows]]:
+    words = settings.label_words or {
+        label: settings.answer(label) for label in sorted({example.label for example in files[0]})
+    }
+    loss = label_words(lambda word: _encode(tokenizer, word), list(words.values()))
+    numbers = {label: number for number, label in enumerate(words)}
+    answers = [[_number_of(example, numbers, settings) for example in examples] for examples in files]
+    return loss, [
+        _prompts(examples, settings, tokenizer, numbers_of, has_positions)
+        for examples, numbers_of in zip(files, answers, strict=True)
+    ]
+
+
+def _with_texts(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[NextTokenLoss, list[Rows]]:
+    return NextTokenLoss(), [
+        _whole([_text_tokens(example, settings, tokenizer) for example in examples], settings.length_max, has_positions)
+        for examples in files
+    ]
+
+
+def _with_rewards(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[TextReward, list[Rows]]:
+    labels = list(dict.fromkeys(example.label for examples in files for example in examples))
+    numbers = {label: number for number, label in enumerate(labels)}
+    loss = TextReward(load_reward(settings.reward), tokenizer, tuple(labels), settings.answer_tokens)
+    return loss, [
+        _prompts(examples, settings, tokenizer, [numbers[example.label] for example in examples], has_positions)
+        for examples in files
+    ]
+
+
+_READERS: Mapping[str, Read] = {"labels": _with_label_words, "text": _with_texts, "reward": _with_rewards}
+
+
+def _number_of(example: Example, numbers: Mapping[str, int], settings: ObjectiveSettings) -> int:
+    if example.label in numbers:
+        return numbers[example.label]
+    known = ", ".join(list(numbers)[:LABELS_SHOWN_MAX])
+    where = "objective.label_words has no word" if settings.label_words else "the training file has no example"
+    raise ValueError(
+        f"{example.where} has the label {example.label!r}, for which {where} (known are: {known}): correct the line, "
+        f"or give a word for each label in [objective.label_words]"
+    )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, is_beginning: bool = False) -> list[int]:
+    """A text's tokens, at the beginning of a sequence with what the tokenizer puts there."""
+    described: Any = tokenizer  # its methods have partial types
+    return list(described.encode(text, add_special_tokens=is_beginning))
+
+
+def _prompts(
+    examples: Sequence[Example],
+    settings: ObjectiveSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[int],
+    has_positions: bool,
+) -> Rows:
+    prompts = [_encode(tokenizer, settings.prompt(example.text), is_beginning=True) for example in examples]
+    tokens = tuple(tuple(prompt[-settings.length_max :]) for prompt in prompts)
+    return Rows(tokens, tuple(len(row) for row in tokens), tuple(answers), has_positions)
+
+
+def _text_tokens(
+    example: Example, settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[int]]:
+    """What is given, and what is learned."""
+    end = [end_token(tokenizer)]
+    if not example.label:
+        return [], _encode(tokenizer, example.text, is_beginning=True) + end
+    given = _encode(tokenizer, settings.prompt(example.text), is_beginning=True)
+    return given, _encode(tokenizer, settings.answer(example.label)) + end
+
+
+def _whole(pairs: Sequence[tuple[list[int], list[int]]], length_max: int, has_positions: bool) -> Rows:
+    tokens = tuple(tuple((given + learned)[-length_max:]) for given, learned in pairs)
+    num_given = tuple(max(0, len(row) - len(learned)) for row, (_, learned) in zip(tokens, pairs, strict=True))
+    return Rows(tokens, num_given, None, has_positions)
