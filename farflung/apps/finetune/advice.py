@@ -94,9 +94,9 @@ def _verdict(setting: Setting, at_worst: float, at_best: float) -> str:
 def _otherwise(setting: Setting) -> str:
     memory = setting.num_parameters * setting.bytes_per_parameter * MEMORY_OF_BACK_PROPAGATION
     return (
-        f"Where machines can back-propagate ({_bytes(memory)} and activations), low-rank adapters "
-        f"(--method fedavg-lora) reach more in less time for some hundred times the bytes, and measurers with exact projections make this "
-        f"run faster; where they cannot, or the objective has no gradient, one byte is the way."
+        f"Where machines can back-propagate ({_bytes(memory)} and activations), low-rank adapters (--method "
+        f"fedavg-lora) reach more in less time for some hundred times the bytes, and exact projections make this run "
+        f"faster; where they cannot, or the objective has no gradient, one byte is the way."
     )
 
 
