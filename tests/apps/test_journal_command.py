@@ -154,37 +154,6 @@ def test_exports(folder: Path) -> None:
     require_close(update(folder, "a"), exported)
 
 
-def test_an_adapter_of_full_rank_is_the_update(folder: Path) -> None:
-    adapter = folder / "adapter"
-    said = journal(
-        "export", folder / "other.flj", "-o", adapter, "--format", "adapter", "--rank", 40, "--base", folder / "base"
-    )
-    assert "holds 100.0% of the update" in said
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    matrices = load_file(adapter / "adapter_model.safetensors")
-    found = {name: torch.zeros_like(tensor).double() for name, tensor in weights(folder / "base").items()}
-    for layer in config["target_modules"]:
-        left, right = (matrices[f"base_model.model.{layer}.lora_{side}.weight"] for side in "BA")
-        assert right.shape[0] == config["r"] == config["lora_alpha"] == 40
-        found[f"{layer}.weight"] = (left @ right).double()
-    require_close(update(folder, "other"), found)
-    with pytest.raises(ValueError, match="no linear layer's weight"):
-        journal("export", folder / "a.flj", "-o", folder / "x", "--format", "adapter", "--base", folder / "base")
-    low = journal(
-        "export",
-        folder / "other.flj",
-        "-o",
-        folder / "low",
-        "--format",
-        "adapter",
-        "--rank",
-        2,
-        "--base",
-        folder / "base",
-    )
-    assert "of rank 2" in low and "100.0%" not in low
-
-
 def test_other_models_are_refused(folder: Path) -> None:
     tiny_model(seed=5).save_pretrained(folder / "stranger")
     for arguments in (
