@@ -100,7 +100,10 @@ def adapter_of(sections: list[JournalSection], model: nn.Module, rank: int) -> A
         update = update_of(sections, name)
         assert update is not None, "one of the runs tunes it"
         users = {path: module for path, module in _users(model, parameters[name])}
-        if all(isinstance(module, nn.Linear | nn.Embedding | Conv1D) for module in users.values()) and update.dim() == 2:
+        if (
+            all(isinstance(module, nn.Linear | nn.Embedding | Conv1D) for module in users.values())
+            and update.dim() == 2
+        ):
             adapter.add_matrix(update, users)
         else:
             _save_whole(adapter, name, parameters[name], update, users)
