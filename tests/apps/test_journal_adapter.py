@@ -20,11 +20,9 @@ pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.fil
 
 def export(folder: Path, output: str, rank: int) -> str:
     """What the command prints; its mistake, if it makes one."""
-    done = CliRunner().invoke(
-        app,
-        ["journal", "export", str(folder / "a.flj"), "-o", str(folder / output), "--format", "adapter"]
-        + ["--rank", str(rank), "--base", str(folder / "base")],
-    )
+    files = [str(folder / "a.flj"), "-o", str(folder / output), "--base", str(folder / "base")]
+    command = ["journal", "export", *files, "--format", "adapter", "--rank", str(rank)]
+    done = CliRunner().invoke(app, command)
     if done.exception is not None:
         raise done.exception
     return " ".join(done.output.split())

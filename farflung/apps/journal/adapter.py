@@ -99,7 +99,7 @@ def adapter_of(sections: list[JournalSection], model: nn.Module, rank: int) -> A
     for name in tensor_names(sections):
         update = update_of(sections, name)
         assert update is not None, "one of the runs tunes it"
-        users = {path: module for path, module in _users(model, parameters[name])}
+        users = dict(_users(model, parameters[name]))
         if (
             all(isinstance(module, nn.Linear | nn.Embedding | Conv1D) for module in users.values())
             and update.dim() == 2
