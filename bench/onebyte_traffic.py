@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bench.onebyte_runs import RUN_KEY, SimulatedRun
 from bench.report import Report, bench_arguments
+from farflung.apps.finetune.advice import Setting, advise
 from farflung.sim.topology import Link, Topology
 from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.header import Header, Schedule, TensorShape
@@ -127,6 +128,25 @@ def others(counted: Counted, num_rounds: int) -> list[tuple[str, float, float]]:
     return [(name, num_bytes, num_bytes / ours) for name, num_bytes in rows]
 
 
+def crossovers() -> list[tuple[str, float, float]]:
+    """Batch and machine, and below which Mbit/s one byte is faster than back-propagation: for sure, and at best."""
+    rows: list[tuple[str, float, float]] = []
+    for tokens, machine, flops in ((512, "a core", 5e10), (512, "a GPU", 5e13), (16_384, "a GPU", 5e13)):
+        setting = Setting(
+            num_parameters=NUM_PARAMETERS,
+            bytes_per_parameter=2.0,
+            tokens_per_entry=tokens,
+            entries_per_round=NUM_MACHINES * ENTRIES_PER_MESSAGE,
+            num_machines=NUM_MACHINES,
+            bytes_per_second=SATELLITE.bytes_per_second or 0.0,
+            latency_seconds=0.05,
+            flops_per_second=flops,
+        )
+        surely, at_best = advise(setting).crossover_bits_per_second
+        rows.append((f"{tokens} tokens, {machine} ({flops:.0e} FLOP/s)", surely / 1e6, at_best / 1e6))
+    return rows
+
+
 def main() -> int:
     """Run, print, and say whether the claims hold."""
     arguments = bench_arguments(__doc__ or "").parse_args()
@@ -147,6 +167,11 @@ def main() -> int:
                 for n, b in zip((5, 10), DECOMFL_RUN_BYTES, strict=True)
             ),
         ],
+    )
+    report.table(
+        "Crossover: Mbit/s of a link below which one byte is faster than DDP",
+        ("batch", "surely", "at best"),
+        crossovers(),
     )
     limit = f"at most {BYTES_PER_ENTRY_MAX}"
     report.claim("bytes sent for each entry", limit, f"{counted.sent:.3f}", counted.sent <= BYTES_PER_ENTRY_MAX)

@@ -77,7 +77,7 @@ def _export_adapter(sections: list[JournalSection], output: Path, rank: int, bas
         raise ValueError("--rank must be at least 1")
     if base is None:
         raise ValueError("an adapter names the layers of its base model: give it with --base")
-    model = load_base(base, sections[0].header.dtype)
+    model = load_base(base, sections[0].header.dtype, sections[0].header.quantised_as)
     for section in sections:
         require_base(section.header, dict(model.named_parameters()))
     adapter = adapter_of(sections, model, rank)

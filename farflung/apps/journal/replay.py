@@ -20,7 +20,7 @@ def replay_journal(path: Path, base: str, output: Path, *, is_unfinished_allowed
     """
     require_new(output)
     sections = open_journal(path, is_unfinished_allowed=is_unfinished_allowed)
-    model = load_base(base, sections[0].header.dtype)
+    model = load_base(base, sections[0].header.dtype, sections[0].header.quantised_as)
     console = Console()
     began_at = time.monotonic()
     with Progress(console=console, transient=True) as progress:

@@ -26,7 +26,7 @@ def verify_journal(path: Path, base: str | None, *, is_unfinished_allowed: bool)
     if base is not None:
         from farflung.apps.journal.base import load_base  # transformers takes seconds, and hashes need none of it
 
-        model = load_base(base, sections[0].header.dtype)
+        model = load_base(base, sections[0].header.dtype, sections[0].header.quantised_as)
         for section in sections:
             require_base(section.header, dict(model.named_parameters()))
     for section in sections:
@@ -90,6 +90,7 @@ def _described(section: JournalSection) -> dict[str, Any]:
         "base": header.base_name,
         "base_hash": header.base.hex(),
         "dtype": header.dtype,
+        "quantisation": header.quantised_as,
         "tensors": [tensor.name for tensor in header.tensors],
         "parameters": sum(tensor.num_elements for tensor in header.tensors),
         "direction": header.direction,

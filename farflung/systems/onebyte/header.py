@@ -96,6 +96,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shared: SharedSlots | msgspec.UnsetType = msgspec.UNSET
     """Private data: everybody measures all slots. Unset (then not in the bytes): anybody measures any slot, once."""
 
+    quantisation: Literal["int8", "nf4"] | msgspec.UnsetType = msgspec.UNSET
+    """The base weights are those that codes of this form stand for, and `base` is their hash (`quantised.py`)."""
+
     def __post_init__(self) -> None:
         for what, is_right in self._checks().items():
             if not is_right:
@@ -121,6 +124,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "its clipping is out of range": 1 <= self.coefficient_max <= COEFFICIENT_MAX,
             "its staleness is out of range": 0 <= self.staleness_rounds_max <= 1 << 16,
         }
+
+    @property
+    def quantised_as(self) -> str:
+        """The form of the base weights' codes; empty for plain weights."""
+        return "" if self.quantisation is msgspec.UNSET else self.quantisation
 
     @property
     def shared_slots(self) -> SharedSlots | None:

@@ -16,6 +16,7 @@ from farflung.systems.onebyte.code import encode_projections
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.measure import Measurer
 from farflung.systems.onebyte.objective import Batch, Objective
+from farflung.systems.onebyte.quantised import quantised_layers
 from farflung.systems.onebyte.steps import Step
 from farflung.systems.onebyte.tensors import chosen_parameters
 
@@ -35,19 +36,26 @@ class ModelLearner:
         num_directions: int = 16,
         is_exact: bool = False,
     ) -> None:
-        """`model` holds the base weights. `data` gives the batch of a round, which must be the same on every machine
+        """`model` holds the base weights, in some layers perhaps as codes (`quantised.py`). `data` gives the batch of a round, which must be the same on every machine
         unless the run is about private data.
 
         `base`: the base weights, if they need not be copied (mapped from a file). `folder`: where the sums are kept, if
         not in memory. `num_directions`: slots in one forward pass. `is_exact`: measure by one backward pass.
 
         Raises:
-            ValueError: the model lacks a tensor of the run.
+            ValueError: the model lacks a tensor of the run, or is to back-propagate into codes.
         """
         self._header = header
-        self._parameters = chosen_parameters(model, header.tensors)
+        parameters, layers = chosen_parameters(model, header.tensors), quantised_layers(model)
+        if is_exact and layers:
+            raise ValueError(
+                "weights that are codes have no gradient: measure by forward passes, or load the same base as floats"
+            )
+        self._accumulators = Accumulators(header, device=next(iter(parameters.values())).device, folder=folder)
+        for name in layers.keys() & parameters.keys():
+            layers[name].follow(self._accumulators.sums[name], header.update_exponent)
+        self._parameters = {name: parameter for name, parameter in parameters.items() if name not in layers}
         self._base = copies(self._parameters) if base is None else base
-        self._accumulators = Accumulators(header, device=next(iter(self._parameters.values())).device, folder=folder)
         self._measurer = Measurer(header, model, objective, num_directions=num_directions)
         self._data = data
         self._is_exact = is_exact

@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from farflung.systems.onebyte.directions import Directions
+from farflung.systems.onebyte.quantised import QuantisedLinear, linear_of_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class _Perturbed(TorchFunctionMode):
             functional.layer_norm: self._layer_norm,
             functional.rms_norm: self._rms_norm,
             torch.addmm: self._addmm,
+            linear_of_layer: self._linear_of_layer,
         }
 
     def __torch_function__(
@@ -147,8 +149,19 @@ class _Perturbed(TorchFunctionMode):
         return (self._by_replica(y, vector) * changed).view(y.shape)
 
     def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return self._linear_with(weight, x, weight, bias)
+
+    def _linear_of_layer(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, layer: QuantisedLinear
+    ) -> torch.Tensor:
+        return self._linear_with(layer.tuned(), x, weight, bias)
+
+    def _linear_with(
+        self, values: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """A linear layer with `values` for its weight, which the run knows as the parameter `weight`."""
         of_bias = self._of(bias)
-        y = functional.linear(x, weight, None if of_bias is not None else bias)
+        y = functional.linear(x, values, None if of_bias is not None else bias)
         if bias is not None and of_bias is not None:
             y = self._shifted(y, bias, of_bias)
         return self._with_products(y, x, weight, is_transposed=False)
