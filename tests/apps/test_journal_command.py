@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from farflung.apps.cli import app
 from farflung.systems.onebyte.header import Header
+from farflung.systems.onebyte.quantised import round_to_quantised_
 from tests.onebyte_journals import header_for, identity_of, invented_journal, tiny_model
 
 
@@ -152,6 +153,20 @@ def test_exports(folder: Path) -> None:
     journal("export", folder / "a.flj", "-o", folder / "update.safetensors", "--format", "update")
     exported = {name: tensor.double() for name, tensor in load_file(folder / "update.safetensors").items()}
     require_close(update(folder, "a"), exported)
+
+
+def test_a_journal_over_codes_is_replayed_over_what_they_stand_for(folder: Path) -> None:
+    rounded = tiny_model()
+    round_to_quantised_(rounded, "nf4")
+    write(folder / "codes.flj", header_for(rounded, base_name="tiny", quantisation="nf4"))
+    assert "is right and is about this model" in journal("verify", folder / "codes.flj", "--base", folder / "base")
+    base = {name: tensor.detach() for name, tensor in rounded.named_parameters()}
+    moved = {name: tensor.double() - base[name].double() for name, tensor in replayed(folder, "codes").items()}
+    journal("export", folder / "codes.flj", "-o", folder / "update.safetensors", "--format", "update")
+    exported = {name: tensor.double() for name, tensor in load_file(folder / "update.safetensors").items()}
+    require_close(moved, exported)
+    with pytest.raises(ValueError, match="only journals of one base model fit"):
+        journal("merge", folder / "a.flj", folder / "codes.flj", "-o", folder / "x.flj")
 
 
 def test_other_models_are_refused(folder: Path) -> None:

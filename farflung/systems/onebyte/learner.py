@@ -36,8 +36,8 @@ class ModelLearner:
         num_directions: int = 16,
         is_exact: bool = False,
     ) -> None:
-        """`model` holds the base weights, in some layers perhaps as codes (`quantised.py`). `data` gives the batch of a round, which must be the same on every machine
-        unless the run is about private data.
+        """`model` holds the base weights, in some layers perhaps as codes (`quantised.py`). `data` gives the batch of a
+        round, which must be the same on every machine unless the run is about private data.
 
         `base`: the base weights, if they need not be copied (mapped from a file). `folder`: where the sums are kept, if
         not in memory. `num_directions`: slots in one forward pass. `is_exact`: measure by one backward pass.
