@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from farflung.apps.align.addition import ANSWER_TOKENS, END_TOKEN, addition_environment
+from farflung.apps.align.addition import ANSWER_TOKENS, END_TOKEN
+from farflung.apps.align.environments import EnvironmentConfig, open_environment
 from farflung.learn.optimizer import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, named_parameters
 from farflung.model.generator import ModelGenerator
 from farflung.systems.alignment.colocated import evaluate, install
 from farflung.systems.alignment.config import AlignmentConfig
-from farflung.systems.alignment.environment import QuestionEnvironment
+from farflung.systems.alignment.environment import GameEnvironment, QuestionEnvironment
 from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
 from farflung.systems.alignment.losses import published
 from farflung.systems.alignment.policy import SamplingPolicy
@@ -37,9 +38,9 @@ class SumsTask:
     loss: str = "dppo"
 
     @functools.cached_property
-    def environment(self) -> QuestionEnvironment:
+    def environment(self) -> QuestionEnvironment | GameEnvironment:
         """The sums of this seed, in its order."""
-        return addition_environment(AutoTokenizer.from_pretrained(self.folder), self.seed)
+        return open_environment(EnvironmentConfig(), AutoTokenizer.from_pretrained(self.folder), seed=self.seed)
 
     def model(self) -> PreTrainedModel:
         """Its own copy."""
@@ -59,6 +60,7 @@ class SumsTask:
     def accuracy(self, policy: SamplingPolicy, weights: Tensors, version: int) -> float:
         """Share of sampled answers that are right, one to each of many problems."""
         config = AlignmentConfig(num_steps=1, answers_per_prompt=1, num_tokens_max=ANSWER_TOKENS, seed=EVALUATION_SEED)
-        environment = addition_environment(AutoTokenizer.from_pretrained(self.folder), EVALUATION_SEED)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        environment = open_environment(EnvironmentConfig(), tokenizer, seed=EVALUATION_SEED)
         install(policy, version, weights)
         return evaluate(policy, environment, range(EVALUATION_PROMPTS), config, version=version).passed_share

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from farflung.apps.align.addition import END_TOKEN, VOCABULARY, addition_environment, addition_tokenizer
+from farflung.apps.align.addition import END_TOKEN, VOCABULARY, addition_tokenizer
+from farflung.apps.align.environments import EnvironmentConfig, open_environment
 from farflung.learn.optimizer import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, copies, named_parameters
 from farflung.model.generator import ModelGenerator
@@ -85,7 +86,7 @@ class Place:
     @functools.cached_property
     def environment(self) -> Any:
         """Worth is the share of even digits, so that groups differ in it also without any skill."""
-        return Evens(addition_environment(addition_tokenizer(), self.config.seed))
+        return Evens(open_environment(EnvironmentConfig(), addition_tokenizer(), seed=self.config.seed))
 
     def groups(self, *, version: int = 0, weights: Tensors | None = None, first_prompt: int = 0) -> list[Group]:
         """A step's groups, sampled with these weights (the learner's, by default)."""

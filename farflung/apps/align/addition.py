@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from farflung.systems.alignment.environment import Problem, Problems, QuestionEnvironment, Wording
+from farflung.systems.alignment.environment import Problem
 
 END, PADDING = "<end>", "<pad>"
 VOCABULARY = [*"0123456789+=", END, PADDING]
@@ -54,12 +54,6 @@ def addition_problem(index: int) -> Problem:
 def addition_reward(answer: str, problem: Problem) -> float:
     """1 for the whole sum, else 0."""
     return float(answer == problem["answer"])
-
-
-def addition_environment(tokenizer: PreTrainedTokenizerFast, seed: int) -> QuestionEnvironment:
-    """Sums in an order of the seed's own."""
-    problems = Problems(addition_problem, NUM_PROBLEMS, seed)
-    return QuestionEnvironment("addition_reward", problems, addition_reward, Wording(tokenizer))
 
 
 def addition_tokenizer() -> PreTrainedTokenizerFast:
