@@ -37,7 +37,7 @@ from bench.swarms import (
 )
 from farflung.apps.library import ConnectedModel
 from farflung.model.budget import block_bytes, bytes_per_token
-from farflung.model.cache import CAPACITY_TOKENS_MIN
+from farflung.model.pool import CAPACITY_TOKENS_MIN
 from farflung.model.source import ModelSource
 from farflung.systems.swarm.cache import RemoteCache
 

@@ -62,6 +62,9 @@ def serve(
     blocks: Annotated[str | None, typer.Option("--blocks", help="Serve blocks A to B-1, written A:B.")] = None,
     num_blocks: Annotated[int | None, typer.Option("--num-blocks", help="How many; else what memory allows.")] = None,
     cache_tokens: Annotated[int, typer.Option("--cache-tokens", help="Tokens of all sessions together.")] = 16_384,
+    batch_sessions: Annotated[
+        int, typer.Option("--batch-sessions", help="Sessions computed together at most; 1: one after another.")
+    ] = 64,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
@@ -92,7 +95,12 @@ def serve(
 
     limit_threads(threads)
     options = ServeOptions(
-        blocks=blocks, num_blocks=num_blocks, device=device, dtype=dtype, num_cache_tokens=cache_tokens
+        blocks=blocks,
+        num_blocks=num_blocks,
+        device=device,
+        dtype=dtype,
+        num_cache_tokens=cache_tokens,
+        batch_sessions_max=batch_sessions,
     )
     place = Place(
         home=home,

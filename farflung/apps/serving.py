@@ -45,6 +45,8 @@ class ServeOptions:
     dtype: str = "auto"
     num_cache_tokens: int = CACHE_TOKENS_DEFAULT
     """Tokens of attention cache over all blocks held."""
+    batch_sessions_max: int = 64
+    """Sessions that are computed together at most."""
     context_length_max: int | None = None
     """Positions of one session; None: what the model was made for."""
 
@@ -55,6 +57,8 @@ class ServeOptions:
             raise ValueError("--num-blocks must be at least 1")
         if self.num_cache_tokens < 1:
             raise ValueError("--cache-tokens must be at least 1")
+        if self.batch_sessions_max < 1:
+            raise ValueError("--batch-sessions must be at least 1")
 
 
 class BlockServer:
@@ -126,6 +130,7 @@ class BlockServer:
             model_name=self._source.name,
             limits=Limits(hidden_size=self._source.hidden_size, context_length_max=self._context_length_max()),
             cache_tokens_max=self._options.num_cache_tokens,
+            batch_sessions_max=self._options.batch_sessions_max,
             blocks_per_second=speed.blocks_per_second,
             forward_tokens_per_second=speed.forward_tokens_per_second,
             version=__version__,

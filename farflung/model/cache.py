@@ -1,11 +1,14 @@
-"""The keys and values that a span's blocks keep for one session, with exact rollback and reordering.
+"""The keys and values that a span's blocks keep: pages in a pool that sessions share, with exact rollback.
 
 Every token is kept, in sliding-window blocks too, so that truncating to any earlier length is exact; a sliding block
-hands out only the window that transformers expects, so masks and attention cost stay those of the window.
+hands out only the window that transformers expects, so masks and attention cost stay those of the window. Rows that
+were equal share pages until one of them writes (reordering copies nothing), and whole pages of a prefix that was
+computed before are taken over.
 Invariant: `length` moves only when a forward has passed through all of its blocks, so a forward that failed half-way
 left nothing behind.
 """
 
+import weakref
 from typing import Any
 
 import torch
@@ -13,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 
-NOTHING = torch.empty(0, 0, 0, 0)
-CAPACITY_TOKENS_MIN = 64
-"""Tokens that a fresh buffer has room for; it doubles whenever it is full."""
+from farflung.model.pages import PAGE_TOKENS, Rows, num_pages_for, runs
+from farflung.model.pool import CachePool, read, write
+from farflung.model.prefixes import Trail
 
 
 def windows_of(config: PreTrainedConfig) -> list[int | None]:
@@ -24,63 +27,35 @@ def windows_of(config: PreTrainedConfig) -> list[int | None]:
     return [each.get("sliding_window") for each in kwargs]
 
 
-class BlockCache:
-    """One block's keys and values, each [batch, heads, capacity, head dimension]; only the first tokens are filled."""
-
-    __slots__ = ("capacity", "keys", "values", "window")
-
-    def __init__(self, window: int | None) -> None:
-        self.window = window
-        self.keys = self.values = NOTHING
-        self.capacity = 0
-
-    def append(self, keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Write new keys and values after `length` tokens; returns what attention may see, oldest first."""
-        num_new = keys.shape[2]
-        end = length + num_new
-        if end > self.capacity or self.keys.shape[0] != keys.shape[0]:
-            self._grow(keys, values, length, end)
-        start = 0 if self.window is None else max(0, length - self.window + 1)
-        self.keys.narrow(2, length, num_new).copy_(keys)
-        self.values.narrow(2, length, num_new).copy_(values)
-        return self.keys.narrow(2, start, end - start), self.values.narrow(2, start, end - start)
-
-    def _grow(self, keys: Tensor, values: Tensor, length: int, end: int) -> None:
-        capacity = CAPACITY_TOKENS_MIN
-        while capacity < end:
-            capacity *= 2
-        old = (self.keys, self.values)
-        self.keys, self.values = (
-            new.new_empty((new.shape[0], new.shape[1], capacity, new.shape[3])) for new in (keys, values)
-        )
-        self.capacity = capacity
-        if length:
-            self.keys.narrow(2, 0, length).copy_(old[0].narrow(2, 0, length))
-            self.values.narrow(2, 0, length).copy_(old[1].narrow(2, 0, length))
-
-    def select(self, indices: Tensor) -> None:
-        """Keep these rows of the batch, in this order; a row may repeat."""
-        indices = indices.to(self.keys.device)
-        self.keys = self.keys.index_select(0, indices)
-        self.values = self.values.index_select(0, indices)
-
-    @property
-    def bytes(self) -> int:
-        """Memory held, spare capacity included."""
-        return self.keys.nbytes + self.values.nbytes
-
-
 class SpanCache(Cache):
-    """The attention cache of blocks [first, last), seen by transformers under the blocks' absolute numbers."""
+    """The attention cache of blocks [first, last), seen by transformers under the blocks' absolute numbers.
 
-    def __init__(self, config: PreTrainedConfig, first: int, last: int) -> None:
+    Its pages go back to the pool when it is gone.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        first: int,
+        last: int,
+        pool: CachePool | None = None,
+        num_tokens_expected: int = 1,
+    ) -> None:
+        """`pool` None: one of its own. `num_tokens_expected` of each row is a hint for where to put it."""
         self.first = first
         self.last = last
         self.length = 0
+        self.pool = pool if pool is not None else CachePool(last - first)
+        self.rows: Rows = []
         self._batch_size = 0
         self._windows = windows_of(config)
         self._is_sliding = [window is not None for window in self._windows]
-        self._blocks = [BlockCache(window) for window in self._windows[first:last]]
+        self._num_pages_expected = num_pages_for(num_tokens_expected)
+        self._number = self.pool.pages.new_cache()
+        self._layouts: dict[tuple[int, int], list[list[tuple[int, int]]]] = {}
+        self._trail: Trail | None = Trail(f"{first}:{last}".encode())
+        self._finalizer = weakref.finalize(self, self.pool.pages.give_back, self.rows, self._number)
+        self._finalizer.atexit = False
         super().__init__(layers=[])
 
     @property
@@ -95,17 +70,68 @@ class SpanCache(Cache):
 
     @property
     def bytes(self) -> int:
-        """Memory held by all blocks, spare capacity included."""
-        return sum(block.bytes for block in self._blocks)
+        """Memory held by all blocks of the pool, spare capacity included."""
+        return sum(self.pool.bytes_of(block) for block in range(self.first, self.last))
 
-    def expect(self, batch_size: int) -> None:
-        """Check that a forward's batch is the one the cache holds; a ValueError says which it is."""
-        if self.length == 0:
+    def expect(self, batch_size: int, num_new: int) -> None:
+        """Make room for a forward of so many rows and new tokens each.
+
+        Raises:
+            ValueError: the cache holds another batch; the sentence says which.
+            OutOfPages: there is no room; what is held stays as it is.
+        """
+        if self.length == 0 and batch_size != self._batch_size:
+            self._release_from(0)
+            self.rows[:] = [[] for _ in range(batch_size)]
             self._batch_size = batch_size
         elif batch_size != self.batch_size:
             raise ValueError(
                 f"the cache holds a batch of {self.batch_size} and was given {batch_size}: send the same, or reorder it"
             )
+        for row in self.rows:
+            self._make_writable(row, self.length + num_new)
+        self._layouts.clear()
+
+    def _make_writable(self, pages: list[int], end: int) -> None:
+        """Pages up to token `end` of a row, those from the present length on held by nobody else."""
+        pool = self.pool.pages
+        for index in range(self.length // PAGE_TOKENS, num_pages_for(end)):
+            if index < len(pages) and not pool.is_shared(pages[index]):
+                continue
+            num_wanted = max(num_pages_for(end), self._num_pages_expected) - index
+            fresh = pool.take(pages[index - 1] if index else None, self._number, num_wanted)
+            if index == len(pages):
+                pages.append(fresh)
+                continue
+            if index * PAGE_TOKENS < self.length:
+                self.pool.copy_page(pages[index], fresh)
+            pool.release(pages[index])
+            pages[index] = fresh
+
+    def places(self, start: int, end: int) -> list[list[tuple[int, int]]]:
+        """Where the tokens [start, end) of each row lie: stretches of slots, as (first, number)."""
+        found = self._layouts.get((start, end))
+        if found is None:
+            found = self._layouts[start, end] = [runs(pages, start, end) for pages in self.rows]
+        return found
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether a family's own attention would be handed copies, because not all lies in one stretch."""
+        return self.batch_size > 1 or any(len(runs(pages, 0, self.length)) > 1 for pages in self.rows)
+
+    def release(self) -> None:
+        """Give all pages back, before this object goes; it is not to be used any more."""
+        self._finalizer()
+
+    def window_start(self, block: int) -> int:
+        """The first token that a block's attention is handed in the forward under way."""
+        window = self._windows[block]
+        return 0 if window is None else max(0, self.length - window + 1)
+
+    def window(self, block: int) -> int | None:
+        """Tokens that a block's attention sees at most."""
+        return self._windows[block]
 
     def advance(self, num_new: int) -> None:
         """Count the tokens of a forward that passed through all blocks."""
@@ -117,7 +143,10 @@ class SpanCache(Cache):
             raise ValueError(
                 f"the cache holds {self.length} tokens and cannot be cut to {length}: give a shorter length"
             )
+        if length < self.length:
+            self._trail = None
         self.length = length
+        self._release_from(num_pages_for(length))
 
     @torch.inference_mode()
     def reorder(self, indices: Tensor) -> None:
@@ -125,11 +154,51 @@ class SpanCache(Cache):
         if indices.ndim != 1 or (self.length and not _are_rows(indices, self.batch_size)):
             raise ValueError(f"reordering takes rows of a batch of {self.batch_size}: give a list of numbers below it")
         if self.length == 0:
-            self._batch_size = len(indices)
+            self._release_from(0)
+            self.rows[:] = [[] for _ in range(len(indices))]
         elif indices.tolist() != list(range(self.batch_size)):
-            for block in self._blocks:
-                block.select(indices)
-            self._batch_size = len(indices)
+            fresh = [list(self.rows[row]) for row in indices.tolist()]
+            for page in (page for row in fresh for page in row):
+                self.pool.pages.share(page)
+            self._release_from(0)
+            self.rows[:] = fresh
+            self._trail = None
+        self._batch_size = len(indices)
+
+    def _release_from(self, index: int) -> None:
+        for pages in self.rows:
+            for page in pages[index:]:
+                self.pool.pages.release(page)
+            del pages[index:]
+
+    def adopt(self, hidden_TH: Tensor) -> Tensor | None:
+        """Take over the keys and values of the longest known prefix of what is about to enter an empty cache of one
+        row; its output [tokens, H], or None if nothing is known."""
+        assert self.length == 0, "a prefix comes first"
+        self._trail = Trail(f"{self.first}:{self.last} {hidden_TH.dtype}".encode())
+        names = self._trail.names(hidden_TH)
+        known = self.pool.prefixes.find(names)
+        if not known:
+            return None
+        self._release_from(0)
+        for each in known:
+            self.pool.pages.share(each.page)
+        self.rows[:] = [[each.page for each in known]]
+        self._batch_size = 1
+        self._trail.skip(names[: len(known)])
+        self.advance(len(known) * PAGE_TOKENS)
+        return torch.cat([each.output_TH for each in known])
+
+    def remember(self, hidden_TH: Tensor, output_TH: Tensor) -> None:
+        """Let others take over what has just been computed for a row without padding, whose positions count on from
+        0; `forget_prefix` is to be called for all else."""
+        if self._trail is not None:
+            for name, number, output in self._trail.follow(hidden_TH, output_TH):
+                self.pool.prefixes.add(name, self.rows[0][number], output)
+
+    def forget_prefix(self) -> None:
+        """What comes now depends on more than what enters: nobody may take it over."""
+        self._trail = None
 
     # What transformers asks of a cache. Sizes depend on the kind of block alone: any block may be asked for.
 
@@ -137,7 +206,15 @@ class SpanCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store a block's new keys and values [batch, heads, tokens, dimension]; returns what its attention may see."""
-        return self._blocks[layer_idx - self.first].append(key_states, value_states, self.length)
+        keys, values = self.pool.storage(layer_idx, key_states, value_states)
+        end = self.length + key_states.shape[2]
+        for row, places in enumerate(self.places(self.length, end)):
+            write(keys, key_states[row], places)
+            write(values, value_states[row], places)
+        seen = self.places(self.window_start(layer_idx), end)
+        if len(seen) == 1:
+            return read(keys, seen[0]).unsqueeze(0), read(values, seen[0]).unsqueeze(0)
+        return torch.stack([read(keys, each) for each in seen]), torch.stack([read(values, each) for each in seen])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens held before this forward."""
@@ -149,8 +226,7 @@ class SpanCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Number of keys that a block's attention is handed, and the position of the first."""
-        window = self._windows[layer_idx]
-        offset = 0 if window is None else max(0, self.length - window + 1)
+        offset = self.window_start(layer_idx)
         return self.length + query_length - offset, offset
 
     def get_max_length(self, layer_idx: int | None = None) -> int:

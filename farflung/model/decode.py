@@ -7,12 +7,14 @@ against it: in every stretch of positions the table made at once must equal, bit
 a single token. Where it does not (a family of another form, rotary scaling that changes with length) there is no
 plan and the prelude is asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
 
 from farflung.model.cache import SpanCache, windows_of
 from farflung.model.cut import Call, Prelude
@@ -70,6 +72,19 @@ class Form:
         args = tuple(_fill(value, row, cache) for value in self.args)
         return Call(args, {name: _fill(value, row, cache) for name, value in self.kwargs.items()})
 
+    def ragged_call(self, cuts: Sequence[tuple["Form", int, int]], batch: Cache) -> Call:
+        """The call for tokens of several stretches side by side: each stretch's form like this one, the first row, and
+        the number of rows."""
+        args = tuple(
+            _fill_side_by_side(value, [(form.args[index], row, taken) for form, row, taken in cuts], batch)
+            for index, value in enumerate(self.args)
+        )
+        kwargs = {
+            name: _fill_side_by_side(value, [(form.kwargs[name], row, taken) for form, row, taken in cuts], batch)
+            for name, value in self.kwargs.items()
+        }
+        return Call(args, kwargs)
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -91,6 +106,21 @@ def _fill(value: Any, row: int, cache: SpanCache) -> Any:
     return value
 
 
+def _fill_side_by_side(value: Any, cuts: Sequence[tuple[Any, int, int]], batch: Cache) -> Any:
+    if value is CACHE_SLOT:
+        return batch
+    if type(value) is Table:
+        return torch.cat([table.rows.narrow(1, row, taken) for table, row, taken in cuts], dim=1)
+    if type(value) is OpenMask:
+        return None
+    if type(value) is tuple:
+        return tuple(
+            _fill_side_by_side(each, [(whole[index], row, taken) for whole, row, taken in cuts], batch)
+            for index, each in enumerate(value)
+        )
+    return value
+
+
 class _NoPlan(Exception):
     """The family calls its layers in a form that the plan does not know."""
 
@@ -109,17 +139,41 @@ class DecodePlan:
     def calls(self, position: int, cache: SpanCache) -> list[Call] | None:
         """How each layer of the model is called for the token at `position`, or None if the prelude has to be asked."""
         number, row = divmod(position, STRETCH_TOKENS)
-        if number not in self._stretches:
-            self._stretches[number] = self._learn(number * STRETCH_TOKENS)
-        stretch = self._stretches[number]
+        stretch = self._stretch(number)
         if stretch is None:
             return None
         calls = [form.call(row, cache) for form in stretch.forms]
         return [calls[number] for number in stretch.form_of_layer]
 
+    def ragged_calls(self, pieces: Sequence[tuple[int, int]], batch: Cache) -> list[Call] | None:
+        """How each layer is called for tokens side by side, of several sequences whose attention needs no masks:
+        `pieces` are the first position and the number of tokens of each. None if it is not known."""
+        cuts: list[tuple[Stretch, int, int]] = []
+        for start, num_tokens in pieces:
+            at = start
+            while at < start + num_tokens:
+                number, row = divmod(at, STRETCH_TOKENS)
+                stretch = self._stretch(number)
+                if stretch is None or (cuts and stretch.form_of_layer != cuts[0][0].form_of_layer):
+                    return None
+                taken = min(start + num_tokens - at, STRETCH_TOKENS - row)
+                cuts.append((stretch, row, taken))
+                at += taken
+        model = cuts[0][0]
+        calls = [
+            form.ragged_call([(stretch.forms[index], row, taken) for stretch, row, taken in cuts], batch)
+            for index, form in enumerate(model.forms)
+        ]
+        return [calls[number] for number in model.form_of_layer]
+
     def knows(self, position: int) -> bool:
         """Whether the token at `position` is decoded without asking the prelude, as far as has been learned."""
         return self._stretches.get(position // STRETCH_TOKENS) is not None
+
+    def _stretch(self, number: int) -> Stretch | None:
+        if number not in self._stretches:
+            self._stretches[number] = self._learn(number * STRETCH_TOKENS)
+        return self._stretches[number]
 
     def _learn(self, start: int) -> Stretch | None:
         near, near_cache = self._single(start + CHECKED_ROW)

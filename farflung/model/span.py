@@ -4,6 +4,7 @@ Legend: B batch, T new tokens, S past and new tokens, H hidden width, L blocks a
 One forward at a time: a span belongs to one compute thread.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from farflung.model.cache import SpanCache
 from farflung.model.cut import Call, Prelude
 from farflung.model.decode import DecodePlan
+from farflung.model.pool import CachePool
+from farflung.model.ragged import RaggedBatch, running
 from farflung.model.source import ModelSource
 
 
@@ -37,6 +40,8 @@ class Span:
         self._prelude = prelude
         self.layers = layers
         self.plan: DecodePlan | None = None
+        self.can_batch = False
+        """Whether sessions may be computed side by side (`forward_batch`)."""
 
     @property
     def bytes(self) -> int:
@@ -49,10 +54,35 @@ class Span:
         self._prelude.probe(self.new_cache(), self.hidden_size, self.device, self.dtype)
         stand_in = torch.zeros(1, 1, self.hidden_size, device=self.device, dtype=self.dtype)
         self.plan = DecodePlan(self._prelude, self._config, stand_in)
+        self.can_batch = self._asks_the_registry(stand_in)
 
-    def new_cache(self, first: int | None = None, last: int | None = None) -> SpanCache:
-        """An empty cache for blocks [first, last) of the span, all of them by default."""
-        return SpanCache(self._config, *self._range(first, last))
+    def _asks_the_registry(self, stand_in_11H: Tensor) -> bool:
+        """Whether every layer takes its attention from transformers' registry, as a trial says."""
+        assert self.plan is not None
+        pool = CachePool(self.last - self.first)
+        caches = [self.new_cache(pool=pool) for _ in range(2)]
+        if self.plan.calls(0, caches[0]) is None:
+            return False
+        for cache in caches:
+            cache.expect(1, 1)
+        batch = RaggedBatch([(cache, 1) for cache in caches], self._attention)
+        try:
+            self._run_batch(torch.cat([stand_in_11H, stand_in_11H], dim=1), batch, self.first, self.last)
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return False  # its layers do with keys and values what a registered attention does not
+        return batch.num_attended == self.last - self.first
+
+    def new_cache(
+        self,
+        first: int | None = None,
+        last: int | None = None,
+        *,
+        pool: CachePool | None = None,
+        num_tokens_expected: int = 1,
+    ) -> SpanCache:
+        """An empty cache for blocks [first, last) of the span, all of them by default; in a `pool` with others, or in
+        one of its own. So many tokens are expected in each row: a hint for where to put it."""
+        return SpanCache(self._config, *self._range(first, last), pool, num_tokens_expected)
 
     @torch.inference_mode()
     def forward(
@@ -88,6 +118,40 @@ class Span:
         if cache is not None:
             cache.advance(hidden.shape[1])
         return hidden
+
+    @torch.inference_mode()
+    def forward_batch(
+        self, pieces: Sequence[tuple[Tensor, SpanCache]], *, first: int | None = None, last: int | None = None
+    ) -> list[Tensor]:
+        """Pass new tokens of several sessions through blocks [first, last) at once, each as `forward` would.
+
+        `pieces` are hidden states [batch, tokens, H] and their cache, all of one pool; positions count on from the
+        cache and nothing is padding. `can_batch` must hold. Raises ValueError for shapes that do not fit and OutOfPages
+        where there is no room; the caches are then as they were.
+        """
+        assert self.can_batch, "this family is computed session by session"
+        first, last = self._range(first, last)
+        accepted = [self._accept(hidden, cache, first, last) for hidden, cache in pieces]
+        batch = RaggedBatch([(cache, hidden.shape[1]) for hidden, cache in pieces], self._attention)
+        rows_1NH = torch.cat([hidden.reshape(1, -1, self.hidden_size) for hidden in accepted], dim=1)
+        left_1NH = self._run_batch(rows_1NH, batch, first, last)
+        for hidden, cache in pieces:
+            cache.advance(hidden.shape[1])
+        split = left_1NH.split([hidden.shape[0] * hidden.shape[1] for hidden in accepted], dim=1)
+        return [left.reshape(hidden.shape) for left, hidden in zip(split, accepted, strict=True)]
+
+    def _run_batch(self, hidden_1NH: Tensor, batch: RaggedBatch, first: int, last: int) -> Tensor:
+        assert self.plan is not None, "a span is probed when it is loaded"
+        calls = self.plan.ragged_calls(batch.pieces, batch)
+        if calls is None:
+            raise ValueError("sessions at such positions cannot be computed side by side: compute them one by one")
+        with running(batch, self._prelude.base.config, self._attention):
+            return self._run(hidden_1NH, calls, first, last, 0, None)
+
+    @property
+    def _attention(self) -> str:
+        """The attention that the family's layers use otherwise."""
+        return str(self._prelude.base.config._attn_implementation)
 
     def forward_train(
         self,
@@ -127,7 +191,7 @@ class Span:
                 raise ValueError(
                     f"the cache is of blocks {cache.first}:{cache.last}: ask for these, or make another cache"
                 )
-            cache.expect(hidden.shape[0])
+            cache.expect(hidden.shape[0], hidden.shape[1])
         return hidden.to(self.device, self.dtype)
 
     def _accept_places(

@@ -44,6 +44,7 @@ def test_the_plan_equals_the_family_before_and_after_windows_and_stretches(
     is_short = family not in ASKED_ALWAYS
     assert [span.plan.knows(position) for position in (5, 17, 39)] == [is_short] * 3
     assert short.equal(decoded(span, hidden, 5, asks_the_family=True))
+    monkeypatch.undo()
     span.probe()
 
 

@@ -6,38 +6,34 @@ when its client closes it, vanishes or idles; a request that cannot be right is 
 
 from collections.abc import Sequence
 
+from farflung.model.pages import PageBudget, num_pages_for
+from farflung.model.pool import CachePool
 from farflung.model.span import Span
-from farflung.systems.swarm import stateless
 from farflung.systems.swarm.checks import can_answer, check_request, check_step, follow
 from farflung.systems.swarm.config import ServerConfig
+from farflung.systems.swarm.engine import Engine
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
-from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
+from farflung.systems.swarm.jobs import RequestJob, StepJob
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
     Backward,
     CloseSession,
     Forward,
-    Output,
     PushFailed,
     RequestRefused,
     Step,
     Working,
 )
-from farflung.systems.swarm.queue import FairQueue
-from farflung.systems.swarm.replies import behind, onward, refuse
-from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable, apply_step, make_output
+from farflung.systems.swarm.replies import behind, refuse
+from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable
 from farflung.wire.message import NoSuchActor
-from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address, PeerId
-from farflung.world.doors import Failed
-from farflung.world.effects import Effect, Note, Run, Send, WakeAt
+from farflung.world.effects import Effect, Note, Send, WakeAt
 from farflung.world.errors import PeerMisbehaved
 from farflung.world.role import Role
 
-FRAME_BYTES_MAX = 1 << 30
 SWEEP_SECONDS = 5.0
-RATE_SMOOTHING = 0.1
 
 
 class Server(Role):
@@ -50,10 +46,10 @@ class Server(Role):
         self.state = ServerState.ONLINE
         self.moving_to: BlockRange | None = None
         self._sessions = SessionTable(config.cache_tokens_max, span.last - span.first)
-        self._queue: FairQueue[StepJob | RequestJob] = FairQueue(config.num_jobs_max)
-        self._running: StepJob | RequestJob | None = None
-        self._started_job_at = 0.0
-        self._job_seconds: float | None = None
+        self._budget = self._new_budget()
+        self._pools: dict[tuple[int, int], CachePool] = {}
+        self._engine = Engine(config, self._sessions)
+        self._sweeps_at = 0.0
         self._orphans: dict[PeerId, float] = {}
 
     @property
@@ -76,8 +72,8 @@ class Server(Role):
             forward_tokens_per_second=self.config.forward_tokens_per_second,
             cache_tokens_max=self.config.cache_tokens_max,
             cache_tokens_left=self._sessions.num_tokens_left,
-            queue_length=len(self._queue) + (self._running is not None),
-            job_seconds=self._job_seconds,
+            queue_length=self._engine.queue_length,
+            job_seconds=self._engine.job_seconds,
             num_sessions=len(self._sessions),
             dtype=str(self._span.dtype).removeprefix("torch."),
             round_trip_seconds=round_trip_seconds,
@@ -88,7 +84,8 @@ class Server(Role):
         )
 
     def start(self, now: float) -> Sequence[Effect]:
-        return [WakeAt(now + SWEEP_SECONDS)]
+        self._sweeps_at = now + SWEEP_SECONDS
+        return [WakeAt(self._sweeps_at)]
 
     def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
         self._orphans.pop(source.peer, None)
@@ -127,7 +124,14 @@ class Server(Role):
         ]
 
     def wake(self, now: float) -> Sequence[Effect]:
-        """Free what nobody will come back for."""
+        """Free what nobody will come back for, and compute what was to wait until now."""
+        effects = [*self._sweep(now), *self._engine.run_next(now)]
+        if now < self._sweeps_at:
+            return effects
+        self._sweeps_at = now + SWEEP_SECONDS
+        return [*effects, WakeAt(self._sweeps_at)]
+
+    def _sweep(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for peer, since in list(self._orphans.items()):
             if now - since >= self.config.orphan_seconds_max:
@@ -138,12 +142,12 @@ class Server(Role):
             if now - session.used_at > self.config.idle_seconds_max:
                 self._sessions.close(session.key)
                 effects.append(Note(f"freed a session of {session.client.peer} after {self.config.idle_seconds_max} s"))
-        return [*effects, WakeAt(now + SWEEP_SECONDS)]
+        return effects
 
     def replace_span(self, span: Span, now: float) -> Sequence[Effect]:
         """Offer `span` from now on; sessions on the old one go on until they end."""
         self._leaving.append(self._span)
-        self._span = span
+        self._span, self._budget, self._pools = span, self._new_budget(), {}
         return [Note(f"now serves blocks {self.blocks}")]
 
     def forget_left_spans(self) -> int:
@@ -166,8 +170,8 @@ class Server(Role):
         session = self._sessions.get(key)
         is_fresh_start = step.base == 0 and (session is None or _is_fresh_start(session, step))
         is_continued = session is not None and step.base == session.enqueued < step.upto
-        if (is_fresh_start or is_continued) and self._queue.is_full:
-            return [refuse(step, f"{len(self._queue)} steps are waiting here already", retry=1.0)]
+        if (is_fresh_start or is_continued) and self._engine.queue.is_full:
+            return [refuse(step, f"{len(self._engine.queue)} steps are waiting here already", retry=1.0)]
         if is_fresh_start:
             opened = self._open(step, key, now)
             return self._accept(opened, step, now) if isinstance(opened, ServerSession) else [opened]
@@ -190,18 +194,30 @@ class Server(Role):
             return refuse(step, f"this server holds blocks {self.blocks}, not {first}:{last}")
         self._sessions.close(key)
         if not self._sessions.fits(step.num_tokens_max, last - first):
-            left = self._sessions.num_tokens_left
-            return refuse(step, f"the cache is full: {left} tokens left, {step.num_tokens_max} asked", retry=2.0)
+            reason = f"{step.num_tokens_max} tokens are more than the {self.config.cache_tokens_max} of its cache"
+            return refuse(step, reason, retry=2.0)
+        expected = step.num_tokens_max // step.hidden.shape[0]
         session = ServerSession(
             key=key,
             client=Address(*step.client),
             span=self._span,
             num_tokens_reserved=step.num_tokens_max,
-            cache=self._span.new_cache(first, last),
+            cache=self._span.new_cache(first, last, pool=self._pool(first, last), num_tokens_expected=expected),
             used_at=now,
         )
         self._sessions.open(session)
         return session
+
+    def _new_budget(self) -> PageBudget:
+        return PageBudget(num_pages_for(self.config.cache_tokens_max) * (self._span.last - self._span.first))
+
+    def _pool(self, first: int, last: int) -> CachePool:
+        """Where the caches of blocks [first, last) are."""
+        for pool in self._pools.values():
+            pool.shrink()
+        if (first, last) not in self._pools:
+            self._pools[first, last] = CachePool(last - first, self._budget)
+        return self._pools[first, last]
 
     def _accept(self, session: ServerSession, step: Step, now: float) -> Sequence[Effect]:
         shape = follow(step, session.length, session.batch_size, self.config.limits)
@@ -214,8 +230,9 @@ class Server(Role):
         session.length, session.batch_size = shape
         session.enqueued, session.used_at, session.client = step.upto, now, Address(*step.client)
         session.newest_base = step.base
-        self._queue.push(session.client.peer, StepJob(session, step, now))
-        return self._run_next(now)
+        if step.attention_mask is not None or step.position_ids is not None or step.prompts is not None:
+            session.is_plain = False
+        return self._engine.push(StepJob(session, step, now), now)
 
     def _answer_again(self, session: ServerSession, step: Step) -> Sequence[Effect]:
         """A duplicate: send what came of it, if it is the newest step; otherwise say where the session stands."""
@@ -223,7 +240,7 @@ class Server(Role):
         client = Address(*step.client)
         output = session.newest_output
         if output is not None and output.upto == step.upto:
-            return [*self._push(session, step, output), Send(client, output)]
+            return [*self._engine.push_onward(session, step, output), Send(client, output)]
         if step.upto > session.applied:
             return [Send(client, Working(session=name, first=first, last=last, upto=step.upto))]
         return [behind(step, session.enqueued)]
@@ -237,60 +254,13 @@ class Server(Role):
         if problem is not None:
             refusal = RequestRefused(request=request.request, reason=problem, is_fault_of_client=True)
             return [Send(source, refusal)]
-        if self._queue.is_full:
-            reason = f"{len(self._queue)} jobs are waiting here already"
+        if self._engine.queue.is_full:
+            reason = f"{len(self._engine.queue)} jobs are waiting here already"
             return [Send(source, RequestRefused(request=request.request, reason=reason, retry_after_seconds=1.0))]
-        self._queue.push(source.peer, RequestJob(source, request, self._span, now))
-        return self._run_next(now)
-
-    def _run_next(self, now: float) -> Sequence[Effect]:
-        """Give the device its next job, if it is free."""
-        if self._running is not None:
-            return ()
-        while (job := self._queue.pop()) is not None:
-            if isinstance(job, StepJob) and job.session.is_closed:
-                continue
-            self._running, self._started_job_at = job, now
-            if isinstance(job, StepJob):
-                return [Run(job, apply_step, (job.session, job.step, FRAME_BYTES_MAX), cost_seconds(job, self.config))]
-            function = stateless.forward if isinstance(job.request, Forward) else stateless.backward
-            return [Run(job, function, (job.span, job.request, FRAME_BYTES_MAX), cost_seconds(job, self.config))]
-        return ()
+        return self._engine.push(RequestJob(source, request, self._span, now), now)
 
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
-        assert isinstance(job, StepJob | RequestJob) and job is self._running
-        self._running = None
-        seconds = now - self._started_job_at
-        previous = self._job_seconds if self._job_seconds is not None else seconds
-        self._job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
-        effects = (
-            self._step_finished(job, result, now)
-            if isinstance(job, StepJob)
-            else stateless.answer(job.source, job.request, result)
-        )
-        return [*effects, *self._run_next(now)]
-
-    def _step_finished(self, job: StepJob, result: object, now: float) -> list[Effect]:
-        session, step = job.session, job.step
-        if session.is_closed:
-            return []
-        if isinstance(result, Failed):
-            self._sessions.close(session.key)
-            refusal = refuse(step, f"the computation failed: {result.error}")
-            return [refusal, Note(f"closed a session of {session.client}: {result.error}")]
-        assert isinstance(result, WireTensor)
-        seconds = (now - self._started_job_at, self._started_job_at - job.accepted_at)
-        output = make_output(session, step, result, seconds)
-        session.applied, session.newest_output, session.used_at = step.upto, output, now
-        to_client = Send(session.client, output)
-        return [*self._push(session, step, output), to_client]
-
-    def _push(self, session: ServerSession, step: Step, output: Output) -> list[Effect]:
-        """Hand the hidden states straight to the next server, if any; the client's copy is off the critical path."""
-        if len(step.route) == 1:
-            return []
-        session.next_peer = step.route[1].peer
-        return [Send(Address(session.next_peer, ACTOR), onward(step, output))]
+        return self._engine.finished(job, result, now)
 
 
 def _is_fresh_start(session: ServerSession, step: Step) -> bool:

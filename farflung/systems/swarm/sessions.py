@@ -2,22 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from farflung.model.cache import SpanCache
 from farflung.model.span import Span
-from farflung.systems.swarm.messages import Edit, Output, Step, Truncate
-from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
+from farflung.systems.swarm.messages import Output, Step
+from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address, PeerId
+
+IDLE_SECONDS = 2.0
+"""A session that was not used for so long gives way to any other when room is short."""
 
 SessionKey = tuple[str, int, int]
 """(session, first block, last block): one session may hold several spans of one server."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ServerSession:
-    """The part of a session that one span of a server holds. The compute thread owns `cache`, `mask` and `prompts`."""
+    """The part of a session that one span of a server holds. The compute thread owns `cache`, `mask`, `prompts` and
+    `pending`."""
 
     key: SessionKey
     client: Address
@@ -27,6 +32,12 @@ class ServerSession:
     mask: torch.Tensor | None = None
     """[batch, length] of the attention mask as far as the cache goes; None: no padding so far."""
     prompts: torch.Tensor | None = None
+    pending: Any = None
+    """The step that is being computed (`batch.Pending`), None between steps."""
+    is_plain: bool = True
+    """Whether nothing is padding, positions count on, and nothing is added to hidden states."""
+    number: int = 0
+    """Of sessions in the order in which they were opened."""
     length: int = 0
     """Positions in the cache once everything accepted is computed."""
     batch_size: int = 0
@@ -44,15 +55,25 @@ class ServerSession:
     used_at: float = 0.0
     is_closed: bool = False
 
+    @property
+    def num_block_tokens(self) -> int:
+        """Tokens that it holds once everything accepted is computed, times its blocks."""
+        return self.length * self.batch_size * _num_blocks(self.key)
+
 
 @dataclass(slots=True)
 class SessionTable:
-    """All sessions of a server, bounded in tokens; a token on k of n blocks counts k/n."""
+    """All sessions of a server, and the tokens they were promised; a token on k of n blocks counts k/n.
+
+    More may be promised than there is: few sessions use all they ask for. What is really held, the pool of pages
+    counts; when it is full, `victim_for` says whose cache gives way.
+    """
 
     num_tokens_max: int
     num_blocks: int
     _sessions: dict[SessionKey, ServerSession] = field(default_factory=dict[SessionKey, ServerSession])
     _num_block_tokens: int = 0
+    _num_opened: int = 0
 
     def __iter__(self) -> Iterator[ServerSession]:
         return iter(list(self._sessions.values()))
@@ -69,24 +90,46 @@ class SessionTable:
         return self._sessions.get(key)
 
     def fits(self, num_tokens: int, num_blocks: int) -> bool:
-        """Whether a session of `num_tokens` on `num_blocks` blocks can be taken."""
-        return self._num_block_tokens + num_tokens * num_blocks <= self.num_tokens_max * self.num_blocks
+        """Whether a session of `num_tokens` on `num_blocks` blocks could be held, if need be alone."""
+        return num_tokens * num_blocks <= self.num_tokens_max * self.num_blocks
 
     def open(self, session: ServerSession) -> None:
-        """Add a session; its tokens are set aside."""
+        """Add a session; its tokens are promised."""
         assert session.key not in self._sessions
+        self._num_opened += 1
+        session.number = self._num_opened
         self._sessions[session.key] = session
         self._num_block_tokens += session.num_tokens_reserved * _num_blocks(session.key)
 
     def grow(self, session: ServerSession, num_tokens: int) -> bool:
-        """Set aside more for a session; False if there is no room."""
+        """Promise a session more; False if it could not be held."""
         num_blocks = _num_blocks(session.key)
-        more = num_tokens - session.num_tokens_reserved
-        if more > 0 and not self.fits(more, num_blocks):
+        if not self.fits(num_tokens, num_blocks):
             return False
-        session.num_tokens_reserved += max(0, more)
-        self._num_block_tokens += max(0, more) * num_blocks
+        more = max(0, num_tokens - session.num_tokens_reserved)
+        session.num_tokens_reserved += more
+        self._num_block_tokens += more * num_blocks
         return True
+
+    def victim_for(self, needy: ServerSession, now: float) -> ServerSession | None:
+        """Whose cache gives way so that `needy` can go on; None: nobody's now, it has to wait.
+
+        A client that holds over twice as much as the one in need gives its newest session. Else what was opened later
+        gives way to what was opened earlier, so that the oldest always comes to its end; and what is not used now,
+        to anybody.
+        """
+        others = [other for other in self if other is not needy and other.num_block_tokens > 0]
+        held: dict[PeerId, int] = {needy.client.peer: needy.num_block_tokens}
+        for other in others:
+            held[other.client.peer] = held.get(other.client.peer, 0) + other.num_block_tokens
+        greediest = max(held, key=lambda client: held[client])
+        if held[greediest] > 2 * held[needy.client.peer]:
+            return max((other for other in others if other.client.peer == greediest), key=lambda other: other.number)
+        younger = [other for other in others if other.number > needy.number]
+        if younger:
+            return max(younger, key=lambda other: other.number)
+        idle = [other for other in others if now - other.used_at > IDLE_SECONDS]
+        return min(idle, key=lambda other: other.used_at, default=None)
 
     def close(self, key: SessionKey) -> None:
         """Free a session."""
@@ -113,34 +156,6 @@ def _num_blocks(key: SessionKey) -> int:
     return key[2] - key[1]
 
 
-def apply_step(session: ServerSession, step: Step, num_bytes_max: int) -> WireTensor:
-    """Edit the cache, then run the span on the new positions. Runs on the compute thread.
-
-    Returns hidden states [batch, new positions, hidden size] after the span, encoded as the step asks for.
-    """
-    hidden = decode_tensor(step.hidden, num_bytes_max=num_bytes_max)
-    new_mask = decode_tensor(step.attention_mask) if step.attention_mask is not None else None
-    position_ids = decode_tensor(step.position_ids) if step.position_ids is not None else None
-    if step.prompts is not None:
-        _, first, last = session.key
-        session.prompts = decode_tensor(step.prompts, num_bytes_max=num_bytes_max)[first:last]
-    for edit in step.edits:
-        _edit(session, edit)
-    batch_size, num_new, _ = hidden.shape
-    session.mask = _extend_mask(session.mask, new_mask, batch_size, session.cache.length, num_new)
-    _, first, last = session.key
-    output = session.span.forward(
-        hidden,
-        session.cache,
-        position_ids_BT=position_ids,
-        attention_mask_BS=session.mask,
-        first=first,
-        last=last,
-        prompts_LPH=session.prompts,
-    )
-    return encode_tensor(output, step.codec)
-
-
 def make_output(session: ServerSession, step: Step, hidden: WireTensor, seconds: tuple[float, float]) -> Output:
     """The answer to a step; `seconds` are (compute, queue)."""
     name, first, last = session.key
@@ -154,26 +169,3 @@ def make_output(session: ServerSession, step: Step, hidden: WireTensor, seconds:
         compute_seconds=seconds[0],
         queue_seconds=seconds[1],
     )
-
-
-def _edit(session: ServerSession, edit: Edit) -> None:
-    if isinstance(edit, Truncate):
-        session.cache.truncate(edit.length)
-        if session.mask is not None:
-            session.mask = session.mask[:, : edit.length]
-        return
-    rows = torch.tensor(edit.rows)
-    session.cache.reorder(rows)
-    if session.mask is not None:
-        session.mask = session.mask[rows]
-
-
-def _extend_mask(
-    mask: torch.Tensor | None, new: torch.Tensor | None, batch_size: int, length: int, num_new: int
-) -> torch.Tensor | None:
-    """[batch, length + new]; None as long as nothing was ever padded."""
-    if mask is None and new is None:
-        return None
-    past = mask if mask is not None and length else torch.ones(batch_size, length, dtype=torch.int64)
-    fresh = new if new is not None else torch.ones(batch_size, num_new, dtype=torch.int64)
-    return torch.cat([past, fresh.to(past.dtype)], dim=1)

@@ -98,16 +98,16 @@ def test_a_push_of_a_session_that_is_closed_is_nobodys_concern(bench: Bench) -> 
     assert list(bench.role.lost(NEXT, "it died", 1.0)) == []
 
 
-def test_a_full_cache_refuses_and_says_when_to_ask_again(span: Span) -> None:
+def test_more_may_be_promised_than_there_is_but_nobody_gets_what_cannot_be_held(span: Span) -> None:
     bench = Bench(server(span, cache_tokens_max=100))
     bench.apply(step(0, 1, num_tokens_max=150))  # on 2 of 4 blocks: 75 tokens
     assert bench.num_tokens_left == 25
-    (refusal,) = bench.receive(step(0, 1, session="two", num_tokens_max=51))
-    assert isinstance(refusal, SessionRefused) and not refusal.is_fault_of_client
-    assert refusal.reason == "the cache is full: 25 tokens left, 51 asked" and refusal.retry_after_seconds > 0
-    assert bench.num_tokens_left == 25
-    assert isinstance(bench.apply(step(0, 1, session="three", num_tokens_max=50))[0], Output)
+    assert isinstance(bench.apply(step(0, 1, session="two", num_tokens_max=200))[0], Output)
     assert bench.num_tokens_left == 0
+    (refusal,) = bench.receive(step(0, 1, session="three", num_tokens_max=201))
+    assert isinstance(refusal, SessionRefused) and not refusal.is_fault_of_client
+    assert refusal.reason == "201 tokens are more than the 100 of its cache" and refusal.retry_after_seconds > 0
+    assert bench.role.num_sessions == 2
 
 
 def test_a_session_that_cannot_grow_is_refused_and_freed(span: Span) -> None:

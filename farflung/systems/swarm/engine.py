@@ -1,0 +1,173 @@
+"""A block server's device: it forms batches of what waits, hands out what they gave, and finds room when pages run out.
+
+Invariants: one computation at a time; the steps of a session in their order; a session whose computation fails is
+closed and nobody else's; a step that finds no room waits, or an other session gives way and is told to replay.
+"""
+
+from collections.abc import Sequence
+
+from farflung.systems.swarm import stateless
+from farflung.systems.swarm.batch import NoRoom, Progress, run_batch
+from farflung.systems.swarm.batching import Batch, BatchQueue
+from farflung.systems.swarm.config import ServerConfig
+from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
+from farflung.systems.swarm.messages import ACTOR, Forward, Output, Step
+from farflung.systems.swarm.replies import behind, onward, refuse
+from farflung.systems.swarm.sessions import ServerSession, SessionTable, make_output
+from farflung.wire.tensor import WireTensor
+from farflung.world.address import Address
+from farflung.world.doors import Failed
+from farflung.world.effects import Effect, Note, Run, Send, WakeAt
+
+FRAME_BYTES_MAX = 1 << 30
+RATE_SMOOTHING = 0.1
+LINGER_SHARE = 0.25
+"""Of the last batch's time, that the device may wait for its sessions."""
+BATCH_TOKENS_MIN = 16
+BATCH_TOKENS_MAX = 1024
+ROOM_SECONDS = 0.2
+"""After so long a step that found no room is tried again."""
+
+
+class Engine:
+    """What waits for the device, what runs on it, and what is done with the results."""
+
+    def __init__(self, config: ServerConfig, sessions: SessionTable) -> None:
+        self.config = config
+        self.queue = BatchQueue(config.num_jobs_max, config.batch_sessions_max)
+        self.job_seconds: float | None = None
+        """Mean seconds of recent computations."""
+        self._sessions = sessions
+        self._running: Batch | RequestJob | None = None
+        self._started_at = 0.0
+        self._expected: set[ServerSession] = set()
+        """Sessions of the last batch that have not come back with their next step."""
+        self._lingers_until = 0.0
+
+    @property
+    def queue_length(self) -> int:
+        """Computations that come before what would be asked now."""
+        num_jobs = len(self.queue)
+        num_batches = max(-(-num_jobs // self.config.batch_sessions_max), self.queue.num_tokens // BATCH_TOKENS_MAX)
+        return num_batches + (self._running is not None)
+
+    def push(self, job: StepJob | RequestJob, now: float) -> Sequence[Effect]:
+        """Accept a job; the caller has seen that the queue is not full."""
+        if isinstance(job, StepJob):
+            self._expected.discard(job.session)
+        self.queue.push(job)
+        return self.run_next(now)
+
+    def run_next(self, now: float) -> Sequence[Effect]:
+        """Give the device its next batch, if it is free and nobody is waited for."""
+        if self._running is not None or not len(self.queue):
+            return ()
+        if now < self._lingers_until and any(not session.is_closed for session in self._expected):
+            return [WakeAt(self._lingers_until)]
+        chosen = self.queue.form(now, self._num_tokens_max())
+        if chosen is None:
+            ready_at = self.queue.ready_at()
+            return () if ready_at is None else [WakeAt(ready_at)]
+        self._running, self._started_at = chosen, now
+        self._expected.clear()
+        if isinstance(chosen, Batch):
+            _, first, last = chosen.parts[0].job.session.key
+            seconds = cost_seconds(last - first, chosen.num_tokens, self.config)
+            return [Run(chosen, run_batch, (chosen.parts, FRAME_BYTES_MAX), seconds)]
+        request = chosen.request
+        function = stateless.forward if isinstance(request, Forward) else stateless.backward
+        seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
+        return [Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX), seconds)]
+
+    def _num_tokens_max(self) -> int:
+        """Tokens of one batch: what the device computes in the time that a decode step may wait for it."""
+        num_blocks = self._sessions.num_blocks
+        num_tokens = self.config.batch_seconds_max * self.config.forward_tokens_per_second / num_blocks
+        return int(min(max(num_tokens, BATCH_TOKENS_MIN), BATCH_TOKENS_MAX))
+
+    def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
+        """A computation is done: answer for it, and start the next."""
+        assert isinstance(job, Batch | RequestJob) and job is self._running
+        self._running = None
+        seconds = now - self._started_at
+        previous = self.job_seconds if self.job_seconds is not None else seconds
+        self.job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
+        if isinstance(job, RequestJob):
+            effects = list(stateless.answer(job.source, job.request, result))
+        else:
+            effects = self._batch_finished(job, result, now)
+            self._lingers_until = now + min(self.config.linger_seconds_max, LINGER_SHARE * seconds)
+        return [*effects, *self.run_next(now)]
+
+    def _batch_finished(self, batch: Batch, result: object, now: float) -> list[Effect]:
+        jobs = [part.job for part in batch.parts]
+        if isinstance(result, Failed):
+            return self._batch_failed(jobs, result)
+        assert isinstance(result, list) and len(result) == len(jobs)
+        effects: list[Effect] = []
+        without_room: list[StepJob] = []
+        for job, outcome in zip(jobs, result, strict=True):
+            job.compute_seconds += now - self._started_at
+            if job.session.is_closed:
+                continue
+            if isinstance(outcome, WireTensor):
+                effects += self._step_finished(job, outcome, now)
+            elif isinstance(outcome, Progress):
+                job.num_done = outcome.num_done
+                job.session.used_at = now
+                self.queue.put_back(job)
+            else:
+                assert isinstance(outcome, NoRoom)
+                without_room.append(job)
+        for job in without_room:  # the others come first: one of them may have to give way
+            effects += self._make_room(job, now)
+        return effects
+
+    def _batch_failed(self, jobs: list[StepJob], failed: Failed) -> list[Effect]:
+        """Close the session that failed; of several, find out which it was."""
+        if len(jobs) > 1:
+            for job in reversed(jobs):
+                job.is_retried_alone = True
+                self.queue.put_back(job)
+            return []
+        (job,) = jobs
+        session = job.session
+        if session.is_closed:
+            return []
+        self._sessions.close(session.key)
+        refusal = refuse(job.step, f"the computation failed: {failed.error}")
+        return [refusal, Note(f"closed a session of {session.client}: {failed.error}")]
+
+    def _step_finished(self, job: StepJob, hidden: WireTensor, now: float) -> list[Effect]:
+        session, step = job.session, job.step
+        seconds = (job.compute_seconds, max(0.0, now - job.accepted_at - job.compute_seconds))
+        output = make_output(session, step, hidden, seconds)
+        session.applied, session.newest_output, session.used_at = step.upto, output, now
+        if job.is_decoding and not job.is_alone:
+            self._expected.add(session)
+        return [*self.push_onward(session, step, output), Send(session.client, output)]
+
+    def push_onward(self, session: ServerSession, step: Step, output: Output) -> list[Effect]:
+        """Hand the hidden states straight to the next server, if any; the client's copy is off the critical path."""
+        if len(step.route) == 1:
+            return []
+        session.next_peer = step.route[1].peer
+        return [Send(Address(session.next_peer, ACTOR), onward(step, output))]
+
+    def _make_room(self, job: StepJob, now: float) -> list[Effect]:
+        """A step found no page: an other session gives way and replays later, or the step waits for one to end."""
+        session = job.session
+        if session.is_closed:
+            return []
+        if not any(other.num_block_tokens for other in self._sessions if other is not session):
+            self._sessions.close(session.key)
+            return [refuse(job.step, f"the cache has no room for {session.length} positions", retry=2.0)]
+        self.queue.put_back(job)
+        victim = self._sessions.victim_for(session, now)
+        if victim is None:
+            job.waits_until = now + ROOM_SECONDS
+            return []
+        told = [behind(waiting.step, 0) for waiting in self.queue.jobs_of(victim)]
+        self._sessions.close(victim.key)
+        victim.cache.release()
+        return [*told, Note(f"a session of {victim.client.peer} gives way to one of {session.client.peer}: no pages")]
