@@ -69,6 +69,8 @@ class LocalSwarm:
     folder: Path
     num_threads: int
     links: Links | None = None
+    options: Sequence[str] = ()
+    """More of `farflung serve`."""
     ticket: str = ""
     servers: list[ServerProcess] = field(default_factory=list[ServerProcess])
     _proxies: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
@@ -91,8 +93,16 @@ class LocalSwarm:
         endpoint = f"127.0.0.1:{port}" if self.links is None else f"127.0.0.1:{self.proxy(port, self.links)}"
         ticket_file = self.folder / "ticket"
         entry = ["--join", self.ticket] if self.ticket else ["--new-swarm", "--ticket-file", str(ticket_file)]
-        program = [*FARFLUNG, "serve", str(self.model), *entry, "--blocks", blocks]
-        place = ["--home", str(self.folder / f"server-{number}"), "--port", str(port), "--advertise", endpoint]
+        program = [*FARFLUNG, "serve", str(self.model), *entry, "--blocks", blocks, *self.options]
+        place = [
+            *self.options,
+            "--home",
+            str(self.folder / f"server-{number}"),
+            "--port",
+            str(port),
+            "--advertise",
+            endpoint,
+        ]
         started_at = time.perf_counter()
         log = self.folder / f"server-{number}.log"
         with log.open("wb") as output:
@@ -207,9 +217,9 @@ def token_seconds(clock: TokenClock) -> list[float]:
     return [later - earlier for earlier, later in itertools.pairwise(clock.times[1:])]
 
 
-def prompt_of(num_tokens: int, vocabulary_size: int) -> torch.Tensor:
-    """Token ids, the same in every run."""
-    generator = torch.Generator().manual_seed(num_tokens)
+def prompt_of(num_tokens: int, vocabulary_size: int, seed: int = 0) -> torch.Tensor:
+    """Token ids [1, tokens], the same in every run."""
+    generator = torch.Generator().manual_seed(num_tokens + seed)
     return torch.randint(2, vocabulary_size, (1, num_tokens), generator=generator)
 
 

@@ -79,7 +79,7 @@ class SimulatedSwarm:
         for name, (first, last) in self.servers.items():
             site = self.sites.get(name, "site")
             self.simulation.node(name, site=site, boot=functools.partial(self._boot, name, first, last))
-        world = self.simulation.node(CLIENT, site="home" if self.sites else "site")
+        self.world = world = self.simulation.node(CLIENT, site="home" if self.sites else "site")
         source = self.small.source
         self.view = SwarmView(world, source.fingerprint, source.num_blocks, source.hidden_size, self.announced)
         self.model: Any = load_swarm_model(source, world, self.view, self, self.config)

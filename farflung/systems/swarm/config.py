@@ -30,7 +30,7 @@ class ServerConfig:
     """Sessions that are computed together at most; 1: one after another."""
     batch_seconds_max: float = 0.25
     """What a batch may take, as far as the measured rate of long forwards says: prompts are cut into such chunks."""
-    linger_seconds_max: float = 0.01
+    linger_seconds_max: float = 0.05
     """How long the device may wait for sessions of the last batch before it computes the next without them."""
     idle_seconds_max: float = 1800.0
     """A session that is not used for so long is freed."""
