@@ -10,6 +10,8 @@ from farflung.systems.alignment.messages import HUB_ACTOR, SEEDER_ACTOR, WORKER_
 from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.alignment.protocols import Auditor, Environment, Learner, Policy
 from farflung.systems.alignment.rollouts import Failure, Group, Rollout, Task, fault_of
+from farflung.systems.alignment.trainer import NoBatch, StepReport, Trainer
+from farflung.systems.alignment.worker import Worker
 
 __all__ = [
     "HUB_ACTOR",
@@ -25,6 +27,7 @@ __all__ = [
     "Learner",
     "LearnerConfig",
     "LossConfig",
+    "NoBatch",
     "Policy",
     "PolicyLearner",
     "PublishConfig",
@@ -32,9 +35,14 @@ __all__ = [
     "ReplayAuditor",
     "Rollout",
     "SamplingPolicy",
+    "StepReport",
+    "Task",
     "Task",
     "Tolerance",
+    "Trainer",
     "WeightsConfig",
+    "WeightsConfig",
+    "Worker",
     "evaluate",
     "fault_of",
     "published",

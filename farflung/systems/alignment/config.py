@@ -96,6 +96,10 @@ class AlignmentConfig:
             raise ValueError(f"steps_per_checkpoint is {self.steps_per_checkpoint}; it must be at least 1")
         if self.staleness_max < 0:
             raise ValueError(f"staleness_max is {self.staleness_max}; it must be at least 0, which is Sequential")
+        if self.weights.versions_kept <= self.staleness_max:
+            raise ValueError(
+                f"versions_kept is {self.weights.versions_kept}; it must be above staleness_max, {self.staleness_max}"
+            )
         if self.publish.steps_per_version > self.staleness_max + 1:
             raise ValueError(
                 f"with steps_per_version {self.publish.steps_per_version} all answers are older than staleness_max "

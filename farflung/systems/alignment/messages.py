@@ -8,7 +8,7 @@ All names begin with Align, as names of messages are unique over the whole progr
            <-Leases------------              tasks, or why there are none, and which version they need
            --Done-------------->             rollouts and failures, on my disk until
            <-Taken-------------              they are on yours
-           <-Published---------              there is a newer version (push); it is also in each Leases (pull)
+           <-News--------------              there is a newer version (push; it is also in each Leases: pull), or tasks
            --PathAsk----------->             how do I come from what I hold to the newest version?
            <-Path--------------              these manifests in order, and who else has the chunks
 
@@ -25,9 +25,10 @@ from farflung.systems.alignment.rollouts import Failure, Rollout, Task
 from farflung.wire.message import Message
 
 HUB_ACTOR = "align"
+TRAINER_ACTOR = "align-trainer"
 WORKER_ACTOR = "align-worker"
 SEEDER_ACTOR = "align-chunks"
-"""Actor names of the hub, of rollout workers, and of who gives chunks on either."""
+"""Actor names of the hub, the trainer beside it, rollout workers, and who gives chunks beside hub and workers."""
 
 
 class Canary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -90,6 +91,12 @@ class AlignWelcome(Message, kw_only=True):
     ask: int
 
 
+class AlignJoinAgain(Message, kw_only=True):
+    """I do not know you: I have started anew."""
+
+    name: str
+
+
 class AlignAsk(Message, kw_only=True):
     """Give me something to sample."""
 
@@ -141,10 +148,15 @@ class AlignTaken(Message, kw_only=True):
     """(prompt, member, why) of those that are of no use."""
 
 
-class AlignPublished(Message, kw_only=True):
-    """There is a new version of the weights."""
+class AlignNews(Message, kw_only=True):
+    """There is a newer version of the weights, or there are tasks for who had too few."""
 
     version: int
+    """The newest that is published."""
+
+
+class AlignChanged(Message, kw_only=True):
+    """Hub to the trainer beside it: answers have arrived, or workers have come or gone."""
 
 
 class AlignPathAsk(Message, kw_only=True):

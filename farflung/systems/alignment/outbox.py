@@ -1,0 +1,79 @@
+"""What a worker has finished and the hub has not yet taken: on the worker's disk, so that a crash loses no answer."""
+
+import msgspec
+
+from farflung.systems.alignment.leases import Key
+from farflung.systems.alignment.messages import AlignDone
+from farflung.systems.alignment.rollouts import Failure, Rollout
+from farflung.world.doors import World
+
+JOURNAL = "align-finished"
+
+
+class _Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    number: int
+    rollouts: tuple[Rollout, ...]
+    failures: tuple[Failure, ...]
+
+
+class Outbox:
+    """Batches by number, sent until they are taken."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Raises:
+        ValueError: what lies on the disk was not written by this program.
+        """
+        self._journal = world.journal(JOURNAL)
+        self._name = name
+        try:
+            found = [msgspec.msgpack.decode(record, type=_Batch) for record in self._journal.records()]
+        except msgspec.MsgspecError as error:
+            raise ValueError(
+                f"the finished answers on this disk are damaged ({error}): start in an empty home"
+            ) from None
+        self._batches = {batch.number: batch for batch in found}
+        self._taken: set[int] = set()
+        self._sent_at: dict[int, float] = {}
+        self._next_number = max(self._batches, default=0) + 1
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def add(self, rollouts: tuple[Rollout, ...], failures: tuple[Failure, ...]) -> None:
+        """Keep what is finished; it survives a crash once this has returned."""
+        batch = _Batch(self._next_number, rollouts, failures)
+        self._next_number += 1
+        self._journal.append(msgspec.msgpack.encode(batch))
+        self._journal.sync()
+        self._batches[batch.number] = batch
+
+    def due(self, now: float, silence_seconds: float) -> list[AlignDone]:
+        """What was never sent, or so long ago that it or its answer is lost."""
+        found: list[AlignDone] = []
+        for number, batch in self._batches.items():
+            if now - self._sent_at.get(number, float("-inf")) >= silence_seconds:
+                self._sent_at[number] = now
+                found.append(AlignDone(name=self._name, rollouts=batch.rollouts, failures=batch.failures, batch=number))
+        return found
+
+    def send_all_again(self) -> None:
+        """Whoever they were sent to has started anew."""
+        self._sent_at.clear()
+
+    def taken(self, number: int) -> int:
+        """The hub has a batch: how many answers it had; 0 if that is known. It leaves the disk once all before it are
+        gone too."""
+        batch = self._batches.pop(number, None)
+        if batch is None:
+            return 0
+        self._taken.add(number)
+        first = min(self._batches, default=self._next_number)
+        done = [one for one in self._taken if one < first]
+        if done:
+            self._journal.drop(len(done))
+            self._taken -= set(done)
+        return len(batch.rollouts)
+
+    def keys(self) -> list[Key]:
+        """All answers in it."""
+        return [rollout.key for batch in self._batches.values() for rollout in batch.rollouts]

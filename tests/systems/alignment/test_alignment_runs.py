@@ -1,0 +1,68 @@
+"""Whole runs in the simulator: Sequential is exact, asynchronous ones stay within their bound."""
+
+import pytest
+import torch
+
+from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
+from farflung.systems.alignment.rollouts import Group, Rollout, Task
+from tests.alignments import Kinds, SimulatedAlignment, TableLearner, TablePolicy
+
+SETTINGS = {"num_steps": 6, "prompts_per_step": 4, "answers_per_prompt": 4, "num_tokens_max": 5, "silence_seconds": 3.0}
+
+
+def config(**changes: object) -> AlignmentConfig:
+    return AlignmentConfig(**{**SETTINGS, **changes})
+
+
+def in_one_place(settings: AlignmentConfig) -> TableLearner:
+    """Sampling and training by turns, without anything between them."""
+    learner, policy, environment = TableLearner(), TablePolicy(), Kinds()
+    for step in range(settings.num_steps):
+        policy.install(step, b"", learner.snapshot())
+        groups: list[Group] = []
+        for prompt in range(step * settings.prompts_per_step, (step + 1) * settings.prompts_per_step):
+            members = tuple(range(settings.answers_per_prompt))
+            policy.begin(Task(prompt, members, environment.prompt(prompt), settings.seed, settings.num_tokens_max))
+            found: list[Rollout] = []
+            while len(found) < len(members):
+                found += policy.advance(1)
+            rollouts = tuple(sorted(found, key=lambda rollout: rollout.member))
+            groups.append(Group(prompt, rollouts, tuple(environment.reward(rollout) for rollout in rollouts)))
+        learner.step(groups)
+    return learner
+
+
+@pytest.mark.parametrize("workers", [{"w0": 1.0}, {"w0": 1.0, "w1": 1.7, "w2": 5.0}])
+def test_sequential_is_training_in_one_place_to_the_bit(workers: dict[str, float]) -> None:
+    settings = config(staleness_max=0)
+    with SimulatedAlignment(settings, workers) as run:
+        run.run()
+        assert run.errors == {}
+        assert torch.equal(run.table, in_one_place(settings).table)
+        assert run.trainer.ledger.state.staleness == {0: 6 * 4 * 4}
+
+
+def test_asynchronous_stays_within_its_bound_and_is_faster() -> None:
+    seconds: dict[int, float] = {}
+    for bound in (0, 1, 3):
+        with SimulatedAlignment(config(staleness_max=bound, num_steps=12), {"w0": 1.0, "w1": 2.0}) as run:
+            run.run()
+            assert run.errors == {}
+            ledger = run.trainer.ledger.state
+            assert max(ledger.staleness) <= bound and ledger.num_trained == 12 * 16
+            assert sum(report.num_taken for report in run.reports.values()) == ledger.num_trained + ledger.num_stale
+            rewards = [step.metrics["reward"] for step in run.steps]
+            assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.1
+            seconds[bound] = run.simulation.now()
+    assert seconds[1] < 0.75 * seconds[0] and seconds[3] <= seconds[1]
+
+
+def test_weights_are_published_when_drift_times_what_waits_is_too_much() -> None:
+    counts: dict[float, int] = {}
+    for budget in (1e-9, 1e9):
+        publish = PublishConfig(steps_per_version=4, drift_budget=budget)
+        with SimulatedAlignment(config(staleness_max=3, num_steps=12, publish=publish), {"w0": 1.0}) as run:
+            run.run()
+            assert run.errors == {}
+            counts[budget] = sum(step.num_weights_bytes > 0 for step in run.steps)
+    assert counts[1e-9] > 2 * counts[1e9]
