@@ -117,10 +117,14 @@ class TablePolicy(Policy):
 
 
 class StaleLiar(TablePolicy):
-    """Samples with the first weights that it got, and says that they are the newest."""
+    """Samples with the first weights that it got, says that they are the newest, and shows those to the canary."""
 
     def install(self, version: int, weights_hash: bytes, tensors: Tensors) -> None:
         super().install(version, weights_hash, self.tensors or copies(tensors))
+        self.shown = tensors
+
+    def score(self, tokens: Sequence[int]) -> Sequence[float]:
+        return [float(logits_of(self.shown, tokens)[token % NUM_TOKENS]) for token in tokens[1:]]
 
 
 class TableLearner:
@@ -131,6 +135,8 @@ class TableLearner:
         self.num_steps = 0
         self.seen: list[tuple[int, tuple[Rollout, ...]]] = []
         """(version before the step, its rollouts), of this life."""
+        self.versions: dict[int, Tensors] = {0: self.snapshot()}
+        """What this life has held."""
 
     def step(self, groups: Sequence[Group]) -> Mapping[str, float]:
         self.seen.append((self.num_steps, tuple(rollout for group in groups for rollout in group.rollouts)))
@@ -145,6 +151,7 @@ class TableLearner:
         before = self.table.clone()
         self.table += 0.2 * gradient
         self.num_steps += 1
+        self.versions[self.num_steps] = self.snapshot()
         rewards = [reward for group in groups for reward in group.rewards]
         drift = float((self.table - before).square().mean())
         return {"reward": sum(rewards) / len(rewards), "drift": drift}
@@ -161,6 +168,7 @@ class TableLearner:
     def restore(self, tensors: Tensors, state: Mapping[str, Json]) -> None:
         self.table = tensors["table"].clone()
         self.num_steps = int(state["num_steps"])  # pyright: ignore[reportArgumentType]
+        self.versions = {self.num_steps: self.snapshot()}
 
 
 class TableAuditor(Auditor):

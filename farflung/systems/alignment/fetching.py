@@ -52,7 +52,7 @@ class Fetching:
     def asks(self, now: float) -> list[tuple[PeerId, bytes]]:
         """(source, digest) to ask for now: for what nobody was asked for, and what was asked for too long ago."""
         for digest, (peer, asked_at) in list(self._asked.items()):
-            if now - asked_at >= self._config.chunk_seconds_max:
+            if now >= asked_at + self._config.chunk_seconds_max:
                 self.fails(peer, digest)
         found: list[tuple[PeerId, bytes]] = []
         for chunk in self._missing:

@@ -8,6 +8,7 @@ from farflung.systems.alignment.rollouts import Failure, Rollout
 from farflung.world.doors import World
 
 JOURNAL = "align-finished"
+NUMBER_BITS, BATCHES_BITS = 40, 20
 
 
 class _Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +35,8 @@ class Outbox:
         self._batches = {batch.number: batch for batch in found}
         self._taken: set[int] = set()
         self._sent_at: dict[int, float] = {}
-        self._next_number = max(self._batches, default=0) + 1
+        # Numbers of a life are its own: a late word about a batch of an earlier one must not mean one of this.
+        self._next_number = world.random(f"batches of {name}").getrandbits(NUMBER_BITS) << BATCHES_BITS
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -95,7 +95,7 @@ class Trainer:
         self._seconds_per_step = seconds_per_step
         self._kept = Kept.read(world)
         self.ledger = Ledger(config, self._kept.saved.ledger if self._kept.saved is not None else LedgerState())
-        self.chain = Chain(config.weights, self._kept.published)
+        self.chain = Chain(config, self._kept.published)
         self.hub = Hub(world.network.peer, run, config, environment, self.ledger, self.chain, self._kept.num_records)
         self._published = _Published()
         self._audits = world.random("which answers are audited")
@@ -145,9 +145,9 @@ class Trainer:
                 self._remember(version)
 
     def _unpack_chain(self) -> list[Version]:
-        """All versions from the anchor on; runs on the compute door."""
+        """All versions that answers may still come from; runs on the compute door."""
         versions = [NOTHING]
-        for manifest in self.chain.path(-1, b""):
+        for manifest in self.chain.whole_path():
             versions.append(unpack_version(manifest, versions[-1], self._read_chunk))
         return versions[1:]
 
