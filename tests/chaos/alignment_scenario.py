@@ -208,13 +208,14 @@ def forks(simulated: SimulatedAlignment) -> list[str]:
 def lost(simulated: SimulatedAlignment, witnessed: Witnessed, history: dict[int, tuple[Rollout, ...]]) -> list[str]:
     """Answers that were taken, and young enough when their turn came, and yet others were trained on."""
     found: list[str] = []
-    banned = simulated.trainer.ledger.state.banned
-    for version, rollouts in history.items():
+    for version, rollouts in history.items() if not simulated.trainer.ledger.state.banned else ():
         for rollout in rollouts:
-            for taken in witnessed.taken.get(rollout.key, []):
-                is_young = version - taken.version_min <= simulated.config.staleness_max
-                if taken != rollout and is_young and not banned:
-                    found.append(f"answer {rollout.key} was taken, and another one trained on")
+            taken = witnessed.taken.get(rollout.key, [])
+            young = [one for one in taken if version - one.version_min <= simulated.config.staleness_max]
+            if len(young) > 1:
+                found.append(f"answer {rollout.key} was taken, and sampled once more")
+            if any(one != rollout for one in young):
+                found.append(f"answer {rollout.key} was taken, and another one trained on")
     return found
 
 

@@ -1,8 +1,8 @@
 """Runs of reinforcement learning under random crashes, power losses, freezes, partitions, loss and duplication.
 
-Nothing staler than the bound is ever trained on, no prompt is lost or counted twice, an answer that was taken is the one
-that is trained on, a version is the same whoever makes it again, and who labels old weights as new is caught. Bugs are
-planted, to show that these very runs catch them.
+Nothing staler than the bound is ever trained on, no prompt is lost or counted twice, an answer that was taken is the
+one that is trained on, a version is the same whoever makes it again, and who labels old weights as new is caught. Bugs
+are planted, to show that these very runs catch them.
 """
 
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def sleeping_auditor(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plant", "sentence"),
     [
-        (lazy_disk, "was taken, and another one trained on"),
+        (lazy_disk, "was taken, and sampled once more"),
         (no_gates, "was trained on an answer of version"),
         (forgotten_step, "two ways"),
         (partial_download, "was trained on a lie"),
@@ -130,7 +130,7 @@ def test_planted_bugs_are_caught(
         return said
 
     assert any(goes_wrong(lambda seed=seed: breaches(seed)) for seed in range(1, 60, 2))
-    assert any(sentence in breach for breach in said) or not said
+    assert any(sentence in breach for breach in said)
 
 
 def test_two_processes_that_hash_differently_tell_the_same_story() -> None:
