@@ -16,7 +16,8 @@ from farflung.systems.alignment.leases import Key
 from farflung.systems.alignment.messages import AlignDone, AlignTaken
 from farflung.systems.alignment.rollouts import Rollout
 from farflung.world.errors import Refused
-from tests.alignments import TRAINER, SimulatedAlignment, StaleLiar, TableAuditor
+from tests.alignments import TRAINER, SimulatedAlignment
+from tests.tables import StaleLiar, TableAuditor
 
 WORKERS = {"w0": 1.0, "w1": 1.5, "w2": 2.5, "w3": 5.0}
 SITES = {TRAINER: "eu", "w0": "eu", "w1": "us", "w2": "us", "w3": "asia"}

@@ -78,6 +78,10 @@ class Environment(Protocol):
         """What an answer is worth, from its tokens alone."""
         ...
 
+    def fault(self, rollout: Rollout) -> str | None:
+        """What an answer puts into the environment's mouth that it does not say (see `observed`); None: nothing."""
+        ...
+
 
 class Auditor(Protocol):
     """Checks on the trusted side whether a rollout is what the named weights sample."""

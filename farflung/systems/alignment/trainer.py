@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from farflung.systems.alignment.audits import Audits
 from farflung.systems.alignment.chain import Chain
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.deltas import NOTHING, Packed, Version, unpack_version, version_of
@@ -98,8 +99,7 @@ class Trainer:
         self.chain = Chain(config, self._kept.published)
         self.hub = Hub(world.network.peer, run, config, environment, self.ledger, self.chain, self._kept.num_records)
         self._published = _Published()
-        self._audits = world.random("which answers are audited")
-        self._audited: dict[tuple[int, int, str], None] = {}
+        self._audits = Audits(config, environment, auditor, world.random("which answers are audited").random)
         self._idle_seconds: dict[str, float] = {}
         self._num_saved_steps = self.ledger.state.version
 
@@ -186,19 +186,14 @@ class Trainer:
         return prompts
 
     async def _pass_audit(self, mailbox: Mailbox, groups: list[tuple[Answer, ...]]) -> bool:
-        """Check a random share; whoever sent a lie is banned. False: the batch is not the same any more."""
+        """Check what is due; whoever sent a lie is banned. False: the batch is not the same any more."""
         weights = {number: version.tensors for number, version in self._published.recent.items()}
         for answer in (answer for group in groups for answer in group):
-            key = (*answer.rollout.key, answer.worker)
-            if key in self._audited:
-                continue
-            self._audited[key] = None
-            if self._auditor is None or self._audits.random() >= self._config.audit_share:
-                continue
-            reason = await self._compute(mailbox, self._auditor.check, answer.rollout, weights)
-            if reason is not None:
-                self._host.perform(self.hub.ban(answer.worker, f"prompt {answer.rollout.prompt}: {reason}"))
-                return False
+            for check in self._audits.due(answer, weights):
+                reason = await self._compute(mailbox, check)
+                if reason is not None:
+                    self._host.perform(self.hub.ban(answer.worker, f"prompt {answer.rollout.prompt}: {reason}"))
+                    return False
         return True
 
     async def _judge(self, mailbox: Mailbox, prompt: int) -> Group | None:
@@ -224,7 +219,7 @@ class Trainer:
         )
         before, version = dict(self.ledger.state.staleness), self.ledger.state.version + 1
         self._host.perform(self.hub.stepped(Stepped(version, trained)))
-        self._audited = {key: None for key in self._audited if not self.ledger.is_closed(key[0])}
+        self._audits.forget(self.ledger.is_closed)
         self._published.drift += metrics.get("drift", 0.0)
         num_bytes = await self._publish_if_due(mailbox, is_last=self.ledger.is_over)
         idle_seconds, self._idle_seconds = self._idle_seconds, {}

@@ -5,7 +5,8 @@ import torch
 
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.rollouts import Group, Rollout, Task
-from tests.alignments import Kinds, SimulatedAlignment, TableLearner, TablePolicy
+from tests.alignments import SimulatedAlignment
+from tests.tables import Kinds, TableLearner, TablePolicy
 
 SETTINGS = {"num_steps": 6, "prompts_per_step": 4, "answers_per_prompt": 4, "num_tokens_max": 5, "silence_seconds": 3.0}
 
