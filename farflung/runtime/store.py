@@ -1,10 +1,13 @@
 """The store door on real machines: one file per key, replaced as a whole or not at all."""
 
+import errno
 import os
 import urllib.parse
 from pathlib import Path
 
 FILE_NAME_LENGTH_MAX = 200
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors after which there is nothing to be done but to make room."""
 
 
 class FileStore:

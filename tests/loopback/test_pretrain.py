@@ -20,6 +20,8 @@ from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summar
 
 pytestmark = pytest.mark.loopback
 
+DISK_BYTES = 60_000
+"""No file is longer: room for a log, but not for a model of 18,168 values."""
 TWO_SEATS = ["--set", "regions=[{name='east', workers=1}]", "--set", "links=[]"]
 FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
 
@@ -104,7 +106,7 @@ def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, comma
         with contextlib.suppress(AssertionError, psutil.NoSuchProcess):  # between two lives of the seat
             process = command.seat("east-local-server")
             if process.pid not in limited:
-                process.rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
+                process.rlimit(psutil.RLIMIT_FSIZE, (DISK_BYTES, DISK_BYTES))
                 limited.add(process.pid)
         return command.process.poll() is not None
 

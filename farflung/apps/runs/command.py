@@ -1,6 +1,5 @@
 """The command that leads a run of any kind: from a run file to what it leaves, on processes or on virtual time."""
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,9 @@ from farflung.apps.runs.reader import read_toml
 from farflung.apps.runs.session import Session
 from farflung.apps.runs.toml_text import toml_text
 from farflung.apps.wiring import Place
-from farflung.runtime.store import write_durably
+from farflung.runtime.store import DISK_FULL, write_durably
 
 RUN_FILE = "run.toml"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAY_CHANGE = ("logging", "simulation")
 """Sections that a resumed run may have otherwise; beside them, the budget may grow."""
 

@@ -74,6 +74,10 @@ class Gathered:
         for tallies in (self._sent, self._counts):
             tallies.setdefault(seat, Tally()).begin_life()
 
+    def has_reported(self, seat: int) -> bool:
+        """Whether anything has come from the newest process on that seat."""
+        return seat in self._counts and bool(self._counts[seat].now)
+
     def add(self, report: SeatReport, seconds: float, region_of: Callable[[str], str | None]) -> None:
         """Take a report that came `seconds` after this session began; `region_of` tells where a peer is."""
         seat = self.seats[report.seat]

@@ -33,7 +33,7 @@ STOP_SECONDS = 60.0
 LEAVE_SECONDS = 15.0
 TICKET_SECONDS = 365 * 86400.0
 QUICK_SECONDS = 10.0
-"""A seat that ends this soon after its start ..."""
+"""A seat that ends this soon after its start, or before it has reported anything, ..."""
 QUICK_ENDS_MAX = 3
 """... so many times in a row will not do better the next time."""
 RESTART_SECONDS = 1.0
@@ -184,7 +184,8 @@ class LocalRun:
         child, process.child = process.child, None
         assert child is not None
         # Status 2 may be a lead that was out of reach for a while, so that too is tried again.
-        is_quick = child.status == USER_ERROR or now - process.began_at < QUICK_SECONDS
+        has_worked = now - process.began_at >= QUICK_SECONDS and self._lead.gathered.has_reported(process.seat.index)
+        is_quick = child.status == USER_ERROR or not has_worked
         process.num_quick_ends = process.num_quick_ends + 1 if is_quick else 0
         last = "\n".join(child.lines()[-15:])
         if process.num_quick_ends >= QUICK_ENDS_MAX:

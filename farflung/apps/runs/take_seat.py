@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -30,6 +29,7 @@ from farflung.apps.runs.run import Run
 from farflung.apps.runs.seats import NUM_RANKS_VARIABLE
 from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.runtime.home import default_home
+from farflung.runtime.store import DISK_FULL
 from farflung.wire.message import Message, Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.errors import FarflungError, Refused, Unreachable
@@ -49,7 +49,6 @@ LEAD_SECONDS_MAX = 60.0
 AWAY_SECONDS_MAX = 20.0
 """How long a seat goes on when its link to the lead has broken; those of the lead's machine end with the lead."""
 CALL_AGAIN_SECONDS = 1.0
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Answer = TypeVar("Answer", bound=Message)
 
