@@ -14,14 +14,18 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from bench.onebyte_tuning import Setting, tuned_by_journal, tuned_in_floats
 from bench.report import Report, bench_arguments
+from bench.review_methods import Budget, Materials, measure_reviews
+from bench.review_model import ReviewConfig
 from farflung.apps.finetune.accuracy import Score, score
 from farflung.apps.finetune.example import ExampleConfig, example_files
 from farflung.apps.finetune.labelled import TuningTask, read_task
 
 JOURNAL_BYTES_MAX = 16 * 1024
+QUICK = Budget(num_rounds=4, adam_steps=30, lora_rounds=2, model=ReviewConfig(num_steps=20, num_common_words=2000))
 NUM_TEST = 8192
 """So that a tenth of a point is eight examples."""
 
@@ -72,11 +76,32 @@ def measure_example(report: Report, seeds: range, setting: Setting) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
-    report = Report("onebyte_learning", {"quick": arguments.quick, "threads": 1})
-    setting = Setting(num_slots=64, num_rounds=156, rate=3e-2, batch_size=64, is_exact=arguments.quick)
-    measure_example(report, range(1 if arguments.quick else 3), setting)
+    logging.disable_progress_bar()
+    is_quick = arguments.quick
+    report = Report("onebyte_learning", {"quick": is_quick, "threads": 1, "vectors": arguments.vectors is not None})
+    if arguments.part != "reviews":
+        setting = Setting(num_slots=64, num_rounds=156, rate=3e-2, batch_size=64, is_exact=is_quick)
+        measure_example(report, range(1 if is_quick else 3), setting)
+    if arguments.part != "example":
+        if arguments.data is None:
+            report.console.print("Film reviews left out: --data FOLDER with sst2_train, _dev and _test.tsv adds them")
+        else:
+            budget = Budget() if not is_quick else QUICK
+            with tempfile.TemporaryDirectory() as folder:
+                materials = Materials.read(arguments.data, arguments.vectors, arguments.cache or Path(folder), budget)
+                measure_reviews(report, materials, budget)
     return report.finish(arguments)
 
 
+def parser() -> argparse.ArgumentParser:
+    """What one can ask for."""
+    asked = bench_arguments(__doc__ or "")
+    asked.add_argument("--part", choices=["both", "example", "reviews"], default="both")
+    asked.add_argument("--data", type=Path, metavar="FOLDER", help="sst2_train, _dev and _test.tsv: text, tab, 0 or 1")
+    asked.add_argument("--vectors", type=Path, metavar="FILE", help="word vectors that the reviews' model begins from")
+    asked.add_argument("--cache", type=Path, metavar="FOLDER", help="where the reviews' model is kept")
+    return asked
+
+
 if __name__ == "__main__":
-    sys.exit(main(bench_arguments(__doc__ or "").parse_args()))
+    sys.exit(main(parser().parse_args()))

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from farflung.apps.finetune.accuracy import score
 from farflung.apps.finetune.examples import read_examples
-from farflung.apps.finetune.labelled import DataSettings, ObjectiveSettings, TuningTask, read_task
+from farflung.apps.finetune.labelled import TuningTask, read_task
 from farflung.apps.finetune.rows import Batches, Rows
+from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
 from farflung.systems.onebyte.objective import NextTokenLoss
 from tests.apps.tiny import save_tiny_model
 

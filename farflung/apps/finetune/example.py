@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from farflung.apps.finetune.labelled import DataSettings, ObjectiveSettings
+from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
 
 FORMAT = 1
 """Changes when the same settings would give other files."""
