@@ -1,27 +1,40 @@
-"""One run of one byte per gradient with faults, checked: `python -m tests.chaos.onebyte_scenario SEED`.
+"""One run of one byte per gradient with faults, checked: `python -m tests.chaos.onebyte_scenario SEED [SHARED]`.
 
 A sequencer, two standbys, a witness and four measurers. What sequencers tell is written down as it leaves them, so that
-a fork shows even if nobody who heard it survives.
+a fork shows even if nobody who heard it survives. SHARED: `trimmed` or `masked`, for participants with data of their
+own.
 """
 
 import sys
 from dataclasses import dataclass, field
 from random import Random
 
+import numpy as np
+
 from farflung.sim.faults import Faults, nth
 from farflung.sim.station import MessageEvent
 from farflung.systems.onebyte.accumulator import Accumulators
+from farflung.systems.onebyte.code import COEFFICIENT_MAX
 from farflung.systems.onebyte.config import RoundsConfig
+from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.held_journal import HeldJournal
-from farflung.systems.onebyte.messages import ByteNews
-from farflung.systems.onebyte.records import Close, Round
-from tests.onebytes import SimulatedOneByte, header_of
+from farflung.systems.onebyte.journal import JournalSection
+from farflung.systems.onebyte.messages import ByteMasked, ByteNews
+from farflung.systems.onebyte.records import Close, Round, Summed
+from farflung.systems.onebyte.replay import steps_of
+from farflung.systems.onebyte.sharing import SharedSlots
+from tests.onebytes import Bowl, SimulatedOneByte, header_of
 
 WORKERS = {"w0": 1.0, "w1": 1.4, "w2": 2.0, "w3": 3.0}
 CANDIDATES = ("first", "second", "third")
 SITES = {"first": "eu", "second": "us", "third": "asia", "w0": "eu", "w1": "us", "w2": "us", "w3": "asia"}
 NUM_ROUNDS = 40
 FAULTS_UNTIL = 12.0
+SHARED = {
+    "trimmed": SharedSlots(mean="trimmed", trim_percent=25),
+    "masked": SharedSlots(is_masked=True, participants_min=3),
+}
+SECONDS_PER_SLOT = {"": 0.05, "trimmed": 0.03, "masked": 0.01}
 DEADLINE = 240.0
 
 
@@ -35,6 +48,8 @@ class Story:
     num_views: int = 0
     num_late: int = 0
     """Parts of rounds before the one that they stand in."""
+    num_empty: int = 0
+    """Rounds whose cohort fell apart."""
     breaches: list[str] = field(default_factory=list[str])
     """Sentences; none of them if all is well."""
 
@@ -46,16 +61,27 @@ class Witnessed:
     checks: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Of the chain after so many records."""
     forks: list[str] = field(default_factory=list[str])
+    masked: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
+    """What a participant has sent for a round, in whichever life."""
 
     def see(self, event: MessageEvent) -> None:
         """Every record that leaves a sequencer counts from then on."""
+        if isinstance(event.message, ByteMasked) and event.phase == "sent":
+            place = str(event.source), event.message.round_number
+            if self.masked.setdefault(place, event.message.values) != event.message.values:
+                self.forks.append(f"{place[0]} sends something else for round {place[1]} at {event.time:g} s")
         if isinstance(event.message, ByteNews) and event.phase == "sent" and event.message.records:
             number = event.message.first_record + len(event.message.records)
             if self.checks.setdefault(number, event.message.check) != event.message.check:
                 self.forks.append(f"{event.source} tells other records before {number} at {event.time:g} s")
 
 
-def make(seed: int, faults: Faults) -> SimulatedOneByte:
+def private_bowl(name: str, header: Header) -> Bowl:
+    """With data of its own, where slots are shared."""
+    return Bowl(header) if header.shared_slots is None else Bowl(header, data=list(WORKERS).index(name))
+
+
+def make(seed: int, faults: Faults, kind: str = "") -> SimulatedOneByte:
     """Seeds differ in how rounds close and in how many candidates there are."""
     config = RoundsConfig(
         num_rounds=NUM_ROUNDS,
@@ -77,10 +103,11 @@ def make(seed: int, faults: Faults) -> SimulatedOneByte:
     return SimulatedOneByte(
         config,
         WORKERS,
-        header=header_of(num_slots=16, staleness_rounds_max=3),
+        header=header_of(num_slots=16, staleness_rounds_max=3, shared=SHARED.get(kind)),
         candidates=candidates_of(seed),
         sites=SITES,
-        seconds_per_slot=0.05,
+        learner=private_bowl,
+        seconds_per_slot=SECONDS_PER_SLOT[kind],
         seed=seed,
         faults=faults,
     )
@@ -127,10 +154,10 @@ def _crash_at_a_message(faults: Faults, random: Random, candidates: tuple[str, .
     faults.crash(node, when=when, restart_after=random.choice([0.1, 0.6, 3.0]))
 
 
-def run(seed: int, faults: Faults | None = None) -> Story:
-    """Let it run to its end and check everything."""
+def run(seed: int, faults: Faults | None = None, kind: str = "") -> Story:
+    """Let it run to its end and check everything; `kind`: one of `SHARED`."""
     story, witnessed = Story(), Witnessed()
-    with make(seed, random_faults(seed) if faults is None else faults) as simulated:
+    with make(seed, random_faults(seed) if faults is None else faults, kind) as simulated:
         simulated.simulation.watch(witnessed.see)
         simulated.run(deadline=DEADLINE)
         simulated.simulation.advance(5.0)
@@ -154,26 +181,36 @@ def breaches(simulated: SimulatedOneByte, witnessed: Witnessed, seed: int, story
         found.append(f"records {lost} were told and are lost")
     journal = HeldJournal(simulated.header)
     steps = [step for content in contents for step in journal.take(content)]
-    rounds = [record for record in simulated.sequencer.records if isinstance(record, Round)]
+    records, is_shared = simulated.sequencer.records, simulated.header.shared_slots is not None
+    rounds = [record for record in records if isinstance(record, Round | Summed)]
     slots = [
-        (part.base_round, part.first_slot + place)
+        (part.participant if is_shared else None, part.base_round, part.first_slot + place)
         for record in rounds
         for part in record.parts
         for place in range(len(part.codes))
     ]
     if len(set(slots)) != len(slots):
         found.append("a slot counts twice")
-    if len(rounds) != NUM_ROUNDS or not isinstance(simulated.sequencer.records[-1], Close):
-        found.append(f"the journal has {len(rounds)} rounds and no end")
+    num_full = sum(isinstance(record, Summed) or bool(record.parts) for record in rounds)
+    if num_full != NUM_ROUNDS or not isinstance(records[-1], Close):
+        found.append(f"the journal has {num_full} rounds and no end")
+    story.num_empty = len(rounds) - num_full
+    found += [
+        f"round {record.number} is more than its cohort can have measured"
+        for record in rounds
+        if isinstance(record, Summed)
+        and np.abs(record.coefficients.astype(int)).max() > COEFFICIENT_MAX * len(record.cohort)
+    ]
     story.num_late = sum(part.base_round < record.number for record in rounds for part in record.parts)
     Random(seed).shuffle(steps)
-    joiner = Accumulators(simulated.header)
+    joiner, reader = Accumulators(simulated.header), Accumulators(simulated.header)
     joiner.add(steps)
-    digests = {"a joiner that reads the journal in another order": joiner.digest(), **simulated.digests()}
+    reader.add(steps_of(JournalSection(simulated.header, journal.ledger, records)))
+    digests = {"who reads the whole journal": reader.digest(), **simulated.digests()}
     found += [f"{name} has other weights" for name, digest in digests.items() if digest != joiner.digest()]
     return found
 
 
 if __name__ == "__main__":
-    story = run(int(sys.argv[1]))
+    story = run(int(sys.argv[1]), kind=sys.argv[2] if len(sys.argv) > 2 else "")
     sys.stdout.write(f"{story.trace_hash} | {story.num_faults} | {story.num_views} | {story.breaches}\n")

@@ -268,10 +268,13 @@ class Leading:
         number = self.rounds.number
         contributors = [(key, self._names[key]) for key in self.rounds.contributors()]
         contents = self.ordering.close_round(contributors, self.rounds.parts, self.seats)
+        self._begin_round(now)
+        return [Note(f"round {number} closes: {reason}"), *self._order(contents, now)]
+
+    def _begin_round(self, now: float) -> None:
         self.rounds.open(now)
         self._auditing.forget_before(self.rounds.first_number)
         self._states = {end: state for end, state in self._states.items() if end >= self.rounds.first_number}
-        return [Note(f"round {number} closes: {reason}"), *self._order(contents, now)]
 
     def _close_run(self, now: float) -> list[Effect]:
         is_time_over = self._measured_at is not None and now - self._measured_at > self._config.seal_seconds_max

@@ -36,6 +36,8 @@ class Ledger:
         self.header = header
         self.participants: list[Participant] = []
         self.num_rounds = 0
+        self.num_full_rounds = 0
+        """Rounds that hold anything; those of cohorts that fell apart do not."""
         self.num_entries = 0
         self.revocations: list[Revocation] = []
         self.is_closed = False
@@ -48,7 +50,7 @@ class Ledger:
         self._median: int | None = CODE_MAX if header.is_masked else None
         self._measured: dict[int, set[tuple[int | None, int]]] = {}
         # By round: who measured which slot; it matters only if slots are shared.
-        self._references: dict[int, int] = {0: 0}
+        self._references: dict[int, int] = {0: self._median or 0}
 
     def take(self, record: Record, chain: bytes) -> None:
         """One more record; `chain` is the hash of everything before it (32 bytes).
@@ -166,6 +168,7 @@ class Ledger:
             raise ValueError(f"round {record.number} tells entries that this run must not tell")
         for part in record.parts:
             self._take_part(record.number, part)
+        self.num_full_rounds += bool(record.parts)
         median = median_code(record.codes)
         self._end_round(record.number, self._median if median is None else median)
 
@@ -181,6 +184,7 @@ class Ledger:
         for member in record.cohort:
             self._require_participant(member)
             self._unsigned.setdefault(member, []).append((record.number, record.part_of(member)))
+        self.num_full_rounds += 1
         self.num_entries += len(record.cohort) * self.header.num_slots
         self._end_round(record.number, moved_reference(record.reference, record.size, len(record.cohort)))
 

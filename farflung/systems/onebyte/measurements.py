@@ -6,6 +6,7 @@ from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.messages import ByteEntries
 from farflung.systems.onebyte.packing import bounded, pack
+from farflung.systems.onebyte.records import Part
 from farflung.systems.onebyte.slots import runs
 
 
@@ -74,10 +75,14 @@ class Measurements:
             found += self._messages(base_round, [slot for slot in codes if slot not in counted], ledger)
         return found
 
-    def num_own(self, base_round: int, first_slot: int, codes: bytes) -> int:
+    def num_own(self, part: Part) -> int:
         """How many of these entries this life has measured."""
-        mine = self._codes.get(base_round, {})
-        return sum(mine.get(slot) == code for slot, code in enumerate(codes, start=first_slot))
+        mine = self._codes.get(part.base_round, {})
+        return sum(mine.get(slot) == code for slot, code in enumerate(part.codes, start=part.first_slot))
+
+    def num_entries(self, part: Part) -> int:
+        """How many there are."""
+        return len(part.codes)
 
     def _messages(self, base_round: int, slots: Sequence[int], ledger: Ledger) -> list[ByteEntries]:
         """Consecutive slots together; nothing that is too old to be taken."""

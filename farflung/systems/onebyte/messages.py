@@ -8,6 +8,8 @@ All names begin with Byte, as names of messages are unique over the whole progra
              --Entries---------->               one byte for each slot
              --Signature-------->               under what of mine was committed
              <-NotSequencer------               ask somebody else
+             <-Cohort-------------              masked entries: measure this round together with these
+             --Masked----------->               the coefficients of all its slots, under masks
 
     sequencer --Lead, Copy------> standby       this is the view, these are records
               <-Copied, Follow---               so much is on my disk; where do we part ways?
@@ -48,6 +50,8 @@ class ByteJoin(Message, kw_only=True):
     """The peer's name, signed with the key that will sign its entries."""
     instance: str
     """Different in each life."""
+    mask_key: Signed | None = None
+    """Of this life, if entries of the run are masked."""
 
 
 class ByteReady(Message, kw_only=True, array_like=True, tag="r"):
@@ -75,6 +79,26 @@ class ByteEntries(Message, kw_only=True, array_like=True, tag="e"):
     place: int
     """Round times slots of a round plus the first slot."""
     codes: bytes
+
+
+class ByteCohort(Message, kw_only=True, array_like=True, tag="c"):
+    """A round is measured by these alone, whose masks cancel."""
+
+    round_number: int
+    check: bytes
+    """The first bytes of the cohort's hash."""
+    members: tuple[Signed, ...]
+    """Their mask keys; empty: the cohort is that of a round before."""
+
+
+class ByteMasked(Message, kw_only=True, array_like=True, tag="k"):
+    """All that a member has measured in a round."""
+
+    round_number: int
+    check: bytes
+    """Of the cohort whose masks are on it."""
+    values: bytes
+    """Integers modulo 2^16, little-endian: a coefficient of each slot, and their mean size."""
 
 
 class ByteSignature(Message, kw_only=True):

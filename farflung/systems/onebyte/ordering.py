@@ -18,6 +18,7 @@ from farflung.systems.onebyte.records import (
     Revocation,
     Round,
     Seal,
+    Summed,
     decode_record,
     encode_record,
 )
@@ -56,7 +57,7 @@ class Ordering:
     @property
     def is_measured(self) -> bool:
         """All rounds are ordered; only signatures and the end are missing."""
-        return self.ledger.num_rounds >= self._config.num_rounds
+        return self.ledger.num_full_rounds >= self._config.num_rounds
 
     def end_before(self, num_records: int) -> int:
         """How many of the first `num_records` measurers may be told of."""
@@ -89,14 +90,24 @@ class Ordering:
 
     def close_round(self, contributors: list[tuple[str, str]], parts: PartsOf, seats: Seats) -> list[bytes]:
         """The records up to and with the next round; `contributors`: key and name of each."""
-        for key, name in contributors:
-            if key not in self._numbers:
-                self._add(Participant(bytes.fromhex(key), name))
-        self._add_waiting(seats, is_end=False)
+        self._begin_round(contributors, seats)
         found = parts(self.number_of)
         reference = self.ledger.reference_for(b"".join(part.codes for part in found))
         self._add(Round(self.ledger.num_rounds, reference, found))
         return self._ordered()
+
+    def close_sum(self, cohort: list[tuple[str, str]], sums: bytes, seats: Seats) -> list[bytes]:
+        """The same for a round of which only the sum over a cohort (key and name of each) is known."""
+        self._begin_round(cohort, seats)
+        members = tuple(sorted(self._numbers[key] for key, _ in cohort))
+        self._add(Summed(self.ledger.num_rounds, self.ledger.reference_for(b""), members, sums))
+        return self._ordered()
+
+    def _begin_round(self, contributors: list[tuple[str, str]], seats: Seats) -> None:
+        for key, name in contributors:
+            if key not in self._numbers:
+                self._add(Participant(bytes.fromhex(key), name))
+        self._add_waiting(seats, is_end=False)
 
     def close_run(self, seats: Seats, *, is_time_over: bool) -> list[bytes]:
         """The last records, or none while signatures are waited for."""
@@ -148,7 +159,7 @@ class Ordering:
         self._num_records += 1
         if isinstance(record, Participant):
             self._numbers[record.public_key.hex()] = len(self.ledger.participants) - 1
-        if isinstance(record, Round | Close):
+        if isinstance(record, Round | Summed | Close):
             self.ends.append(self._num_records)
 
     def _ordered(self) -> list[bytes]:

@@ -6,7 +6,15 @@ from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.leading import Leading
 from farflung.systems.onebyte.ledger import Ledger
-from farflung.systems.onebyte.messages import ByteEntries, ByteJoin, ByteNotSequencer, ByteReady, ByteSignature
+from farflung.systems.onebyte.masked_leading import MaskedLeading
+from farflung.systems.onebyte.messages import (
+    ByteEntries,
+    ByteJoin,
+    ByteMasked,
+    ByteNotSequencer,
+    ByteReady,
+    ByteSignature,
+)
 from farflung.systems.onebyte.records import Record, decode_record
 from farflung.systems.onebyte.replica import Replica
 from farflung.wire.identity import Identity
@@ -62,7 +70,7 @@ class Sequencer(Role):
 
     def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
         """From a measurer, another candidate, or the witness."""
-        if not isinstance(message, ByteJoin | ByteReady | ByteEntries | ByteSignature):
+        if not isinstance(message, ByteJoin | ByteReady | ByteEntries | ByteMasked | ByteSignature):
             return self._settled(self.replica.receive(source, message, now), now)
         if self.leading is None:
             return [Send(source, ByteNotSequencer(sequencer=self.replica.view.sequencer))]
@@ -80,5 +88,6 @@ class Sequencer(Role):
             return effects
         if self.leading is None:
             me, log = replica.me, replica.log
-            self.leading = Leading(me, self._config, log, self._identity, replica.order, self._draw, now)
+            kind = MaskedLeading if log.header.is_masked else Leading
+            self.leading = kind(me, self._config, log, self._identity, replica.order, self._draw, now)
         return effects + self.leading.announce(replica.num_committed, now)

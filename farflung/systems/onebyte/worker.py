@@ -6,25 +6,30 @@ find in the journal it sends again, also to another sequencer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.held_journal import HeldJournal
 from farflung.systems.onebyte.journal import CHECK_BYTES
 from farflung.systems.onebyte.leading import claim_content
+from farflung.systems.onebyte.learning import Learner, Told
+from farflung.systems.onebyte.masked_measurements import MaskedMeasurements
+from farflung.systems.onebyte.masks import MaskKey
 from farflung.systems.onebyte.measurements import Measurements
 from farflung.systems.onebyte.messages import (
     ACTOR,
     CLAIM_PURPOSE,
+    ByteCohort,
     ByteJoin,
     ByteNews,
     ByteNotSequencer,
     ByteReady,
     ByteSignature,
 )
+from farflung.systems.onebyte.signing import Signing
 from farflung.systems.onebyte.steps import Step
-from farflung.wire.identity import Identity
+from farflung.wire.identity import KEY_BYTES, Identity
 from farflung.wire.message import NoSuchActor, Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Failed, World
@@ -34,35 +39,6 @@ from farflung.world.version import __version__
 
 MEASURER_ACTOR = "m"
 """It is on every message, so it is short."""
-
-
-class Learner(Protocol):
-    """What has the weights."""
-
-    def measure(self, round_number: int, first_slot: int, num_slots: int) -> bytes:
-        """One byte for each of these slots of a round, at the present weights."""
-        ...
-
-    def add(self, steps: Sequence[Step]) -> None:
-        """Move the weights."""
-        ...
-
-    def digest(self) -> bytes:
-        """32 bytes that are the same on every machine that has added the same."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a measurer has come to."""
-
-    num_rounds: int
-    """Of the journal."""
-    num_measured: int
-    """Entries that this life has measured."""
-    num_counted: int
-    """Of those, the ones that stand in the journal."""
-    is_over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +78,30 @@ class Worker:
         self._seconds_per_slot = seconds_per_slot
         self._instance = f"{world.random(f'joining as {name}').getrandbits(64):016x}"
         self._sequencer = group.candidates[0]
-        self._measurements = Measurements(header, config.entries_per_message)
+        self._mask_key = self._new_mask_key() if header.is_masked else None
+        self._measurements = self._new_measurements()
+        self._signing = Signing(config, self.journal, identity, self._measurements)
         self._num_computing = 0
-        self._has_foreign = False
-        """Unsigned entries stand under its name that this life has not measured."""
-        self._signed_round = 0
         now = world.clock.now()
         self._heard_at = now
         self._ask_at = now
         self._ask_seconds = config.ask_again_seconds
         self._must_join = True
-        self._num_counted = 0
+
+    def _new_mask_key(self) -> MaskKey:
+        secret = self._world.random(f"masks of {self._instance}").randbytes(KEY_BYTES)
+        return MaskKey(secret, header_hash(self._header), self._identity)
+
+    def _new_measurements(self) -> Measurements | MaskedMeasurements:
+        size = self._config.entries_per_message
+        if self._mask_key is None:
+            return Measurements(self._header, size)
+        return MaskedMeasurements(self._header, size, self._mask_key)
 
     def report(self) -> Told:
         """So far."""
         ledger = self.journal.ledger
-        return Told(ledger.num_rounds, self._measurements.num_measured, self._num_counted, ledger.is_closed)
+        return Told(ledger.num_rounds, self._measurements.num_measured, self._signing.num_counted, ledger.is_closed)
 
     async def run(self) -> Told:
         """Measure until the run is closed; the learner then holds the journal's weights.
@@ -150,7 +134,7 @@ class Worker:
         if self._must_join:
             self._join(mailbox)
         journal = self.journal
-        if journal.ledger.num_rounds >= self._config.num_rounds:
+        if self._signing.is_at_end:
             self._sign_if_due(mailbox)
         self._send(mailbox, ByteReady(num_records=journal.num_records, check=journal.check))
         self._ask_at = now + self._ask_seconds
@@ -160,9 +144,16 @@ class Worker:
         run = header_hash(self._header)
         claim = self._identity.sign(CLAIM_PURPOSE, claim_content(run, self._world.network.peer))
         self._must_join = False
-        self._send(mailbox, ByteJoin(run=run, code=__version__, name=self._name, claim=claim, instance=self._instance))
-        own = self.journal.number_of(self._identity.public_key)
-        self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger, own))
+        join = ByteJoin(
+            run=run,
+            code=__version__,
+            name=self._name,
+            claim=claim,
+            instance=self._instance,
+            mask_key=None if self._mask_key is None else self._mask_key.signed,
+        )
+        self._send(mailbox, join)
+        self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger, self._signing.own))
 
     def _turn_to(self, sequencer: PeerId) -> None:
         self._sequencer = sequencer
@@ -202,6 +193,9 @@ class Worker:
             case ByteNews():
                 self._heard_at = now
                 self._take_news(mailbox, message)
+            case ByteCohort() if isinstance(self._measurements, MaskedMeasurements):
+                self._heard_at = now
+                self._take_cohort(mailbox, message, self._measurements)
             case _:
                 pass
 
@@ -227,6 +221,15 @@ class Worker:
         if not is_idle:
             self._ask_seconds = self._config.ask_again_seconds
 
+    def _take_cohort(self, mailbox: Mailbox, message: ByteCohort, measurements: MaskedMeasurements) -> None:
+        try:
+            answers = measurements.ask_for(message, self.journal.ledger)
+        except ValueError as error:
+            raise PeerMisbehaved(self._sequencer, f"it forms {error}") from None
+        now = self._world.clock.now()
+        self._ask_at = now if answers is None else now + self._ask_seconds
+        self._send_all(mailbox, answers or ())
+
     def _take_record(self, content: bytes) -> list[Step]:
         try:
             return self.journal.take(content)
@@ -240,29 +243,16 @@ class Worker:
             self._compute(mailbox, _Computed("move", 0, range(0), None), self._learner.add, steps)
         if ledger.num_rounds > first_round:
             self._measurements.begin_round(ledger.num_rounds)
-        own = self.journal.number_of(self._identity.public_key)
-        if own is not None:
-            parts = self.journal.parts_of(own, self.journal.rounds[first_round:])
-            for part in parts:
-                num_own = self._measurements.num_own(part.base_round, part.first_slot, part.codes)
-                self._num_counted += num_own
-                self._has_foreign = self._has_foreign or num_own < len(part.codes)
+        self._signing.take(self.journal.rounds[first_round:])
         self._sign_if_due(mailbox)
 
     # Signing
 
     def _sign_if_due(self, mailbox: Mailbox) -> None:
-        ledger, own = self.journal.ledger, self.journal.number_of(self._identity.public_key)
-        if own is None or not ledger.num_unsigned(own):
-            self._has_foreign = False
-            return
-        is_at_end = ledger.num_rounds >= self._config.num_rounds
-        if ledger.num_rounds - self._signed_round < self._config.rounds_per_seal and not is_at_end:
-            return
-        self._signed_round = ledger.num_rounds
-        # What an earlier life of this key measured, this one cannot answer for.
-        signature = b"" if self._has_foreign else ledger.seal(own, self._identity).signature
-        self._compute(mailbox, _Computed("sign", ledger.num_rounds, range(0), signature), self._learner.digest)
+        signature = self._signing.signature_due()
+        if signature is not None:
+            done = _Computed("sign", self.journal.ledger.num_rounds, range(0), signature)
+            self._compute(mailbox, done, self._learner.digest)
 
     # Measuring
 
