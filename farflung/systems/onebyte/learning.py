@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from farflung.systems.onebyte.steps import Step
 
@@ -34,3 +34,17 @@ class Told:
     num_counted: int
     """Of those, the ones that stand in the journal."""
     is_over: bool
+    epsilon: float | None = None
+    """Of differential privacy, spent so far; None: nothing is private."""
+    reason: str = ""
+    """Why it measures no further, before the run is over."""
+
+
+@runtime_checkable
+class Accounted(Protocol):
+    """A learner that counts what it gives away of its data."""
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far."""
+        ...

@@ -13,7 +13,7 @@ from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.held_journal import HeldJournal
 from farflung.systems.onebyte.journal import CHECK_BYTES
 from farflung.systems.onebyte.leading import claim_content
-from farflung.systems.onebyte.learning import Learner, Told
+from farflung.systems.onebyte.learning import Accounted, Learner, Told
 from farflung.systems.onebyte.masked_measurements import MaskedMeasurements
 from farflung.systems.onebyte.masks import MaskKey
 from farflung.systems.onebyte.measurements import Measurements
@@ -27,6 +27,7 @@ from farflung.systems.onebyte.messages import (
     ByteReady,
     ByteSignature,
 )
+from farflung.systems.onebyte.privacy import BudgetSpent
 from farflung.systems.onebyte.signing import Signing
 from farflung.systems.onebyte.steps import Step
 from farflung.wire.identity import KEY_BYTES, Identity
@@ -87,6 +88,8 @@ class Worker:
         self._ask_at = now
         self._ask_seconds = config.ask_again_seconds
         self._must_join = True
+        self._reason = ""
+        """Why it leaves."""
 
     def _new_mask_key(self) -> MaskKey:
         secret = self._world.random(f"masks of {self._instance}").randbytes(KEY_BYTES)
@@ -101,17 +104,25 @@ class Worker:
     def report(self) -> Told:
         """So far."""
         ledger = self.journal.ledger
-        return Told(ledger.num_rounds, self._measurements.num_measured, self._signing.num_counted, ledger.is_closed)
+        return Told(
+            num_rounds=ledger.num_rounds,
+            num_measured=self._measurements.num_measured,
+            num_counted=self._signing.num_counted,
+            is_over=ledger.is_closed,
+            epsilon=self._learner.epsilon if isinstance(self._learner, Accounted) else None,
+            reason=self._reason,
+        )
 
     async def run(self) -> Told:
-        """Measure until the run is closed; the learner then holds the journal's weights.
+        """Measure until the run is closed; the learner then holds the journal's weights. Or until its budget of privacy
+        is spent.
 
         Raises:
             Refused: the sequencer will not have this measurer.
             PeerMisbehaved: the journal that it tells is not one that can follow from what it told before.
         """
         with Mailbox(self._world, MEASURER_ACTOR) as mailbox:
-            while not self.journal.ledger.is_closed or self._num_computing:
+            while not (self.journal.ledger.is_closed or self._reason) or self._num_computing:
                 if self._world.clock.now() >= self._ask_at and not self._num_computing:
                     self._ask(mailbox)
                 self._measure_next(mailbox)
@@ -279,7 +290,10 @@ class Worker:
         self._num_computing -= 1
         before, result = done.result
         if isinstance(result, Failed):
-            raise result.error
+            if not isinstance(result.error, BudgetSpent):
+                raise result.error
+            self._reason = str(result.error)
+            return
         if done.what == "measure":
             ledger = self.journal.ledger
             self._send_all(mailbox, self._measurements.done(done.round_number, done.slots, result, ledger))
