@@ -13,8 +13,10 @@ from farflung.systems.onebyte.code import coefficients
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.masks import COHORT_CHECK_BYTES, MaskKey, cohort_hash, mask_key_of
+from farflung.systems.onebyte.measurements import Measurements
 from farflung.systems.onebyte.messages import ByteCohort, ByteEntries, ByteMasked
 from farflung.systems.onebyte.records import Part
+from farflung.wire.identity import Identity, Signed
 
 
 class MaskedMeasurements:
@@ -36,6 +38,11 @@ class MaskedMeasurements:
         """For the newest round that anything was sent for."""
         self._took_part: set[int] = set()
         """Rounds."""
+
+    @property
+    def mask_key(self) -> Signed | None:
+        """What the others of a cohort need of this life."""
+        return self._key.signed
 
     @property
     def is_idle(self) -> bool:
@@ -120,3 +127,13 @@ class MaskedMeasurements:
     def num_entries(self, part: Part) -> int:
         """How many there are."""
         return self._header.num_slots
+
+
+def measurements_for(
+    header: Header, entries_per_message: int, identity: Identity, secret: bytes
+) -> Measurements | MaskedMeasurements:
+    """What this run needs; `secret`: 32 random bytes of this life."""
+    if not header.is_masked:
+        return Measurements(header, entries_per_message)
+    key = MaskKey(secret, header_hash(header), identity)
+    return MaskedMeasurements(header, entries_per_message, key)

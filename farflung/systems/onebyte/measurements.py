@@ -8,6 +8,7 @@ from farflung.systems.onebyte.messages import ByteEntries
 from farflung.systems.onebyte.packing import bounded, pack
 from farflung.systems.onebyte.records import Part
 from farflung.systems.onebyte.slots import runs
+from farflung.wire.identity import Signed
 
 
 class Measurements:
@@ -22,6 +23,11 @@ class Measurements:
         self._under_way = range(0)
         self._codes: dict[int, dict[int, int]] = {}
         # By round and slot, as long as it may be sent.
+
+    @property
+    def mask_key(self) -> Signed | None:
+        """Nothing is masked."""
+        return None
 
     @property
     def is_idle(self) -> bool:

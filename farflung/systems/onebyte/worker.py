@@ -14,9 +14,7 @@ from farflung.systems.onebyte.held_journal import HeldJournal
 from farflung.systems.onebyte.journal import CHECK_BYTES
 from farflung.systems.onebyte.leading import claim_content
 from farflung.systems.onebyte.learning import Accounted, Learner, Told
-from farflung.systems.onebyte.masked_measurements import MaskedMeasurements
-from farflung.systems.onebyte.masks import MaskKey
-from farflung.systems.onebyte.measurements import Measurements
+from farflung.systems.onebyte.masked_measurements import MaskedMeasurements, measurements_for
 from farflung.systems.onebyte.messages import (
     ACTOR,
     CLAIM_PURPOSE,
@@ -79,8 +77,8 @@ class Worker:
         self._seconds_per_slot = seconds_per_slot
         self._instance = f"{world.random(f'joining as {name}').getrandbits(64):016x}"
         self._sequencer = group.candidates[0]
-        self._mask_key = self._new_mask_key() if header.is_masked else None
-        self._measurements = self._new_measurements()
+        secret = world.random(f"masks of {self._instance}").randbytes(KEY_BYTES)
+        self._measurements = measurements_for(header, config.entries_per_message, identity, secret)
         self._signing = Signing(config, self.journal, identity, self._measurements)
         self._num_computing = 0
         now = world.clock.now()
@@ -90,16 +88,6 @@ class Worker:
         self._must_join = True
         self._reason = ""
         """Why it leaves."""
-
-    def _new_mask_key(self) -> MaskKey:
-        secret = self._world.random(f"masks of {self._instance}").randbytes(KEY_BYTES)
-        return MaskKey(secret, header_hash(self._header), self._identity)
-
-    def _new_measurements(self) -> Measurements | MaskedMeasurements:
-        size = self._config.entries_per_message
-        if self._mask_key is None:
-            return Measurements(self._header, size)
-        return MaskedMeasurements(self._header, size, self._mask_key)
 
     def report(self) -> Told:
         """So far."""
@@ -161,7 +149,7 @@ class Worker:
             name=self._name,
             claim=claim,
             instance=self._instance,
-            mask_key=None if self._mask_key is None else self._mask_key.signed,
+            mask_key=self._measurements.mask_key,
         )
         self._send(mailbox, join)
         self._send_all(mailbox, self._measurements.uncounted(self.journal.ledger, self._signing.own))
