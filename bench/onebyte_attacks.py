@@ -181,7 +181,7 @@ def tune_by_floats(example: Example, num_hostile: int, num_rounds: int) -> float
             for tensor in header.tensors:
                 drawn = draw_directions(header, tensor, number, 0, NUM_SLOTS)
                 mean = (drawn.entries(tensor.shape) * slopes.view(-1, *[1] * len(tensor.shape))).mean(0)
-                parameters[tensor.name] -= RATE * mean.float()
+                parameters[tensor.name].sub_(RATE * mean.float())
     return example.accuracy(model)
 
 

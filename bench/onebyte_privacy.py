@@ -22,11 +22,11 @@ from farflung.systems.onebyte.sharing import Privacy, SharedSlots
 from farflung.wire.identity import Identity
 
 NUM_PARTICIPANTS = 2
-NUM_SLOTS = 16
+NUM_SLOTS = 8
 BATCH_SIZE = 64
-RATE = 2e-2
-CLIP = 0.02
-"""About the middle of what one example's loss differs by in the first rounds."""
+RATE = 1.4e-2
+CLIP = 0.3
+"""Nine in ten examples' losses differ by less, as public examples of the kind show."""
 DELTA = 1e-5
 BUDGETS = (None, 6.0, 2.0)
 LOST_POINTS_MAX = {6.0: 2.0, 2.0: 4.0}
@@ -88,7 +88,7 @@ def _batches(shard: Batch, seed: str):  # noqa: ANN202  the batch of a round
 
 def main() -> int:
     arguments = bench_arguments(__doc__ or "").parse_args()
-    num_rounds, seeds = (60, (0,)) if arguments.quick else (240, (0, 1, 2))
+    num_rounds, seeds = (50, (0,)) if arguments.quick else (160, (0, 1))
     example = Example.load()
     settings = {"participants": NUM_PARTICIPANTS, "slots": NUM_SLOTS, "rounds": num_rounds, "seeds": len(seeds)}
     report = Report("onebyte_privacy", {**settings, "clip": CLIP, "delta": DELTA})

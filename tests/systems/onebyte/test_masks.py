@@ -171,7 +171,12 @@ def test_what_the_journal_holds_is_the_sum_of_what_was_measured() -> None:
 
     with masked_run(learner=watched) as run:
         received: list[ByteMasked] = []
-        run.simulation.watch(lambda event: received.append(event.message) if event.kind == "ByteMasked" else None)
+
+        def receive(event: MessageEvent) -> None:
+            if isinstance(event.message, ByteMasked):
+                received.append(event.message)
+
+        run.simulation.watch(receive)
         run.run(deadline=400)
         section = read_back(run)
     names = [each.name for each in section.ledger.participants]
