@@ -10,7 +10,9 @@ from rich.table import Table
 
 from farflung.apps.journal.files import open_journal
 from farflung.systems.onebyte.edit import name_of
+from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import JournalSection
+from farflung.systems.onebyte.records import Summed, signed_parts
 from farflung.systems.onebyte.replay import require_base
 
 NAMES_SHOWN_MAX = 4
@@ -99,6 +101,7 @@ def _described(section: JournalSection) -> dict[str, Any]:
         "exponent": header.exponent,
         "schedule": f"{header.schedule.kind}, {header.schedule.rate}",
         "slots_per_round": header.num_slots,
+        "data": _data(header),
         "rounds": ledger.num_rounds,
         "rounds_skipped": section.num_rounds_skipped,
         "entries": ledger.num_entries,
@@ -110,11 +113,26 @@ def _described(section: JournalSection) -> dict[str, Any]:
     }
 
 
+def _data(header: Header) -> str:
+    shared = header.shared_slots
+    if shared is None:
+        return "one for all"
+    mean = f"mean without {shared.trimmed_percent} % at either end" if shared.trimmed_percent else "mean"
+    noise = shared.privacy
+    return ", ".join(
+        (
+            f"private, {mean} over participants",
+            *(["sums under masks"] if shared.is_masked else []),
+            *([f"noise of {noise.noise_multiplier:g} times the clip {noise.clip:g}"] if noise is not None else []),
+        )
+    )
+
+
 def _participant(section: JournalSection, number: int) -> dict[str, Any]:
     mine = [
-        (record.number, len(part.codes))
+        (record.number, section.header.num_slots if isinstance(record, Summed) else len(part.codes))
         for record in section.rounds
-        for part in record.parts
+        for part in signed_parts(record)
         if part.participant == number
     ]
     revoked = sum(size for committed, size in mine if section.ledger.is_revoked(number, committed))

@@ -8,7 +8,7 @@ import torch
 
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import JournalSection, JournalWriter
-from farflung.systems.onebyte.records import Part, Participant, Revocation, Round, Section, Summed
+from farflung.systems.onebyte.records import Participant, Revocation, Section, signed_parts
 from farflung.systems.onebyte.replay import steps_of, sums_of, tensor_names
 
 
@@ -74,13 +74,10 @@ def _signed_rounds(section: JournalSection) -> list[tuple[int, list[tuple[bytes,
     """Rounds by who measured what: a participant may have another number in a branch."""
     keys = [participant.public_key for participant in section.ledger.participants]
 
-    def parts(record: Round | Summed) -> list[Part]:
-        return [record.part_of(each) for each in record.cohort] if isinstance(record, Summed) else [*record.parts]
-
     return [
         (
             record.reference,
-            [(keys[part.participant], part.base_round, part.first_slot, part.codes) for part in parts(record)],
+            [(keys[part.participant], part.base_round, part.first_slot, part.codes) for part in signed_parts(record)],
         )
         for record in section.rounds
     ]

@@ -7,7 +7,16 @@ from farflung.systems.onebyte.journal import CHECK_BYTES, Chain
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.means import SharedMeans, bases_of
 from farflung.systems.onebyte.packing import unpacked_record
-from farflung.systems.onebyte.records import Part, Participant, Record, Revocation, Round, Summed, decode_record
+from farflung.systems.onebyte.records import (
+    Part,
+    Participant,
+    Record,
+    Revocation,
+    Round,
+    Summed,
+    decode_record,
+    signed_parts,
+)
 from farflung.systems.onebyte.steps import Step, step_of
 
 
@@ -77,11 +86,4 @@ class HeldJournal:
 
     def parts_of(self, participant: int, records: Sequence[Round | Summed]) -> list[Part]:
         """What stands under a participant's name in some rounds; of a sum it took part in, all of it."""
-        return [
-            part
-            for record in records
-            for part in (
-                [record.part_of(each) for each in record.cohort] if isinstance(record, Summed) else record.parts
-            )
-            if part.participant == participant
-        ]
+        return [part for record in records for part in signed_parts(record) if part.participant == participant]

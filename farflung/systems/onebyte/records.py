@@ -125,6 +125,11 @@ class Summed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return Part(participant, self.number, 0, self.sums)
 
 
+def signed_parts(record: Round | Summed) -> tuple[Part, ...]:
+    """What stands under participants' names; of a sum, all of it under each name of its cohort."""
+    return tuple(record.part_of(each) for each in record.cohort) if isinstance(record, Summed) else record.parts
+
+
 Record = Participant | Round | Seal | Revocation | Close | Section | Vouch | Summed
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
