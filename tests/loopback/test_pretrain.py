@@ -96,6 +96,7 @@ def test_a_second_interrupt_ends_a_stop_at_once(tmp_path: Path, commands: list[C
     assert not alive
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set")
 def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, commands: list[Command]) -> None:
     command = Command(tmp_path, str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
