@@ -9,6 +9,8 @@ from farflung.apps.pretrain.run_file import load_run_file
 from farflung.apps.runs.history import History
 from farflung.apps.runs.lead import Gathered, Lead
 from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport, StopSeat
+from farflung.runtime.store import FileStore
+from farflung.systems.hierarchy.durable import PREFIX
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Send
@@ -71,4 +73,8 @@ def test_a_run_that_kept_nothing_says_so(algorithm: str, tmp_path: Path) -> None
     run = load_run_file(write_run(tmp_path, algorithm=algorithm))
     engine = engine_of(run)
     seats = tuple(engine.seats(run))
-    assert not engine.prepare_resume({seat.index: tmp_path / seat.name for seat in seats}, seats)
+    homes = {seat.index: tmp_path / seat.name for seat in seats}
+    assert not engine.prepare_resume(homes, seats)
+    if algorithm == HALOS:
+        FileStore(homes[0] / "store").write(f"{PREFIX}update/east-local-server/1/1/0", b"an update")
+        assert engine.prepare_resume(homes, seats)

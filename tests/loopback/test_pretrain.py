@@ -70,6 +70,7 @@ def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path,
     second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
     commands.append(second)
     assert second.wait() == 0, second.output.read_text()
+    assert "begins anew" not in second.text
     result = summary(tmp_path)
     assert result["validation_loss"] < LEARNT_LOSS
     # Without what the first part had done, it would take the whole budget again.

@@ -20,7 +20,7 @@ from farflung.learn.parameters import Tensors, named_parameters
 from farflung.learn.stream import Shard
 from farflung.runtime.store import FileStore
 from farflung.systems.hierarchy.config import HierarchyConfig
-from farflung.systems.hierarchy.durable import MANIFEST
+from farflung.systems.hierarchy.durable import PREFIX
 from farflung.systems.hierarchy.global_server import GlobalServer
 from farflung.systems.hierarchy.local_server import LocalServer
 from farflung.systems.hierarchy.messages import ACTOR
@@ -68,7 +68,7 @@ class HierarchyEngine:
     def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
         """Servers are durable by themselves, and workers take up whatever those have."""
         root = homes.get(seats[0].index)
-        return root is None or FileStore(root / "store").read(MANIFEST) is not None
+        return root is None or bool(FileStore(root / "store").keys(PREFIX))
 
 
 def server_of(seat: Seat, seats: tuple[Seat, ...]) -> Seat | None:
