@@ -57,6 +57,7 @@ def measure_example(report: Report, seeds: range, setting: Setting) -> None:
             zero, byte, real = (100 * (held_out(each, task).accuracy or 0.0) for each in (model, tuned.model, floats))
             accuracies.append((zero, byte, real))
             largest, is_same = max(largest, len(tuned.journal)), is_same and tuned.is_same
+            report.console.print(f"seed {seed}: {zero:.2f} %, one byte {byte:.2f} %, floats {real:.2f} %")
             rows.append((seed, *(f"{each:.2f}" for each in accuracies[-1]), tuned.num_entries, len(tuned.journal)))
     columns = ("seed", "zero-shot %", "one byte %", "floats %", "entries", "bytes of journal")
     report.table(f"Example, {setting.num_rounds} rounds of {setting.num_slots}", columns, rows)
@@ -78,9 +79,11 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     is_quick = arguments.quick
-    report = Report("onebyte_learning", {"quick": is_quick, "threads": 1, "vectors": arguments.vectors is not None})
+    report = Report(
+        "onebyte_learning", {"quick": is_quick, "exact": arguments.exact, "vectors": arguments.vectors is not None}
+    )
     if arguments.part != "reviews":
-        setting = Setting(num_slots=64, num_rounds=156, rate=3e-2, batch_size=64, is_exact=is_quick)
+        setting = Setting(num_slots=64, num_rounds=156, rate=3e-2, batch_size=64, is_exact=is_quick or arguments.exact)
         measure_example(report, range(1 if is_quick else 3), setting)
     if arguments.part != "example":
         if arguments.data is None:
@@ -97,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     """What one can ask for."""
     asked = bench_arguments(__doc__ or "")
     asked.add_argument("--part", choices=["both", "example", "reviews"], default="both")
+    asked.add_argument("--exact", action="store_true", help="the example's projections from backward passes, as quick")
     asked.add_argument("--data", type=Path, metavar="FOLDER", help="sst2_train, _dev and _test.tsv: text, tab, 0 or 1")
     asked.add_argument("--vectors", type=Path, metavar="FILE", help="word vectors that the reviews' model begins from")
     asked.add_argument("--cache", type=Path, metavar="FOLDER", help="where the reviews' model is kept")

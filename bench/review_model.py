@@ -1,4 +1,4 @@
-"""A small language model for film reviews, pretrained on texts that are at hand: no labels, and no other model.
+"""A small language model for film reviews, pretrained on the texts that are given, without their labels.
 
 Its vocabulary is words. It may begin from word vectors that others have made (GloVe's text form: a word and its numbers
 a line, the most frequent first); these stay as they are, so that words that the texts lack have their meaning too.
@@ -7,7 +7,7 @@ a line, the most frequent first); these stay as they are, so that words that the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from farflung.systems.onebyte.objective import NextTokenLoss
 
 END, UNKNOWN = "<end>", "<unknown>"
 EMBEDDING_STD = 0.1
-LENGTH_MAX = 40
+LENGTH_MAX = 24
 """Words of a text in training."""
 
 
@@ -32,9 +32,9 @@ class ReviewConfig:
     hidden_size: int = 64
     num_layers: int = 2
     num_heads: int = 4
-    num_common_words: int = 8000
+    num_common_words: int = 3000
     """Of the vectors, beside all words that the texts have twice."""
-    num_steps: int = 600
+    num_steps: int = 200
     batch_size: int = 32
     learning_rate: float = 3e-3
     seed: int = 0
@@ -44,8 +44,8 @@ def write_model(
     folder: Path, texts: Sequence[str], words: Sequence[str], vectors: Path | None, config: ReviewConfig
 ) -> None:
     """Pretrain on the texts and save model and tokenizer; `words` are in the vocabulary in any case."""
-    read = {} if vectors is None else _read_vectors(vectors)
     counted = Counter(word for text in texts for word in text.split())
+    read = {} if vectors is None else _read_vectors(vectors, {*counted, *words}, config.num_common_words)
     common = [word for word, count in counted.items() if count > 1]
     vocabulary = list(dict.fromkeys([END, UNKNOWN, *words, *common, *islice(read, config.num_common_words)]))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
@@ -59,12 +59,14 @@ def write_model(
     wrapped.save_pretrained(folder)
 
 
-def _read_vectors(path: Path) -> dict[str, torch.Tensor]:
+def _read_vectors(path: Path, wanted: Container[str], num_common: int) -> dict[str, torch.Tensor]:
+    """Of the words that are wanted and the first of the file, in its order."""
     found: dict[str, torch.Tensor] = {}
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            word, *numbers = line.rstrip("\n").split(" ")
-            found[word] = torch.tensor([float(number) for number in numbers])
+        for place, line in enumerate(file):
+            word, _, numbers = line.rstrip("\n").partition(" ")
+            if place < num_common or word in wanted:
+                found[word] = torch.tensor([float(number) for number in numbers.split(" ")])
     return found
 
 
