@@ -160,5 +160,9 @@ def job_of(name: str) -> AnyJob:
             from farflung.apps.pretrain.job import Pretraining
 
             return Pretraining()
+        case "align":
+            from farflung.apps.align.job import Alignment
+
+            return Alignment()
         case _:
             raise ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")

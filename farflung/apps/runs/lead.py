@@ -96,7 +96,7 @@ class Gathered:
             self.counters[seat.name] = report.counters
         if report.staleness is not None:
             self._staleness[seat.region] = report.staleness
-        if seat.kind != WORKER:
+        if seat.kind != WORKER and not report.values:
             return
         point = Point(
             seconds=self._began_at + seconds,

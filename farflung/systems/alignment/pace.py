@@ -11,6 +11,8 @@ class WorkerReport:
     """What a worker's life has come to so far."""
 
     num_sampled: int = 0
+    num_tokens: int = 0
+    """Of those answers."""
     num_taken: int = 0
     num_refused: int = 0
     idle_seconds: dict[str, float] = field(default_factory=dict[str, float])

@@ -99,6 +99,7 @@ class Trainer:
         self.chain = Chain(config, self._kept.published)
         self.hub = Hub(world.network.peer, run, config, environment, self.ledger, self.chain, self._kept.num_records)
         self._published = _Published()
+        self._hosts: list[Host] = []
         self._audits = Audits(config, environment, auditor, world.random("which answers are audited").random)
         self._idle_seconds: dict[str, float] = {}
         self._num_saved_steps = self.ledger.state.version
@@ -113,7 +114,7 @@ class Trainer:
         with Mailbox(self._world, TRAINER_ACTOR) as mailbox:
             await self._recover(mailbox)
             self._host = Host(self.hub, self._world, HUB_ACTOR)
-            self._seeder = Host(Seeder(), self._world, SEEDER_ACTOR)
+            self._hosts = [self._host, Host(Seeder(), self._world, SEEDER_ACTOR)]
             while not self.ledger.is_over:
                 await self._publish_if_due(mailbox)
                 groups = await self._next_groups(mailbox)
@@ -124,8 +125,8 @@ class Trainer:
 
     def close(self) -> None:
         """Take hub and chunks off the network."""
-        self._host.stop()
-        self._seeder.stop()
+        for host in self._hosts:
+            host.stop()
 
     # Coming back
 

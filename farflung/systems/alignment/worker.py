@@ -96,6 +96,11 @@ class Worker:
         self._pace = Pace()
         self._why_idle = "hub"
 
+    @property
+    def answers_per_second(self) -> float:
+        """Of decoding, smoothed; 0 until the first answer."""
+        return self._pace.answers_per_second
+
     async def run(self) -> WorkerReport:
         """Until the hub says that the run is over.
 
@@ -158,7 +163,7 @@ class Worker:
             name=self._name,
             version=self.weights.held.number,
             num_answers=room,
-            answers_per_second=self._pace.answers_per_second,
+            answers_per_second=self.answers_per_second,
             running=tuple(sorted({*self._running, *self.outbox.keys()})),
             ask=self._ask,
         )
@@ -289,6 +294,7 @@ class Worker:
         for key in [*(one.key for one in rollouts), *failed]:
             self._running.pop(key, None)
         self.report.num_sampled += len(rollouts)
+        self.report.num_tokens += sum(len(one.answer_tokens) for one in rollouts)
         if rollouts or failures:
             self.outbox.add(rollouts, failures)
             self._ask_at = NEVER

@@ -1,0 +1,88 @@
+"""Alignment as a kind of run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from farflung.apps.align.engine import AlignmentEngine
+from farflung.apps.align.materials import Materials
+from farflung.apps.align.progress import StepBar
+from farflung.apps.align.result import evaluation, load_result, save_result, write_policy
+from farflung.apps.align.run_file import KIND, RunFile, load_run_file, run_from, tables_of
+from farflung.apps.runs.engine import Engine
+from farflung.apps.runs.group import Group
+from farflung.apps.runs.history import History
+from farflung.apps.runs.job import Bars, Ended
+from farflung.apps.runs.result import write_plot, write_summary
+from farflung.apps.runs.seats import Seat
+from farflung.learn.parameters import Tensors
+
+
+class Alignment:
+    """See `runs.job.Job`."""
+
+    name = KIND
+    budget = ("training", "steps")
+
+    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> RunFile:
+        return load_run_file(path, overrides, is_simulated=is_simulated)
+
+    def run_from(self, tables: dict[str, Any]) -> RunFile:
+        return run_from(tables)
+
+    def tables_of(self, run: RunFile) -> dict[str, Any]:
+        return tables_of(run)
+
+    def gather(self, run: RunFile) -> Materials:
+        materials = Materials.gather(run)
+        materials.check()
+        return materials
+
+    def gather_for(self, run: RunFile, seat: Seat, group: Group | None) -> Materials:
+        if group is not None:
+            raise ValueError(f"{seat.name} is one process: leave out --ranks, and let more workers join")
+        return Materials.gather(run)
+
+    def engine(self, run: RunFile) -> Engine[RunFile, Materials]:
+        return AlignmentEngine(run)
+
+    def charter(self, run: RunFile, materials: Materials, seat: Seat, folder: Path | None) -> bytes:
+        return b""
+
+    def summary(self, run: RunFile, materials: Materials) -> str:
+        num_trained = sum(tensor.numel() for tensor in materials.first_weights().values())
+        training, config = run.training, run.conversation
+        how = run.sync.mode if run.sync.mode != "async" else f"async, at most {config.staleness_max} steps stale"
+        num_workers = sum(len(region.speeds) for region in run.regions)
+        return (
+            f"{how}: {num_trained:,} parameters, {training.steps} steps of {training.prompts_per_step} prompts x "
+            f"{training.answers_per_prompt} answers, {num_workers} rollout workers"
+        )
+
+    def bars(self, run: RunFile, history: History, seats: Sequence[Seat], console: Console) -> Bars:
+        return StepBar(history, seats, run.training.steps, console)
+
+    def keep(self, folder: Path, result: Tensors) -> None:
+        save_result(folder, result)
+
+    def kept(self, folder: Path) -> Tensors:
+        return load_result(folder)
+
+    def leave(self, ended: Ended[RunFile, Materials], console: Console) -> None:
+        run, materials, history, folder = ended.run, ended.materials, ended.history, ended.folder
+        before, _ = evaluation(materials, materials.first_weights(), version=0)
+        after, samples = evaluation(materials, ended.result, version=run.training.steps)
+        target = write_policy(folder, materials, ended.result)
+        plot = write_plot(folder, history, f"{run.run.name}: {run.sync.mode}", ended.time_name)
+        own = {"reward_before": before.reward, "pass_rate_before": before.passed_share}
+        own |= {"reward": after.reward, "pass_rate": after.passed_share}
+        write_summary(folder, own, history, ended.counters)
+        for sample in samples:
+            console.print(f"  {sample}", markup=False)
+        console.print(
+            f"pass rate {before.passed_share:.1%} before, {after.passed_share:.1%} now, over {after.num_answers} "
+            f"answers to other prompts; {history.seconds:.0f} {ended.time_name}; plot: {plot}"
+        )
+        console.print(f"model: {target}; serve it with: [bold]farflung serve {target} --new-swarm[/bold]")

@@ -1,0 +1,193 @@
+"""The file of an alignment run, as dataclasses, read strictly and shown in full.
+
+A key that is left out has the value that `farflung align --show` prints.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from farflung.apps.align.environments import EnvironmentConfig
+from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain
+from farflung.apps.runs.sites import LinkSettings, RegionSettings
+from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
+from farflung.systems.alignment.learner import LearnerConfig
+from farflung.systems.alignment.losses import published
+
+KIND = "align"
+Mode = Literal["sequential", "async", "colocated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignSettings(RunSettings):
+    """[run] of an alignment run."""
+
+    kind: str = KIND
+    name: str = "alignment"
+    folder: str = "alignment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """[model]: the policy."""
+
+    path: str = ""
+    """A folder or Hub id of a causal language model; empty: a small one that adds, pretrained here once."""
+    adapter_rank: int = 0
+    """Above 0: train, and send to the workers, a LoRA adapter of this rank alone."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.adapter_rank < 0:
+            raise ValueError("adapter_rank must be 0, which trains all weights, or the rank of a LoRA adapter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """[training]: how long, on what batches, by which loss."""
+
+    steps: int = 100
+    prompts_per_step: int = 16
+    answers_per_prompt: int = 8
+    tokens_per_answer: int = 4
+    """At most."""
+    loss: str = "dppo"
+    learning_rate: float = 1e-3
+    steps_per_checkpoint: int = 10
+    evaluation_prompts: int = 128
+    """Prompts that are not trained on, answered at the end for the pass rate."""
+    passing_reward: float = 1.0
+    """An answer that is worth so much counts as passed."""
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("evaluation_prompts", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError("learning_rate must be positive")
+        published(self.loss, length_tokens=self.tokens_per_answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncSettings:
+    """[sync]: how rollouts and training are kept in step."""
+
+    mode: Mode = "async"
+    """sequential: each batch is sampled with the newest weights, nothing overlaps; async: workers never wait for the
+    trainer; colocated: one process does both by turns."""
+    staleness_max: int = 1
+    """Of async: steps that a token's weights may be old when it is trained on."""
+    steps_per_version: int = 1
+    drift_budget: float = 0.0
+    """Of async, above 0: publish when drift x answers under way exceeds this; steps_per_version is the longest wait."""
+    audit_share: float = 0.0
+    """Share of the answers whose tokens are drawn again by the trainer; who is caught lying is banned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """[simulation]: what virtual time charges where a real run measures."""
+
+    step_seconds: float = 0.5
+    """One optimizer step."""
+    token_seconds: float = 0.001
+    """One token of one answer on a worker of speed 1."""
+
+    def __post_init__(self) -> None:
+        if not (self.step_seconds > 0 and self.token_seconds > 0):
+            raise ValueError("step_seconds and token_seconds must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """A whole run."""
+
+    run: AlignSettings = field(default_factory=AlignSettings)
+    model: PolicySettings = field(default_factory=PolicySettings)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    sync: SyncSettings = field(default_factory=SyncSettings)
+    regions: tuple[RegionSettings, ...] = (RegionSettings(name="here", workers=2),)
+    links: tuple[LinkSettings, ...] = ()
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+    @property
+    def num_threads(self) -> int:
+        """As `runs.run.Run`."""
+        return self.training.num_threads
+
+    @property
+    def conversation(self) -> AlignmentConfig:
+        """The engine's settings.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        training, sync = self.training, self.sync
+        is_async = sync.mode == "async"
+        return AlignmentConfig(
+            num_steps=training.steps,
+            prompts_per_step=training.prompts_per_step,
+            answers_per_prompt=training.answers_per_prompt,
+            num_tokens_max=training.tokens_per_answer,
+            staleness_max=sync.staleness_max if is_async else 0,
+            seed=self.run.seed,
+            audit_share=sync.audit_share,
+            steps_per_checkpoint=training.steps_per_checkpoint,
+            publish=PublishConfig(
+                steps_per_version=sync.steps_per_version if is_async else 1,
+                drift_budget=sync.drift_budget if is_async else 0.0,
+            ),
+        )
+
+    @property
+    def learning(self) -> LearnerConfig:
+        """The learner's settings."""
+        settings = LearnerConfig(loss=published(self.training.loss, length_tokens=self.training.tokens_per_answer))
+        optimizer = replace(settings.optimizer, learning_rate=self.training.learning_rate)
+        return replace(settings, optimizer=optimizer)
+
+
+SECTIONS = tuple(one.name for one in fields(RunFile))
+
+
+def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> RunFile:
+    """The run of a TOML file (None: two-digit sums with two workers) with `--set` values on top.
+
+    Raises:
+        ValueError: a mistake in it, in one sentence.
+    """
+    tables = {} if path is None else read_toml(path)
+    for override in overrides:
+        apply_override(tables, override)
+    return run_from(tables, is_simulated=is_simulated)
+
+
+def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFile:
+    """The run that these tables describe; what only the parts together tell is checked too.
+
+    Raises:
+        ValueError: as `load_run_file`.
+    """
+    check_kind(read_table(tables.get("run", {}), "run"), KIND)
+    for name in tables:
+        check_known(name, SECTIONS, "")
+    run = read(RunFile, dict(tables), "")
+    check_places(run, is_simulated=is_simulated)
+    if any(region.ranks_per_worker > 1 for region in run.regions):
+        raise ValueError("a rollout worker is one process: leave out ranks_per_worker, and add workers instead")
+    if run.environment.kind == "addition" and run.model.path:
+        raise ValueError("the environment addition is for the small model that adds: give [environment] another kind")
+    if run.environment.kind != "addition" and not run.model.path:
+        raise ValueError("the small model only adds: give [model] the path of a causal language model")
+    _ = run.conversation
+    return run
+
+
+def tables_of(run: RunFile) -> dict[str, Any]:
+    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
+    return {name: plain(getattr(run, name)) for name in SECTIONS}
