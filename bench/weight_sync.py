@@ -175,7 +175,7 @@ def main() -> int:
                     what,
                     f"{rate:g}",
                     changed,
-                    found.num_bytes,
+                    round(found.num_bytes),
                     ratio,
                     found.pack_seconds,
                     found.unpack_seconds,

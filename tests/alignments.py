@@ -52,6 +52,8 @@ class SimulatedAlignment:
         self.reports: dict[str, WorkerReport] = {}
         self.running: dict[str, Worker] = {}
         self.errors: dict[str, Exception] = {}
+        self.run_of: dict[str, bytes] = {}
+        """Of workers that belong to another run."""
         self.is_done = False
         self._tasks: list[asyncio.Task[None]] = []
         self.simulation.node(TRAINER, site=self.sites.get(TRAINER, "hub"), boot=self._boot_trainer)
@@ -100,7 +102,7 @@ class SimulatedAlignment:
             self.policies.get(name, TablePolicy)(),
             name=name,
             hub=PeerId(TRAINER),
-            run=RUN,
+            run=self.run_of.get(name, RUN),
             num_answers_max=self.num_answers_max,
             tokens_per_slice=self.tokens_per_slice,
             seconds_per_token=self.seconds_per_token,

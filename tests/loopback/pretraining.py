@@ -1,4 +1,4 @@
-"""`farflung pretrain` as a process that tests look into."""
+"""A command that leads a run, as a process that tests look into."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ SECONDS_MAX = 400.0
 
 
 class Command:
-    """`farflung pretrain` at work."""
+    """`farflung pretrain`, or a run of another kind, at work."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, kind: str = "pretrain") -> None:
         self.folder = folder / "run"
         self.output = folder / "output.txt"
         variables = {
@@ -31,7 +31,7 @@ class Command:
         }
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "farflung", "pretrain", *arguments],
+                [sys.executable, "-m", "farflung", kind, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,

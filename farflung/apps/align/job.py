@@ -56,9 +56,10 @@ class Alignment:
         training, config = run.training, run.conversation
         how = run.sync.mode if run.sync.mode != "async" else f"async, at most {config.staleness_max} steps stale"
         num_workers = sum(len(region.speeds) for region in run.regions)
+        who = "in one process" if run.sync.mode == "colocated" else f"{num_workers} rollout workers"
         return (
             f"{how}: {num_trained:,} parameters, {training.steps} steps of {training.prompts_per_step} prompts x "
-            f"{training.answers_per_prompt} answers, {num_workers} rollout workers"
+            f"{training.answers_per_prompt} answers, {who}"
         )
 
     def bars(self, run: RunFile, history: History, seats: Sequence[Seat], console: Console) -> Bars:

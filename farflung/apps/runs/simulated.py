@@ -95,4 +95,4 @@ class SimulatedRun:
             task.result()
         for seat in self.seats:
             if seat.kind != WORKER:
-                self._gathered.add(self._parts[seat.index].report(), 0.0, self._regions.get)
+                self._gathered.add(self._parts[seat.index].report(), self._gathered.history.seconds, self._regions.get)

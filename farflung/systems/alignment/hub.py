@@ -6,7 +6,6 @@ versions, and carries out the effects that they return; every other node speaks 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -16,6 +15,7 @@ from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.deltas import Packed
 from farflung.systems.alignment.leases import Key
 from farflung.systems.alignment.ledger import Answer, Ledger
+from farflung.systems.alignment.members import Member, why_waiting
 from farflung.systems.alignment.messages import (
     TRAINER_ACTOR,
     AlignAsk,
@@ -40,22 +40,6 @@ from farflung.world.address import Address, PeerId
 from farflung.world.effects import Append, Delete, Effect, Note, Save, Send, WakeAt
 from farflung.world.role import Role
 from farflung.world.version import __version__
-
-
-@dataclass(slots=True)
-class Member:
-    """A worker as the hub knows it in this life."""
-
-    address: Address
-    heard_at: float
-    version: int = -1
-    answers_per_second: float = 0.0
-    num_taken: int = 0
-    num_refused: int = 0
-    is_hungry: bool = False
-    """It has room for more than there was to give."""
-    trouble: str = ""
-    """Why it holds an old version, if it said so."""
 
 
 class Hub(Role):
@@ -147,8 +131,9 @@ class Hub(Role):
         wanted = min(message.num_answers, self._share(member, now))
         keys, reason = self.ledger.give(message.name, message.version, wanted, now)
         member.is_hungry = len(keys) < message.num_answers
+        tasks, effects = self._tasks(keys)
         leases = AlignLeases(
-            tasks=self._tasks(keys),
+            tasks=tasks,
             dropped=tuple(dropped),
             version=self.chain.newest,
             version_min=self.ledger.version_needed(0),
@@ -157,7 +142,7 @@ class Hub(Role):
             is_over=self.is_closed,
             ask=message.ask,
         )
-        return [Send(member.address, leases)]
+        return [*effects, Send(member.address, leases)]
 
     def _share(self, member: Member, now: float) -> int:
         """How many answers this worker should have of those that are free, so that all end at the same time.
@@ -170,14 +155,21 @@ class Hub(Role):
         total = sum(one.answers_per_second or usual for one in present)
         return math.ceil(self.ledger.num_free() * (member.answers_per_second or usual) / total) or 1
 
-    def _tasks(self, keys: Sequence[Key]) -> tuple[Task, ...]:
+    def _tasks(self, keys: Sequence[Key]) -> tuple[tuple[Task, ...], list[Effect]]:
+        """The tasks of these answers; a prompt that the environment cannot make is given up."""
         members: dict[int, list[int]] = {}
         for prompt, one in keys:
             members.setdefault(prompt, []).append(one)
-        return tuple(
-            Task(prompt, tuple(ones), self._environment.prompt(prompt), self._config.seed, self._config.num_tokens_max)
-            for prompt, ones in members.items()
-        )
+        tasks: list[Task] = []
+        effects: list[Effect] = []
+        for prompt, ones in members.items():
+            try:
+                tokens = self._environment.prompt(prompt)
+            except ValueError as error:
+                effects += self.give_up(prompt, str(error))
+                continue
+            tasks.append(Task(prompt, tuple(ones), tokens, self._config.seed, self._config.num_tokens_max))
+        return tuple(tasks), effects
 
     # Answers
 
@@ -284,17 +276,4 @@ class Hub(Role):
 
     def why_waiting(self, now: float) -> tuple[str, str]:
         """What a trainer without a batch waits for: a word for the account, and a sentence."""
-        present = {
-            name: member
-            for name, member in self.members.items()
-            if now - member.heard_at < self._config.silence_seconds
-        }
-        if not present:
-            return "workers", "no worker is here"
-        troubled = [f"{name}: {member.trouble}" for name, member in present.items() if member.trouble]
-        if troubled:
-            return "weights", f"workers lack the weights ({troubled[0]})"
-        needed = self.ledger.version_needed(0)
-        if all(member.version < needed for member in present.values()):
-            return "weights", f"all workers are fetching version {needed}"
-        return "sampling", f"{len(self.ledger.leases)} answers are being sampled by {len(present)} workers"
+        return why_waiting(self.members, self.ledger, self._config, now)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from farflung.sim.topology import Link, Topology
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.rollouts import Group, Rollout, Task
 from tests.alignments import SimulatedAlignment
@@ -67,3 +68,56 @@ def test_weights_are_published_when_drift_times_what_waits_is_too_much() -> None
             assert run.errors == {}
             counts[budget] = sum(step.num_weights_bytes > 0 for step in run.steps)
     assert counts[1e-9] > 2 * counts[1e9]
+
+
+class Partly(Kinds):
+    """Cannot make prompt 5, and cannot judge prompt 2."""
+
+    def prompt(self, number: int) -> tuple[int, ...]:
+        if number == 5:
+            raise ValueError("problem 5 is not there")
+        return super().prompt(number)
+
+    def reward(self, rollout: Rollout) -> float:
+        if rollout.prompt == 2:
+            raise ZeroDivisionError("nobody can judge that")
+        return super().reward(rollout)
+
+
+def test_prompts_that_cannot_be_made_or_judged_are_named_and_the_run_goes_on() -> None:
+    with SimulatedAlignment(config(), {"w0": 1.0}, environment=Partly()) as run:
+        run.run()
+        assert run.errors == {}
+        ledger = run.trainer.ledger.state
+        assert sorted(ledger.given_up) == [2, 5] and ledger.num_trained == 6 * 16
+        notes = " ".join(str(event) for event in run.simulation.trace.of("note"))
+        assert "prompt 5 is given up: problem 5 is not there" in notes
+        assert "prompt 2 is given up: its reward failed with ZeroDivisionError: nobody can judge that" in notes
+
+
+def test_a_worker_of_another_run_is_refused_in_a_sentence() -> None:
+    with SimulatedAlignment(config(), {"w0": 1.0}) as run:
+        run.run_of["stranger"] = b"another run"
+        run.add_worker("stranger")
+        run.run()
+        assert "other settings or tokens than this run" in str(run.errors["stranger"])
+        assert run.trainer.ledger.state.version == 6
+
+
+def answers_per_second(workers: dict[str, float], sites: dict[str, str], topology: Topology) -> float:
+    """Of a whole run, whose trainer is never what is waited for."""
+    settings = config(staleness_max=4, num_steps=10, prompts_per_step=8)
+    with SimulatedAlignment(
+        settings, workers, sites=sites, topology=topology, seconds_per_token=0.02, seconds_per_step=0.01
+    ) as run:
+        run.run()
+        assert run.errors == {}
+        return run.trainer.ledger.state.num_trained / run.simulation.now()
+
+
+def test_uneven_workers_together_are_as_fast_as_the_sum_of_what_each_can_do() -> None:
+    sites = {"far": "far"}
+    topology = Topology().link("hub", "far", Link(latency_seconds=0.05, bytes_per_second=5e6 / 8))
+    workers = {"near": 1.0, "slow": 5.0, "far": 1.0}
+    alone = sum(answers_per_second({name: workers[name]}, sites, topology) for name in workers)
+    assert answers_per_second(workers, sites, topology) >= 0.85 * alone

@@ -1,0 +1,58 @@
+"""`farflung align`: what its file may say, and a run in virtual time whose answers become better."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from farflung.apps.align.advice import print_advice
+from farflung.apps.align.job import Alignment
+from farflung.apps.align.run_file import load_run_file, run_from, tables_of
+from farflung.apps.runs.command import Wish, do_run
+from farflung.apps.runs.history import read_history
+from tests.apps.aligned import write_align_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.loss=ppoo", "ppoo"),
+        ("sync.mode=later", "later"),
+        ("sync.staleness_max=-1", "staleness_max"),
+        ("sync.steps_per_version=5", "publish at least every 2 steps"),
+        ("training.stepps=5", "did you mean 'steps'"),
+        ("run.kind=pretrain", "farflung pretrain"),
+        ("model.path=somewhere", "another kind"),
+        ("environment.kind=function", "path of a causal language model"),
+        ("model.adapter_rank=-1", "adapter_rank"),
+        ("regions=[{name='a', ranks_per_worker=2}]", "add workers instead"),
+    ],
+)
+def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        load_run_file(None, [override])
+
+
+def test_the_example_and_what_is_shown_of_a_run_are_runs() -> None:
+    run = load_run_file(ROOT / "examples" / "align.toml", is_simulated=True)
+    assert run_from(tables_of(run)) == run
+    assert run.conversation.staleness_max == 1 and load_run_file(None, ["sync.mode=sequential"]).conversation.num_steps
+
+
+def test_answers_become_better_and_equal_those_of_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_align_run(tmp_path, steps=8)
+    found: dict[str, dict[str, float]] = {}
+    for mode in ("async", "sequential", "colocated"):
+        folder = tmp_path / mode
+        overrides = (f"sync.mode={mode}", f'run.folder="{folder}"', "sync.audit_share=0.1")
+        do_run(Alignment(), Wish(path=path, overrides=overrides, is_simulated=True))
+        found[mode] = json.loads((folder / "summary.json").read_text())
+        assert found[mode]["reward"] > found[mode]["reward_before"] + 0.15
+    assert found["sequential"]["reward"] == found["colocated"]["reward"]
+    trainer = read_history(tmp_path / "async" / "log.jsonl").latest["here-trainer"]
+    assert trainer.values["step"] == 8 and trainer.staleness is not None and 0 < trainer.staleness <= 1
+    capsys.readouterr()
+    print_advice(tmp_path / "sequential" / "run.toml")
+    assert "set sync.staleness_max = 1: expected +" in capsys.readouterr().out
