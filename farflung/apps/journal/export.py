@@ -45,6 +45,8 @@ def _entries(sections: list[JournalSection]) -> bytes:
         for record, part in section.counted():
             projections = decode_projections(part.codes, section.header.code_exponent_min)
             worth = coefficients(part.codes, record.reference, section.header.coefficient_max).tolist()
+            # The mean of a shared slot is taken at its own round's rate, whenever an entry comes.
+            counted = record.number if section.header.shared_slots is None else part.base_round
             for slot, (projection, coefficient) in enumerate(zip(projections, worth, strict=True), part.first_slot):
                 entry = {
                     "run": section.header.run_name,
@@ -54,7 +56,7 @@ def _entries(sections: list[JournalSection]) -> bytes:
                     "participant": names[part.participant],
                     "projection": projection,
                     "coefficient": coefficient,
-                    "rate": section.header.schedule.rate_of(record.number),
+                    "rate": section.header.schedule.rate_of(counted),
                 }
                 lines.append(json.dumps(entry))
     return ("\n".join(lines) + "\n").encode() if lines else b""
