@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from farflung.apps.align.commands import align
+from farflung.apps.finetune.commands import finetune
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave, tie_to_parent
@@ -217,6 +218,7 @@ def status(
 
 app.command()(pretrain)
 app.command()(align)
+app.command()(finetune)
 app.command()(join)
 
 

@@ -62,7 +62,9 @@ class Alignment:
             f"{training.answers_per_prompt} answers, {who}"
         )
 
-    def bars(self, run: RunFile, history: History, seats: Sequence[Seat], console: Console) -> Bars:
+    def bars(
+        self, run: RunFile, materials: Materials, history: History, seats: Sequence[Seat], console: Console
+    ) -> Bars:
         return StepBar(history, seats, run.training.steps, console)
 
     def keep(self, folder: Path, result: Tensors) -> None:

@@ -44,7 +44,13 @@ class Rows:
 
     def share(self, number: int, num_shares: int) -> "Rows":
         """Every `num_shares`th row, from row `number` on: what one of several machines holds."""
-        chosen = range(number, len(self), num_shares)
+        return self._chosen(range(number, len(self), num_shares))
+
+    def first(self, count: int) -> "Rows":
+        """So many rows at most."""
+        return self._chosen(range(min(count, len(self))))
+
+    def _chosen(self, chosen: Sequence[int]) -> "Rows":
         return Rows(
             tuple(self.tokens[index] for index in chosen),
             tuple(self.num_given[index] for index in chosen),

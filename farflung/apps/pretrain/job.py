@@ -65,7 +65,9 @@ class Pretraining:
             f"workers in {', '.join(region.name for region in run.regions)}"
         )
 
-    def bars(self, run: RunFile, history: History, seats: Sequence[Seat], console: Console) -> Bars:
+    def bars(
+        self, run: RunFile, materials: Materials, history: History, seats: Sequence[Seat], console: Console
+    ) -> Bars:
         return TokenBars(history, seats, run.training.tokens, console)
 
     def keep(self, folder: Path, result: Tensors) -> None:

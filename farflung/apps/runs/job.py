@@ -125,7 +125,9 @@ class Job(Protocol[AnyRun, AnyMaterials]):
         """One sentence before it begins."""
         ...
 
-    def bars(self, run: AnyRun, history: History, seats: Sequence[Seat], console: Console) -> Bars:
+    def bars(
+        self, run: AnyRun, materials: AnyMaterials, history: History, seats: Sequence[Seat], console: Console
+    ) -> Bars:
         """What the lead shows."""
         ...
 
@@ -164,5 +166,9 @@ def job_of(name: str) -> AnyJob:
             from farflung.apps.align.job import Alignment
 
             return Alignment()
+        case "finetune":
+            from farflung.apps.finetune.job import Finetuning
+
+            return Finetuning()
         case _:
             raise ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")

@@ -34,7 +34,7 @@ class Session:
         self._gathered = Gathered(job.engine(run).seats(run), self._history, self._on_point, self._on_decision)
         self._log = JsonLines(folder / LOG_NAME)
         self._recorders = open_recorders(run.logging, folder, run.run.name, job.tables_of(run))
-        self._bars = job.bars(run, self._history, self._gathered.seats, console)
+        self._bars = job.bars(run, materials, self._history, self._gathered.seats, console)
         self._shown_at = 0.0
         self._logged_at = 0.0
         self._disk_error: OSError | None = None

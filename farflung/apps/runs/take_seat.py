@@ -133,16 +133,17 @@ class _Seat:
     async def sit(self, wish: AskSeat) -> None:
         with Mailbox(self._node.world, SEAT_ACTOR) as mailbox:
             given = await self._ask(mailbox, wish, SeatGiven)
-            job = job_of(given.job)
-            run: Run = job.run_from(json.loads(given.run))
             print(f"takes the seat {given.seat.name}", flush=True)
+            # Loading torch takes seconds, in which the node must go on showing that it is there.
+            job = await asyncio.to_thread(job_of, given.job)
+            run: Run = job.run_from(json.loads(given.run))
+            engine = await asyncio.to_thread(job.engine, run)
             materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group)
             if materials is not None and materials.fingerprint != given.materials:
                 raise ValueError(
                     "the data or the model here are not those of the lead: check that the files of [data] and [model] "
                     "are the same, and that both machines have the same versions of Python and farflung"
                 )
-            engine = job.engine(run)
             sitting = await self._sitting(mailbox, given, run, engine)
             part = engine.part(sitting, materials)
             try:

@@ -1,0 +1,107 @@
+"""Fine-tuning as a kind of run."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+
+from farflung.apps.finetune.charter import RUN_KEY_FILE, Charter, kept_identity
+from farflung.apps.finetune.engine import CANDIDATES, OneByteEngine, load_part
+from farflung.apps.finetune.progress import RoundBars, gradient_bytes
+from farflung.apps.finetune.run_file import KIND, FinetuneRun, load_run_file, run_from, tables_of
+from farflung.apps.runs.history import History
+from farflung.apps.runs.job import Bars, Ended
+from farflung.apps.runs.seats import WORKER, Seat
+from farflung.runtime.store import write_durably
+from farflung.wire.identity import Identity
+
+if TYPE_CHECKING:
+    from farflung.apps.finetune.materials import TuningMaterials
+    from farflung.apps.runs.group import Group
+
+RESULT_FILE = "journal.flj"
+
+
+class Finetuning:
+    """See `runs.job.Job`."""
+
+    name = KIND
+    budget = ("training", "rounds")
+
+    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> FinetuneRun:
+        return load_run_file(path, overrides, is_simulated=is_simulated)
+
+    def run_from(self, tables: dict[str, Any]) -> FinetuneRun:
+        return run_from(tables)
+
+    def tables_of(self, run: FinetuneRun) -> dict[str, Any]:
+        return tables_of(run)
+
+    def gather(self, run: FinetuneRun) -> "TuningMaterials":
+        from farflung.apps.finetune.materials import TuningMaterials
+
+        materials = TuningMaterials.gather(run)
+        materials.header(run.method, bytes(32))
+        return materials
+
+    def gather_for(self, run: FinetuneRun, seat: Seat, group: "Group | None") -> "TuningMaterials | None":
+        if group is not None:
+            raise ValueError("a worker of a fine-tuning run is one process: leave out --ranks, and join several times")
+        load_part(seat)
+        if seat.kind != WORKER:
+            return None
+        import torch
+
+        from farflung.apps.finetune.materials import TuningMaterials
+
+        torch.set_num_threads(run.num_threads)
+        return TuningMaterials.gather(run)
+
+    def engine(self, run: FinetuneRun) -> OneByteEngine:
+        return OneByteEngine()
+
+    def charter(self, run: FinetuneRun, materials: "TuningMaterials", seat: Seat, folder: Path | None) -> bytes:
+        from farflung.systems.onebyte.header import encode_header
+
+        if folder is None:
+            identity = Identity(hashlib.sha256(f"{run.run.seed}:run".encode()).digest())
+        else:
+            identity = kept_identity(folder / RUN_KEY_FILE)
+        header = materials.header(run.method, identity.public_key)
+        key = identity.private_key if seat.kind in CANDIDATES else b""
+        return msgspec.msgpack.encode(Charter(header.run, encode_header(header), key))
+
+    def summary(self, run: FinetuneRun, materials: "TuningMaterials") -> str:
+        header = materials.header(run.method, bytes(32))
+        num_tuned = sum(tensor.num_elements for tensor in header.tensors)
+        return (
+            f"onebyte: {num_tuned:,} parameters of {header.base_name}, {run.training.rounds:,} rounds of "
+            f"{run.method.num_slots} bytes, {run.num_workers} workers in "
+            f"{', '.join(region.name for region in run.regions)}"
+        )
+
+    def bars(
+        self, run: FinetuneRun, materials: "TuningMaterials", history: History, seats: Sequence[Seat], console: Console
+    ) -> Bars:
+        num_tuned, num_bytes = materials.size
+        return RoundBars(
+            history,
+            run.training.rounds,
+            lambda rounds, workers: gradient_bytes(num_tuned, num_bytes, rounds, workers),
+            console,
+        )
+
+    def keep(self, folder: Path, result: bytes) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / RESULT_FILE, result)
+
+    def kept(self, folder: Path) -> bytes:
+        return (folder / RESULT_FILE).read_bytes()
+
+    def leave(self, ended: "Ended[FinetuneRun, TuningMaterials]", console: Console) -> None:
+        from farflung.apps.finetune.leave import leave
+
+        leave(ended, console)

@@ -1,0 +1,96 @@
+"""[method] of a fine-tuning run: what it does with its batches, and how machines agree on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from farflung.apps.runs.reader import check_known, read
+from farflung.systems.onebyte.config import RoundsConfig
+
+ONEBYTE = "onebyte"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneByteSettings:
+    """[method] of name = "onebyte"."""
+
+    num_slots: int = 64
+    """Directions of a round; each is one byte of the journal."""
+    learning_rate: float = 4e-2
+    """How far weights move in a round along the mean direction, in units of the round's median measurement."""
+    decay: Literal["constant", "linear"] = "constant"
+    epsilon: float = 2e-3
+    """How far each measurement goes along its direction; coarser types of numbers need a larger one."""
+    direction: Literal["rank1", "rademacher", "gaussian"] = "rank1"
+    exponent: int | None = None
+    """K: weights move in steps of 2^-K; None: 24, or as near to it as the learning rate allows."""
+    is_exact: bool = False
+    """Measure by one backward pass a round instead of forward passes, where memory allows."""
+    directions_per_pass: int = 16
+    """Slots that a machine measures in one forward pass."""
+    has_standby: bool = True
+    """A second process keeps a copy of the journal and takes over when the sequencer dies, and a third decides."""
+    quorum: float = 1.0
+    """Share of a round's slots with which it closes at once."""
+    round_seconds_max: float = 60.0
+    """Deadline: then a round closes with what is there, if anything is."""
+    staleness_rounds_max: int = 8
+    """How many rounds late a byte may still count."""
+    audit_share: float = 0.02
+    """Share of slots that a second worker measures again; takes three workers."""
+    entries_per_message: int = 128
+    slots_per_lease_min: int = 32
+    """Slots are given out in runs of at least so many, if there are enough for all."""
+    reissue_seconds: float = 10.0
+    """Slots that nobody has measured for so long are given to somebody else as well."""
+    silence_seconds: float = 20.0
+    """A sequencer that has said nothing for so long, although asked, is left for the next one."""
+    absence_seconds: float = 10.0
+    """A sequencer or standby that has shown nothing for so long is replaced, or gone on without."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_slots", "directions_per_pass"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not (self.learning_rate > 0 and self.epsilon > 0):
+            raise ValueError("learning_rate and epsilon must be above 0")
+        if self.staleness_rounds_max < 0:
+            raise ValueError("staleness_rounds_max must not be negative")
+        self.rounds_config(1)
+
+    def rounds_config(self, num_rounds: int) -> RoundsConfig:
+        """What the machines of a run of so many rounds agree on."""
+        return RoundsConfig(
+            num_rounds=num_rounds,
+            quorum=self.quorum,
+            round_seconds_max=self.round_seconds_max,
+            audit_share=self.audit_share,
+            entries_per_message=self.entries_per_message,
+            slots_per_lease_min=self.slots_per_lease_min,
+            reissue_seconds=self.reissue_seconds,
+            ask_again_seconds=min(5.0, self.silence_seconds / 4),
+            silence_seconds=self.silence_seconds,
+            beat_seconds=min(1.0, self.absence_seconds / 4),
+            absence_seconds=self.absence_seconds,
+        )
+
+
+Method = OneByteSettings
+NAMES = (ONEBYTE,)
+
+
+def read_method(table: Mapping[str, Any]) -> Method:
+    """The settings of the method that the table names.
+
+    Raises:
+        ValueError: there is no such method, or a mistake in its settings.
+    """
+    settings = dict(table)
+    name = settings.pop("name", ONEBYTE)
+    check_known(str(name), NAMES, "method", what="method")
+    return read(OneByteSettings, settings, "method")
+
+
+def name_of(method: Method) -> str:
+    """As a run file has it."""
+    return ONEBYTE

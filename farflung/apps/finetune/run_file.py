@@ -1,0 +1,176 @@
+"""The run file of `farflung finetune`: which model learns what, how, and on which machines.
+
+A key that is left out has the value that `farflung finetune --show` prints.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from farflung.apps.finetune.method import Method, OneByteSettings, name_of, read_method
+from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
+from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain
+from farflung.apps.runs.sites import LinkSettings, RegionSettings
+
+KIND = "finetune"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuningSettings(RunSettings):
+    """[run] of a fine-tuning run."""
+
+    kind: str = KIND
+    name: str = "finetuning"
+    folder: str = "finetuning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """[model]: what is tuned."""
+
+    path: str = ""
+    """A folder or Hub id of a causal language model; "": the small one of the example task."""
+    dtype: str = "float32"
+    """Type of its numbers: float32, bfloat16 or float16."""
+    tensors: tuple[str, ...] = ("all",)
+    """Which are tuned: all, linear, attention, mlp, embedding, norm, or patterns of names; `-...` takes away."""
+    is_written: bool = True
+    """Leave the tuned model as a folder; False: the journal alone."""
+
+    def __post_init__(self) -> None:
+        check_known(self.dtype, DTYPES, "model.dtype", what="type of numbers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningSettings:
+    """[training]: how long, on what share of the data at a time, and how it is watched."""
+
+    rounds: int = 240
+    batch_size: int = 64
+    """Examples of a round, the same for all its slots."""
+    evaluation_rounds: int = 10
+    """Every so many rounds the first worker scores the model on held-out examples."""
+    evaluation_examples: int = 256
+    """So many of them; all at the end."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps or auto. Bytes of other kinds of processors differ by their rounding."""
+    num_threads: int = 1
+    """Of the processor, for each worker."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if one.name != "device" and getattr(self, one.name) < 1:
+                raise ValueError(f"{one.name} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """[simulation]: what virtual time charges where a real run measures."""
+
+    slot_seconds: float = 0.05
+    """One slot of a worker of speed 1."""
+
+    def __post_init__(self) -> None:
+        if not self.slot_seconds > 0:
+            raise ValueError("slot_seconds must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneRun:
+    """A whole run. `data` and `objective` are None for the example task."""
+
+    run: FinetuningSettings = field(default_factory=FinetuningSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings | None = None
+    objective: ObjectiveSettings | None = None
+    training: TuningSettings = field(default_factory=TuningSettings)
+    method: Method = field(default_factory=OneByteSettings)
+    regions: tuple[RegionSettings, ...]
+    links: tuple[LinkSettings, ...] = ()
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+    @property
+    def num_threads(self) -> int:
+        """As `runs.run.Run`."""
+        return self.training.num_threads
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that the file names; others may join."""
+        return sum(len(region.speeds) for region in self.regions)
+
+
+SECTIONS = tuple(one.name for one in fields(FinetuneRun))
+
+
+def default_tables() -> dict[str, Any]:
+    """Where a run takes place if its file does not say: two regions on this machine, over a thin link."""
+    return {
+        "regions": [{"name": "east", "workers": 1}, {"name": "west", "workers": 1}],
+        "links": [{"between": ["east", "west"], "bandwidth_mbit": 0.05, "latency_ms": 150.0}],
+    }
+
+
+def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> FinetuneRun:
+    """The run of a TOML file (None: the example task) with `--set` values on top.
+
+    Raises:
+        ValueError: a mistake in it, in one sentence.
+    """
+    tables = {} if path is None else read_toml(path)
+    for override in overrides:
+        apply_override(tables, override)
+    return run_from(tables, is_simulated=is_simulated)
+
+
+def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> FinetuneRun:
+    """The run that these tables describe; what only the parts together tell is checked too.
+
+    Raises:
+        ValueError: as `load_run_file`.
+    """
+    defaults = default_tables()
+    if "regions" in tables:
+        defaults["links"] = []
+    given = {**defaults, **tables}
+    own = read_table(given.get("run", {}), "run")
+    check_kind(own, KIND)
+    for name in given:
+        check_known(name, SECTIONS, "")
+    run = FinetuneRun(
+        run=read(FinetuningSettings, own, "run"),
+        model=read(ModelSettings, given.get("model", {}), "model"),
+        data=read(DataSettings, given["data"], "data") if "data" in given else None,
+        objective=read(ObjectiveSettings, given["objective"], "objective") if "objective" in given else None,
+        training=read(TuningSettings, given.get("training", {}), "training"),
+        method=read_method(read_table(given.get("method", {}), "method")),
+        regions=read(tuple[RegionSettings, ...], given["regions"], "regions"),
+        links=read(tuple[LinkSettings, ...], given["links"], "links"),
+        simulation=read(SimulationSettings, given.get("simulation", {}), "simulation"),
+        logging=read(LoggingSettings, given.get("logging", {}), "logging"),
+    )
+    check_places(run, is_simulated=is_simulated)
+    _check_task(run)
+    return run
+
+
+def _check_task(run: FinetuneRun) -> None:
+    if run.model.path and run.data is None:
+        raise ValueError("what is to be learned is missing: give [data] with train, a TSV or JSON Lines file")
+    if not run.model.path and (run.data is not None or run.objective is not None):
+        raise ValueError("which model is to learn this is missing: give [model] with path, a folder or Hub id")
+    for region in run.regions:
+        if region.ranks_per_worker > 1:
+            raise ValueError("a worker of a fine-tuning run is one process: leave ranks_per_worker out, add workers")
+        if region.data is not None:
+            raise ValueError(f"region {region.name!r} has data of its own, which is for pretraining: give [data] alone")
+
+
+def tables_of(run: FinetuneRun) -> dict[str, Any]:
+    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
+    tables = {name: plain(getattr(run, name)) for name in SECTIONS if getattr(run, name) is not None}
+    return {**tables, "method": {"name": name_of(run.method), **tables["method"]}}
