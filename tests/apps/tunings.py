@@ -1,8 +1,11 @@
 """Small fine-tuning runs for tests: the example task with few texts and a model that has hardly learned to read."""
 
+import atexit
+import tempfile
+from functools import cache
 from pathlib import Path
 
-from farflung.apps.finetune.example import ExampleConfig, example_files
+from farflung.apps.finetune.example import ExampleConfig, ExampleFiles, example_files
 
 RUN = """
 [run]
@@ -58,9 +61,17 @@ tensorboard = false
 EXAMPLE = ExampleConfig(num_train=256, num_test=128, num_steps=40)
 
 
+@cache
+def example() -> ExampleFiles:
+    """Model and data, made once for all tests of this process."""
+    folder = tempfile.TemporaryDirectory(prefix="farflung-example-")
+    atexit.register(folder.cleanup)
+    return example_files(Path(folder.name), EXAMPLE)
+
+
 def write_tuning(folder: Path, *, rounds: int = 12, workers: int = 1, method: str = "") -> Path:
     """A run file in `folder` with its model and data; the run's own folder is `folder/run`."""
-    files = example_files(folder, EXAMPLE)
+    files = example()
     path = folder / "tiny.toml"
     content = RUN.format(
         folder=folder,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from farflung.apps.capacity import choose_device
@@ -47,7 +48,7 @@ class TuningMaterials:
             ValueError: model or data are missing, or do not fit each other.
         """
         location, data, objective = _sources(run)
-        model = load_base(location, run.model.dtype)
+        model = load_base(location, run.model.dtype, run.model.quantisation)
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(location)
         except (OSError, ValueError) as error:
@@ -101,6 +102,7 @@ class TuningMaterials:
             base_name=Path(self.location).name,
             dtype=run.model.dtype,
             tensors=tensors,
+            quantisation=run.model.quantisation or UNSET,
             direction=method.direction,
             epsilon=method.epsilon,
             exponent=exponent,

@@ -6,7 +6,7 @@ A key that is left out has the value that `farflung finetune --show` prints.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from farflung.apps.finetune.method import Method, OneByteSettings, name_of, read_method
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
@@ -35,6 +35,8 @@ class ModelSettings:
     """A folder or Hub id of a causal language model; "": the small one of the example task."""
     dtype: str = "float32"
     """Type of its numbers: float32, bfloat16 or float16."""
+    quantisation: Literal["", "int8", "nf4"] = ""
+    """The base weights are those that codes of this form stand for."""
     tensors: tuple[str, ...] = ("all",)
     """Which are tuned: all, linear, attention, mlp, embedding, norm, or patterns of names; `-...` takes away."""
     is_written: bool = True

@@ -62,11 +62,12 @@ def do_run(job: AnyJob, wish: Wish) -> None:
     run = job.load(wish.path, wish.overrides, is_simulated=wish.is_simulated)
     check_installed(run.logging)
     run = _with_folder(run, wish)
+    _check_folder(job, run, wish)
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(run.num_threads)
     with console.status("reading the data"):
         materials = job.gather(run)
-    folder = _begin(job, run, wish)
+    folder = _begin(job, run)
     session = Session(job, run, materials, folder, console)
     console.print(f"{job.summary(run, materials)}; kept in {folder}")
     try:
@@ -107,11 +108,11 @@ def _with_folder(run: Any, wish: Wish) -> Any:
     return replace(run, run=replace(run.run, folder=free))
 
 
-def _begin(job: AnyJob, run: Any, wish: Wish) -> Path:
-    """The run's folder with its run file in it.
+def _check_folder(job: AnyJob, run: Any, wish: Wish) -> None:
+    """Refuse a folder that holds a run already (or, to resume, none or another).
 
     Raises:
-        ValueError: it holds a run already (or, to resume, none or another); nothing is overwritten.
+        ValueError: says so.
     """
     folder = Path(run.run.folder).expanduser()
     kept = folder / RUN_FILE
@@ -119,9 +120,18 @@ def _begin(job: AnyJob, run: Any, wish: Wish) -> Path:
         _check_same(job, run, kept)
     elif kept.exists():
         raise ValueError(f"{folder} already holds a run: give --resume to go on with it, or choose another run.folder")
+
+
+def _begin(job: AnyJob, run: Any) -> Path:
+    """The run's folder with its run file in it.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    folder = Path(run.run.folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(kept, toml_text(job.tables_of(run)).encode(), mode=0o644)
+        write_durably(folder / RUN_FILE, toml_text(job.tables_of(run)).encode(), mode=0o644)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another run.folder") from None
     return folder
