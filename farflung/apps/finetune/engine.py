@@ -59,5 +59,7 @@ class OneByteEngine:
     def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:
         return [seat for seat in seats if seat.kind in CANDIDATES]
 
-    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> None:
-        """Nothing: what was told is on the candidates' disks, and workers take up the journal from there."""
+    def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
+        """What was told is on the candidates' disks, and workers take up the journal from there."""
+        kept = [homes[seat.index] / "journals" for seat in seats if seat.kind in CANDIDATES]
+        return any(any(folder.glob("*.db")) for folder in kept)

@@ -12,6 +12,7 @@ from farflung.apps.finetune.charter import RUN_KEY_FILE, Charter, kept_identity
 from farflung.apps.finetune.engine import CANDIDATES, OneByteEngine, load_part
 from farflung.apps.finetune.progress import RoundBars, gradient_bytes
 from farflung.apps.finetune.run_file import KIND, FinetuneRun, load_run_file, run_from, tables_of
+from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.history import History
 from farflung.apps.runs.job import Bars, Ended
 from farflung.apps.runs.seats import WORKER, Seat
@@ -60,7 +61,7 @@ class Finetuning:
         torch.set_num_threads(run.num_threads)
         return TuningMaterials.gather(run)
 
-    def engine(self, run: FinetuneRun) -> OneByteEngine:
+    def engine(self, run: FinetuneRun) -> "Engine[FinetuneRun, TuningMaterials]":
         return OneByteEngine()
 
     def charter(self, run: FinetuneRun, materials: "TuningMaterials", seat: Seat, folder: Path | None) -> bytes:
