@@ -221,11 +221,14 @@ class Worker:
             self._ask_seconds = self._config.ask_again_seconds
 
     def _take_cohort(self, mailbox: Mailbox, message: ByteCohort, measurements: MaskedMeasurements) -> None:
+        now = self._world.clock.now()
+        if message.members and measurements.mask_key not in message.members:
+            self._must_join, self._ask_at = True, now + self._config.beat_seconds  # meant for an earlier life
+            return
         try:
             answers = measurements.ask_for(message, self.journal.ledger)
         except ValueError as error:
             raise PeerMisbehaved(self._sequencer, f"it forms {error}") from None
-        now = self._world.clock.now()
         self._ask_at = now if answers is None else now + self._ask_seconds
         self._send_all(mailbox, answers or ())
 

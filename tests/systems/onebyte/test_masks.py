@@ -17,12 +17,15 @@ from farflung.systems.onebyte.edit import revoked, write_journal
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.journal import read_journal
 from farflung.systems.onebyte.ledger import Ledger
+from farflung.systems.onebyte.masked_leading import MaskedLeading
 from farflung.systems.onebyte.masked_measurements import MaskedMeasurements
 from farflung.systems.onebyte.masks import COHORT_CHECK_BYTES, MaskKey, cohort_hash, unmasked_sum
 from farflung.systems.onebyte.messages import ByteCohort, ByteMasked
 from farflung.systems.onebyte.records import Part, Participant, Revocation, Round, Summed
 from farflung.systems.onebyte.replay import steps_of
+from farflung.systems.onebyte.seats import Seat
 from farflung.systems.onebyte.sharing import SharedSlots
+from farflung.world.effects import Send
 from tests.onebytes import Bowl, SimulatedOneByte, header_of, identity_of
 from tests.systems.onebyte.test_onebyte_runs import read_back
 from tests.systems.onebyte.test_onebyte_runs import settings as run_settings
@@ -236,3 +239,20 @@ def test_a_sum_that_cannot_be_is_refused(record: Round | Summed, sentence: str) 
         ledger.take(Participant(identity_of(name).public_key, name), b"")
     with pytest.raises(ValueError, match=sentence):
         ledger.take(record, b"")
+
+
+def test_a_life_that_is_asked_in_the_place_of_an_earlier_one_joins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    question, num_asked = MaskedLeading._question, 0
+
+    def ask_the_earlier_life(self: MaskedLeading, seat: Seat, *, is_known: bool) -> Send:
+        nonlocal num_asked
+        num_asked += seat.name == "b"
+        sent = question(self, seat, is_known=is_known)
+        if seat.name != "b" or num_asked > 1:
+            return sent
+        return Send(sent.destination, ByteCohort(round_number=1, check=b"cohort b", members=(keys(2)[1].signed,)))
+
+    monkeypatch.setattr(MaskedLeading, "_question", ask_the_earlier_life)
+    with masked_run(round_seconds_max=5.0, num_rounds=3) as run:
+        run.run(deadline=400)
+        assert num_asked > 1 and not run.errors and len({*run.digests().values()}) == 1
