@@ -24,6 +24,7 @@ from farflung.systems.alignment.policy import SamplingPolicy
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.0, clip_norm=1.0)
 PROMPTS_PER_STEP = 16
 ANSWERS_PER_PROMPT = 8
+ROWS_AT_ONCE = 64
 EVALUATION_PROMPTS = 512
 EVALUATION_SEED = 1_000_003
 """Its order of problems and its draws are of no run."""
@@ -46,8 +47,8 @@ class SumsTask:
         """Its own copy."""
         return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
 
-    def policy(self, rows_at_once: int = PROMPTS_PER_STEP * ANSWERS_PER_PROMPT) -> SamplingPolicy:
-        """Of a rollout node; with this many rows a step of a co-located run is one batch."""
+    def policy(self, rows_at_once: int = ROWS_AT_ONCE) -> SamplingPolicy:
+        """Of a rollout node, or of who samples and trains in one place."""
         model = self.model()
         assign = functools.partial(assign_, named_parameters(model))
         return SamplingPolicy(ModelGenerator(model), assign, stop_tokens=[END_TOKEN], rows_at_once=rows_at_once)

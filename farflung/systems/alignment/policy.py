@@ -1,7 +1,7 @@
 """A rollout node's model: samples the answers of many tasks at once, each from its own counter-based stream.
 
 Tokens depend on (seed, prompt, member) and on the weights alone, so a task may be sampled anywhere and again. Tasks
-are batched by length of text up to `rows_at_once`; with 1 every task is a batch of its own and its log-probabilities
+are batched by length of text up to `rows_at_once`; with 1 every answer is a batch of its own and its log-probabilities
 are the same to the last bit whatever else is under way.
 
 New weights come in between two tokens. What is under way then goes on: its texts are read anew with the new weights, so
@@ -117,8 +117,8 @@ class SamplingPolicy:
         self._stop_tokens = frozenset(stop_tokens)
         self._environment = environment
         self._rows_at_once = rows_at_once
-        self._waiting: list[list[_Answer]] = []
-        """Answers of one task each, or one that an environment has replied to."""
+        self._waiting: list[_Answer] = []
+        """Those whose text has to be read: new ones, and those that an environment has replied to."""
         self._batches: list[_Batch] = []
         self._failures: list[Failure] = []
 
@@ -132,7 +132,7 @@ class SamplingPolicy:
             )
             self._failures.append(Failure(prompt=task.prompt, members=task.members, reason=reason))
         else:
-            self._waiting.append([_Answer(task, member) for member in task.members])
+            self._waiting += [_Answer(task, member) for member in task.members]
 
     def advance(self, num_tokens: int) -> Sequence[Rollout | Failure]:
         """Draw up to `num_tokens` for each answer under way; the ended ones, by prompt and member."""
@@ -151,7 +151,7 @@ class SamplingPolicy:
 
     def abandon(self, prompt: int) -> None:
         """Forget the answers to this prompt."""
-        self._waiting = [answers for answers in self._waiting if answers[0].task.prompt != prompt]
+        self._waiting = [answer for answer in self._waiting if answer.task.prompt != prompt]
         for batch in self._batches:
             batch.running = [row for row in batch.running if batch.answers[row].task.prompt != prompt]
             if not batch.running:
@@ -162,10 +162,10 @@ class SamplingPolicy:
         """Go on with other weights; texts under way are read anew with them."""
         self._assign(tensors)
         self.version, self._weights_hash = version, weights_hash
-        begun = []
+        begun: list[_Answer] = []
         for batch in self._batches:
             batch.rows.close()
-            begun.append([batch.answers[row] for row in batch.running])
+            begun += [batch.answers[row] for row in batch.running]
         self._waiting = begun + self._waiting
         self._batches = []
 
@@ -175,22 +175,14 @@ class SamplingPolicy:
 
     def _form_batches(self) -> None:
         """Put together whose texts have the same length, in the order in which they came."""
-        by_length: dict[int, list[list[_Answer]]] = {}
-        for answers in self._waiting:
-            by_length.setdefault(len(answers[0].text), []).append(answers)
+        by_length: dict[int, list[_Answer]] = {}
+        for answer in self._waiting:
+            by_length.setdefault(len(answer.text), []).append(answer)
         self._waiting = []
-        for units in by_length.values():
-            for answers in self._packed(units):
+        for alike in by_length.values():
+            for start in range(0, len(alike), self._rows_at_once):
+                answers = alike[start : start + self._rows_at_once]
                 self._batches.append(_Batch(self._rows(answers), answers, list(range(len(answers)))))
-
-    def _packed(self, units: list[list[_Answer]]) -> Iterator[list[_Answer]]:
-        packed: list[_Answer] = []
-        for answers in units:
-            if packed and len(packed) + len(answers) > self._rows_at_once:
-                yield packed
-                packed = []
-            packed = packed + answers
-        yield packed
 
     def _rows(self, answers: list[_Answer]) -> Rows:
         return Rows(
@@ -211,7 +203,7 @@ class SamplingPolicy:
             answer.versions.append(self.version)
             is_stop = tokens[row] in self._stop_tokens
             if is_stop and self._hears(answer):
-                self._waiting.append([answer])
+                self._waiting.append(answer)
             elif is_stop or not answer.num_left:
                 yield answer.finished(self._weights_hash, "stop" if is_stop else "length")
             else:

@@ -48,7 +48,7 @@ def test_answers_do_not_depend_on_what_else_is_sampled() -> None:
         assert again.log_probabilities == pytest.approx(rollout.log_probabilities, abs=1e-5)
 
 
-def test_a_batch_of_one_task_is_the_same_to_the_bit_whatever_else_is_under_way() -> None:
+def test_a_batch_of_one_answer_is_the_same_to_the_bit_whatever_else_is_under_way() -> None:
     place = Place.make(rows_at_once=1)
     expected = {rollout.key: rollout for group in place.groups() for rollout in group.rollouts}
     for first in (0, 1, 2):
