@@ -98,8 +98,9 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
 
     def terminate() -> None:
         nonlocal is_terminated
-        is_terminated = True
-        task.cancel()
+        if not is_terminated:  # a lead of several threads that is killed ends its children once for each of them
+            is_terminated = True
+            task.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     node = await join(place, ticket=ticket)
