@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from farflung.apps.align.advice import print_advice
 from farflung.apps.align.job import Alignment
@@ -56,3 +57,17 @@ def test_answers_become_better_and_equal_those_of_one_place(tmp_path: Path, caps
     capsys.readouterr()
     print_advice(tmp_path / "sequential" / "run.toml")
     assert "set sync.staleness_max = 1: expected +" in capsys.readouterr().out
+
+
+# What peft says about transposed layers changes nothing, and it asks transformers by an old name.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:.is_gradient_checkpointing")
+def test_an_adapter_is_all_that_is_trained_and_sent(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    path = write_align_run(tmp_path, steps=4)
+    overrides = ("model.adapter_rank=2", "sync.audit_share=0.2")
+    do_run(Alignment(), Wish(path=path, overrides=overrides, is_simulated=True))
+    trainer = json.loads((tmp_path / "run" / "summary.json").read_text())["counters"]["here-trainer"]
+    assert trainer["steps"] == 4 and trainer["banned"] == 0
+    assert trainer["weights_bytes"] < 4 * 2 * 20_000, "two workers got four versions of an adapter, not of the model"
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")

@@ -43,7 +43,7 @@ class Materials:
             ValueError: there is no such model.
         """
         if run.model.adapter_rank and importlib.util.find_spec("peft") is None:
-            raise ValueError("adapter_rank needs peft, which is not here: pip install 'farflung[align]'")
+            raise ValueError("adapter_rank needs peft, which is not here: pip install 'farflung[peft]'")
         path = run.model.path
         if not path:
             folder = cache_of_this_machine()
