@@ -1,0 +1,51 @@
+"""Many users of real servers at the same time, with shared beginnings and some that leave early: each gets the words of
+a machine of its own."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from tests.loopback.fleet import Fleet, wait_until
+
+pytestmark = pytest.mark.loopback
+
+NUM_USERS = 32
+SHARED_TOKENS = 80
+
+
+def prompts_of(vocabulary_size: int) -> list[torch.Tensor]:
+    """From a few to a hundred tokens; two of three begin with the same text."""
+    stream, generator = random.Random(5), torch.Generator().manual_seed(5)
+    shared = torch.randint(2, vocabulary_size, (1, SHARED_TOKENS), generator=generator)
+    prompts: list[torch.Tensor] = []
+    for number in range(NUM_USERS):
+        own = torch.randint(2, vocabulary_size, (1, stream.randint(1, 30)), generator=generator)
+        prompts.append(torch.cat([shared, own], dim=1) if number % 3 else own)
+    return prompts
+
+
+def test_many_users_at_once_get_the_words_of_one_machine(fleet: Fleet, model: Any, whole: Any) -> None:
+    prompts = prompts_of(whole.config.vocab_size)
+    num_new = [random.Random(number).randint(2, 12) for number in range(NUM_USERS)]
+
+    def ask(number: int) -> list[int]:
+        options = {"do_sample": False, "max_new_tokens": num_new[number], "min_new_tokens": num_new[number]}
+        if number % 5:
+            return model.generate(prompts[number], pad_token_id=0, **options)[0].tolist()
+        with model.inference_session(num_tokens_max=500):  # asks for much and leaves
+            return model.generate(prompts[number], pad_token_id=0, **options)[0].tolist()
+
+    with ThreadPoolExecutor(NUM_USERS) as users:
+        said = list(users.map(ask, range(NUM_USERS)))
+    for number, words in enumerate(said):
+        options = {"do_sample": False, "max_new_tokens": num_new[number], "min_new_tokens": num_new[number]}
+        assert words == whole.generate(prompts[number], pad_token_id=0, **options)[0].tolist(), number
+
+    def is_free() -> bool:
+        infos = model._blocks.view.servers().values()
+        return all(info.num_sessions == 0 and info.cache_tokens_left == info.cache_tokens_max for info in infos)
+
+    wait_until(is_free, "all sessions are freed")
