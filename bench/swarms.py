@@ -25,7 +25,7 @@ from farflung.model.source import ModelSource
 from farflung.systems.swarm.config import SessionConfig
 from farflung.world.address import PeerId
 
-START_SECONDS_MAX = 120.0
+START_SECONDS_MAX = 600.0
 STOP_SECONDS_MAX = 10.0
 FARFLUNG = [sys.executable, "-c", "from farflung.apps.cli import main; main()"]
 MEGABYTE = 1 << 20

@@ -5,14 +5,14 @@ computed again after it failed: nothing is applied twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from farflung.model.pages import OutOfPages
 from farflung.systems.swarm.batching import Part
 from farflung.systems.swarm.messages import Edit, Step, Truncate
-from farflung.systems.swarm.sessions import ServerSession
+from farflung.systems.swarm.sessions import Pending, ServerSession
 from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
 
 
@@ -26,21 +26,6 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class NoRoom:
     """The pool has no pages left for it; nothing was computed."""
-
-
-@dataclass(slots=True)
-class Pending:
-    """A step under way."""
-
-    step: Step
-    hidden_BTH: torch.Tensor
-    position_ids_BT: torch.Tensor | None
-    outputs: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
-    num_done: int = 0
-
-    @property
-    def num_left(self) -> int:
-        return self.hidden_BTH.shape[1] - self.num_done
 
 
 @torch.inference_mode()

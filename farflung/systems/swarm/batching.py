@@ -79,7 +79,7 @@ class BatchQueue:
             self._lines[client] = deque()
             self._served[client] = max(self._served.pop(client, 0.0), self._served_last)
             if len(self._served) > NUM_CLIENTS_REMEMBERED:
-                del self._served[next(iter(self._served))]
+                self._served = {each: self._served[each] for each in self._lines}
         self._lines[client].append(job)
 
     def put_back(self, job: StepJob) -> None:

@@ -69,7 +69,7 @@ class Step(Message, kw_only=True):
     prompts: WireTensor | None = None
     """Deep prompts of all the model's blocks, [blocks, prompt length, hidden size]; only with base 0."""
     num_tokens_max: int
-    """Positions times batch that the session may grow to; the server sets that much cache aside."""
+    """Positions times batch that the session may grow to; more than the server's cache can hold is refused."""
     codec: str = "raw"
     """How outputs are to be encoded."""
 

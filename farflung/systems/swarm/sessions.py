@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -19,6 +18,21 @@ SessionKey = tuple[str, int, int]
 """(session, first block, last block): one session may hold several spans of one server."""
 
 
+@dataclass(slots=True)
+class Pending:
+    """A step that is being computed, in one piece or in several."""
+
+    step: Step
+    hidden_BTH: torch.Tensor
+    position_ids_BT: torch.Tensor | None
+    outputs: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    num_done: int = 0
+
+    @property
+    def num_left(self) -> int:
+        return self.hidden_BTH.shape[1] - self.num_done
+
+
 @dataclass(slots=True, eq=False)
 class ServerSession:
     """The part of a session that one span of a server holds. The compute thread owns `cache`, `mask`, `prompts` and
@@ -32,8 +46,7 @@ class ServerSession:
     mask: torch.Tensor | None = None
     """[batch, length] of the attention mask as far as the cache goes; None: no padding so far."""
     prompts: torch.Tensor | None = None
-    pending: Any = None
-    """The step that is being computed (`batch.Pending`), None between steps."""
+    pending: Pending | None = None
     is_plain: bool = True
     """Whether nothing is padding, positions count on, and nothing is added to hidden states."""
     number: int = 0
