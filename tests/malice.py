@@ -79,7 +79,7 @@ def _steps(target: Target, own: Address) -> list[tuple[str, Message, str]]:
         ("many edits", lie(edits=(Truncate(0),) * 1000), "at most"),
         ("all the cache there is", lie(num_tokens_max=1 << 62), "more than this server gives"),
         ("less cache than nothing", lie(num_tokens_max=-(1 << 62)), "at least one token"),
-        ("a whole cache many times", lie(num_tokens_max=120_000), "the cache is full"),
+        ("a whole cache many times", lie(num_tokens_max=120_000), "are more than the"),
         ("masks of another shape", lie(attention_mask=encode_tensor(torch.ones(1, 9).long())), "attention mask must"),
         ("positions of another type", lie(position_ids=encode_tensor(torch.ones(1, 1))), "position ids must"),
         ("prompts of other blocks", lie(prompts=encode_tensor(torch.zeros(1, 2, size))), "deep prompts"),

@@ -70,6 +70,7 @@ class SimulatedSwarm:
     topology: Topology | None = None
     config: SessionConfig = field(default_factory=lambda: SessionConfig(ask_again_seconds=0.5))
     cache_tokens_max: int = 100_000
+    batch_sessions_max: int = 64
     server_class: type[Server] = Server
 
     def __post_init__(self) -> None:
@@ -102,6 +103,7 @@ class SimulatedSwarm:
             model_name=source.name,
             limits=Limits(hidden_size=source.hidden_size, context_length_max=512),
             cache_tokens_max=self.cache_tokens_max,
+            batch_sessions_max=self.batch_sessions_max,
             blocks_per_second=1000.0,
             forward_tokens_per_second=20_000.0,
             version="test",
