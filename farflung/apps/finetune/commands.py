@@ -20,9 +20,7 @@ from farflung.apps.runs.commands import (
 
 def finetune(
     run_file: RunFileArgument = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="onebyte, or for comparison mezo, adam or fedavg-lora.")
-    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="How it is tuned: onebyte.")] = None,
     simulate: Simulate = False,
     resume: Resume = False,
     show: Show = False,
