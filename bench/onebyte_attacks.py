@@ -187,7 +187,7 @@ def tune_by_floats(example: Example, num_hostile: int, num_rounds: int) -> float
 
 def main() -> int:
     arguments = bench_arguments(__doc__ or "").parse_args()
-    num_rounds = 60 if arguments.quick else 160
+    num_rounds = 40 if arguments.quick else 160
     example = Example.load()
     settings = {"machines": NUM_MACHINES, "slots": NUM_SLOTS, "rounds": num_rounds, "audit share": AUDIT_SHARE}
     report = Report("onebyte_attacks", settings)

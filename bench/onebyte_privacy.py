@@ -88,7 +88,7 @@ def _batches(shard: Batch, seed: str):  # noqa: ANN202  the batch of a round
 
 def main() -> int:
     arguments = bench_arguments(__doc__ or "").parse_args()
-    num_rounds, seeds = (50, (0,)) if arguments.quick else (160, (0, 1))
+    num_rounds, seeds = (30, (0,)) if arguments.quick else (160, (0, 1))
     example = Example.load()
     settings = {"participants": NUM_PARTICIPANTS, "slots": NUM_SLOTS, "rounds": num_rounds, "seeds": len(seeds)}
     report = Report("onebyte_privacy", {**settings, "clip": CLIP, "delta": DELTA})
