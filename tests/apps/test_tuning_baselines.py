@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from farflung.apps.finetune.accuracy import score
 from farflung.apps.finetune.baselines import adam, fedavg_lora, mezo
@@ -184,6 +184,15 @@ def test_an_adapter_learns_and_plain_peft_loads_it(model_folder: Path, task: Tun
         warnings.simplefilter("ignore", FutureWarning)  # peft's own
         loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), tmp_path)
     assert loss_of(loaded, task) == pytest.approx(after, abs=1e-5)
+
+
+def test_matrices_that_are_stored_the_other_way_round_are_adapted_too(model: Any, task: TuningTask) -> None:
+    config = GPT2Config(vocab_size=model.config.vocab_size, n_embd=32, n_layer=1, n_head=2, bos_token_id=None)
+    settings = FedAvgLoraSettings(num_clients=2, local_steps=1, rank=2)
+    tuned = fedavg_lora.tune(GPT2LMHeadModel(config), task, plan(1), settings, lambda _: None)
+    found = safetensors.torch.load(fedavg_lora.adapter_bytes(tuned))
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert len(found) == 2 * len(layers) and all(any(layer in name for name in found) for layer in layers)
 
 
 def test_what_cannot_be_is_said_in_a_sentence(model: Any, task: TuningTask) -> None:
