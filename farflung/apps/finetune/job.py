@@ -76,13 +76,16 @@ class Finetuning:
         return msgspec.msgpack.encode(Charter(header.run, encode_header(header), key))
 
     def summary(self, run: FinetuneRun, materials: "TuningMaterials") -> str:
+        from farflung.apps.finetune.opening import opening_words
+
         header = materials.header(run.method, bytes(32))
         num_tuned = sum(tensor.num_elements for tensor in header.tensors)
-        return (
+        line = (
             f"onebyte: {num_tuned:,} parameters of {header.base_name}, {run.training.rounds:,} rounds of "
             f"{run.method.num_slots} bytes, {run.num_workers} workers in "
             f"{', '.join(region.name for region in run.regions)}"
         )
+        return "\n".join([*opening_words(run, materials), line])
 
     def bars(
         self, run: FinetuneRun, materials: "TuningMaterials", history: History, seats: Sequence[Seat], console: Console

@@ -17,12 +17,18 @@ Unfinished = Annotated[bool, typer.Option("--unfinished", help="Also a journal t
 def verify(
     journal: Journal,
     base: Annotated[str | None, typer.Option("--base", help="Also check that it is about this model.")] = None,
+    remeasure: Annotated[
+        float | None, typer.Option("--remeasure", help="Measure this share of the entries again (0.02, say).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The run file (.toml) whose data and objective were measured.")
+    ] = None,
     unfinished: Unfinished = False,
 ) -> None:
     """Check every hash, rule and signature; says what is wrong and where."""
     from farflung.apps.journal.show import verify_journal
 
-    verify_journal(journal, base, is_unfinished_allowed=unfinished)
+    verify_journal(journal, base, remeasured_share=remeasure, run_file=data, is_unfinished_allowed=unfinished)
 
 
 @app.command()

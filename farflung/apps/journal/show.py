@@ -18,12 +18,21 @@ from farflung.systems.onebyte.replay import require_base
 NAMES_SHOWN_MAX = 4
 
 
-def verify_journal(path: Path, base: str | None, *, is_unfinished_allowed: bool) -> None:
-    """Check a journal, and with `base` that it is about that model.
+def verify_journal(
+    path: Path,
+    base: str | None,
+    *,
+    remeasured_share: float | None = None,
+    run_file: Path | None = None,
+    is_unfinished_allowed: bool,
+) -> None:
+    """Check a journal, with `base` that it is about that model, and with a share that entries are what is measured.
 
     Raises:
         ValueError: what is wrong, and where.
     """
+    if remeasured_share is not None and (base is None or run_file is None):
+        raise ValueError("--remeasure needs --base, the model, and --data, the run file with data and objective")
     sections = open_journal(path, is_unfinished_allowed=is_unfinished_allowed)
     if base is not None:
         from farflung.apps.journal.base import load_base  # transformers takes seconds, and hashes need none of it
@@ -31,6 +40,10 @@ def verify_journal(path: Path, base: str | None, *, is_unfinished_allowed: bool)
         model = load_base(base, sections[0].header.dtype, sections[0].header.quantised_as)
         for section in sections:
             require_base(section.header, dict(model.named_parameters()))
+    if remeasured_share is not None and base is not None and run_file is not None:
+        from farflung.apps.journal.remeasure import remeasure_journal
+
+        remeasure_journal(sections, base, run_file, remeasured_share)
     for section in sections:
         ledger = section.ledger
         print(
