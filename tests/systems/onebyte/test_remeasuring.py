@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from tests.onebyte_journals import SEQUENCER, header_for, identity_of, tiny_mode
 NUM_SLOTS, NUM_ROUNDS, LIAR, REVOKED_AT = 8, 8, 1, 5
 
 
-def header(**changes: object) -> Header:
+def header(**changes: Any) -> Header:
     schedule = schedule_of(0.02, num_slots=NUM_SLOTS, exponent=24)
     return header_for(tiny_model(), num_slots=NUM_SLOTS, epsilon=2e-3, exponent=24, schedule=schedule, **changes)
 
