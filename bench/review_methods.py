@@ -35,10 +35,10 @@ class Budget:
     """How long each method tunes."""
 
     num_rounds: int = 64
-    num_slots: int = 32
+    num_slots: int = 64
     batch_size: int = 16
-    adam_steps: int = 150
-    lora_rounds: int = 15
+    adam_steps: int = 300
+    lora_rounds: int = 20
     lora_steps: int = 5
     model: ReviewConfig = field(default_factory=ReviewConfig)
 
@@ -122,21 +122,17 @@ def methods(materials: Materials, budget: Budget) -> dict[str, dict[str, Attempt
         last = told[-1]
         return Outcome(model, last.num_forwards, last.num_backwards, last.num_bytes)
 
-    def by_mezo(rate: float, num_directions: int) -> Outcome:
-        settings = MezoSettings(learning_rate=rate, num_directions=num_directions)
-        return by(mezo.tune, budget.num_directions // num_directions, settings)
+    def by_mezo(rate: float) -> Outcome:
+        return by(mezo.tune, budget.num_directions, MezoSettings(learning_rate=rate))
 
     def by_lora(rate: float) -> Outcome:
         settings = FedAvgLoraSettings(num_clients=CLIENTS, local_steps=budget.lora_steps, learning_rate=rate)
         return by(fedavg_lora.tune, budget.lora_rounds, settings)
 
     return {
-        "one byte": {f"{rate:g}": partial(one_byte, rate, is_exact=False) for rate in (1e-2, 2e-2)},
-        "MeZO": {
-            f"{rate:g}, {count} at a time": partial(by_mezo, rate, count)
-            for rate, count in ((1e-3, 1), (3e-3, 1), (3e-2, 16))
-        },
-        "one byte, exact": {f"{rate:g}": partial(one_byte, rate, is_exact=True) for rate in (1e-2, 2e-2)},
+        "one byte": {f"{rate:g}": partial(one_byte, rate, is_exact=False) for rate in (2e-2, 4e-2)},
+        "MeZO": {f"{rate:g}": partial(by_mezo, rate) for rate in (1e-3, 3e-3)},
+        "one byte, exact": {f"{rate:g}": partial(one_byte, rate, is_exact=True) for rate in (2e-2, 4e-2)},
         "LoRA-FedAvg": {f"{rate:g}": partial(by_lora, rate) for rate in (3e-3, 1e-2)},
         "Adam": {
             f"{rate:g}": partial(by, adam.tune, budget.adam_steps, AdamSettings(learning_rate=rate))
