@@ -2,8 +2,9 @@
 
     python -m bench.weight_sync [--quick] [--json FILE]
 
-A small model is trained by AdamW on sums, with float32 weights of which bfloat16 copies are published after every step,
-as rollout nodes install them; full weights, the delta that the weight plane makes, and an adapter of rank 8 alone.
+Feed-forward blocks are trained by AdamW on random vectors: what changes depends on the rate, not on the task. Weights
+are float32, of which bfloat16 copies are published after every step, as rollout nodes install them. Full weights, the
+delta that the weight plane makes, and an adapter of rank 8 alone are measured.
 Every delta is applied and compared with what was published, to the bit. Seconds are of one processor core.
 """
 
@@ -43,7 +44,7 @@ class Size:
 FULL, QUICK = Size(384, 6, 60, 10), Size(192, 2, 40, 4)
 
 
-class Sums(torch.nn.Module):
+class Blocks(torch.nn.Module):
     """A stack of residual blocks that learns a fixed random function; sized like the layers of a language model."""
 
     def __init__(self, size: Size, *, has_adapter: bool) -> None:
@@ -77,7 +78,7 @@ def _weights(rows: int, columns: int) -> torch.nn.Parameter:
 
 def published(size: Size, learning_rate: float, *, has_adapter: bool = False) -> Iterator[Tensors]:
     """bfloat16 weights that are trained, after each step that is measured and once before."""
-    model = Sums(size, has_adapter=has_adapter)
+    model = Blocks(size, has_adapter=has_adapter)
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     stream = torch.Generator().manual_seed(1)
