@@ -1,6 +1,7 @@
 """What every test stands on: no network, one thread, a home of its own, and no process left behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.scheduling import FilesTogether
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One run finds what the next one finds; the machine may be busy, so no example has a deadline of its own.
 settings.register_profile("suite", derandomize=True, deadline=None)
