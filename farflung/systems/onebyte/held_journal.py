@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import CHECK_BYTES, Chain
-from farflung.systems.onebyte.ledger import Ledger
+from farflung.systems.onebyte.ledger import Ledger, is_revoked
 from farflung.systems.onebyte.means import SharedMeans, bases_of
 from farflung.systems.onebyte.packing import unpacked_record
 from farflung.systems.onebyte.records import (
@@ -74,10 +74,11 @@ class HeldJournal:
             case Round():
                 return [step_of(self.header, record, part) for part in record.parts]
             case Revocation():
+                before = self.ledger.revocations[:-1]
                 return [
                     step_of(self.header, earlier, part, sign=-1)
                     for earlier in self.rounds[record.first_round : record.end_round]
-                    if isinstance(earlier, Round)
+                    if isinstance(earlier, Round) and not is_revoked(before, record.participant, earlier.number)
                     for part in earlier.parts
                     if part.participant == record.participant
                 ]

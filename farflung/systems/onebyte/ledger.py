@@ -5,6 +5,8 @@ an entry is at most a few rounds late; references are the medians they should be
 participant; a closed journal has no unsigned entries, and its sequencer signed all of it.
 """
 
+from collections.abc import Iterable
+
 from farflung.systems.onebyte.code import CODE_MAX, median_code, moved_reference
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.records import (
@@ -139,10 +141,7 @@ class Ledger:
 
     def is_revoked(self, participant: int, committed_round: int) -> bool:
         """Whether what a participant contributed in a committed round counts no more."""
-        return any(
-            revoked.participant == participant and revoked.first_round <= committed_round < revoked.end_round
-            for revoked in self.revocations
-        )
+        return is_revoked(self.revocations, participant, committed_round)
 
     def _take_participant(self, record: Participant) -> None:
         if len(record.public_key) != 32 or len(record.name) > NAME_LENGTH_MAX or not record.name.isprintable():
@@ -283,6 +282,13 @@ class Ledger:
     def _named(self, number: int) -> str:
         name = self.participants[number].name
         return f"{number} ({name})" if name else str(number)
+
+
+def is_revoked(revocations: Iterable[Revocation], participant: int, committed_round: int) -> bool:
+    """Whether any of them is about what a participant contributed in a committed round."""
+    return any(
+        each.participant == participant and each.first_round <= committed_round < each.end_round for each in revocations
+    )
 
 
 def _totals(num_rounds: int, num_entries: int) -> bytes:
