@@ -48,6 +48,9 @@ class Alignment:
     def engine(self, run: RunFile) -> Engine[RunFile, Materials]:
         return AlignmentEngine(run)
 
+    def lone(self, run: RunFile) -> None:
+        return None
+
     def charter(self, run: RunFile, materials: Materials, seat: Seat, folder: Path | None) -> bytes:
         return b""
 

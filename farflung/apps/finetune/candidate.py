@@ -19,7 +19,7 @@ class CandidatePart(ServerPart):
     def __init__(self, sitting: Sitting[FinetuneRun]) -> None:
         charter, run = self.charter_of(sitting), sitting.run
         self._header = decode_header(charter.header)
-        config = run.method.rounds_config(run.training.rounds)
+        config = run.onebyte.rounds_config(run.training.rounds)
         identity = Identity(charter.key)
         self._sequencer = Sequencer.open(sitting.world, self._header, config, group_of(sitting), identity)
         super().__init__(sitting, self._sequencer, ACTOR)

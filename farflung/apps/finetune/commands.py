@@ -20,7 +20,10 @@ from farflung.apps.runs.commands import (
 
 def finetune(
     run_file: RunFileArgument = None,
-    method: Annotated[str | None, typer.Option("--method", help="How it is tuned: onebyte.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="How it is tuned: onebyte, or on this machine alone: mezo, adam, fedavg-lora."),
+    ] = None,
     simulate: Simulate = False,
     resume: Resume = False,
     show: Show = False,
@@ -30,8 +33,11 @@ def finetune(
     advertise: Advertise = None,
     engine: EngineOption = "processes",
 ) -> None:
-    """Fine-tune a model by one byte per measured direction: on this machine and others that join, or simulated."""
-    overrides = [*(override or ()), *([] if method is None else [f'method.name="{method}"'])]
+    """Fine-tune a model by one byte per measured direction: on this machine and others that join, or simulated.
+
+    With --method also by others, to compare: the summary.json in each run's folder has the same keys.
+    """
+    overrides = [*([] if method is None else [f'method.name="{method}"']), *(override or ())]
     lead(
         "finetune",
         run_file,

@@ -44,7 +44,7 @@ class OneByteEngine:
     def seats(self, run: FinetuneRun) -> list[Seat]:
         # They must come back under the names that they had, so they are where the lead can start them again.
         regions = [region.name for region in run.regions if not region.is_remote] or [run.regions[0].name]
-        kinds = (SEQUENCER, STANDBY, WITNESS) if run.method.has_standby else (SEQUENCER,)
+        kinds = (SEQUENCER, STANDBY, WITNESS) if run.onebyte.has_standby else (SEQUENCER,)
         servers = [
             Seat(index=index, kind=kind, region=regions[index % len(regions)]) for index, kind in enumerate(kinds)
         ]

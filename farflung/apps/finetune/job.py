@@ -10,7 +10,8 @@ from rich.console import Console
 
 from farflung.apps.finetune.charter import RUN_KEY_FILE, Charter, kept_identity
 from farflung.apps.finetune.engine import CANDIDATES, OneByteEngine, load_part
-from farflung.apps.finetune.progress import RoundBars, gradient_bytes
+from farflung.apps.finetune.method import name_of
+from farflung.apps.finetune.progress import LoneBar, RoundBars, gradient_bytes
 from farflung.apps.finetune.run_file import KIND, FinetuneRun, load_run_file, run_from, tables_of
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.history import History
@@ -20,6 +21,7 @@ from farflung.runtime.store import write_durably
 from farflung.wire.identity import Identity
 
 if TYPE_CHECKING:
+    from farflung.apps.finetune.baseline import Baseline
     from farflung.apps.finetune.materials import TuningMaterials
     from farflung.apps.runs.group import Group
 
@@ -45,7 +47,12 @@ class Finetuning:
         from farflung.apps.finetune.materials import TuningMaterials
 
         materials = TuningMaterials.gather(run)
-        materials.header(run.method, bytes(32))
+        if run.is_onebyte:
+            materials.header(run.onebyte, bytes(32))
+        else:
+            from farflung.apps.finetune.baseline import check
+
+            check(run, materials)
         return materials
 
     def gather_for(self, run: FinetuneRun, seat: Seat, group: "Group | None") -> "TuningMaterials | None":
@@ -64,6 +71,13 @@ class Finetuning:
     def engine(self, run: FinetuneRun) -> "Engine[FinetuneRun, TuningMaterials]":
         return OneByteEngine()
 
+    def lone(self, run: FinetuneRun) -> "Baseline | None":
+        if run.is_onebyte:
+            return None
+        from farflung.apps.finetune.baseline import Baseline
+
+        return Baseline(run)
+
     def charter(self, run: FinetuneRun, materials: "TuningMaterials", seat: Seat, folder: Path | None) -> bytes:
         from farflung.systems.onebyte.header import encode_header
 
@@ -71,18 +85,19 @@ class Finetuning:
             identity = Identity(hashlib.sha256(f"{run.run.seed}:run".encode()).digest())
         else:
             identity = kept_identity(folder / RUN_KEY_FILE)
-        header = materials.header(run.method, identity.public_key)
+        header = materials.header(run.onebyte, identity.public_key)
         key = identity.private_key if seat.kind in CANDIDATES else b""
         return msgspec.msgpack.encode(Charter(header.run, encode_header(header), key))
 
     def summary(self, run: FinetuneRun, materials: "TuningMaterials") -> str:
         from farflung.apps.finetune.opening import opening_words
 
-        header = materials.header(run.method, bytes(32))
-        num_tuned = sum(tensor.num_elements for tensor in header.tensors)
+        name = Path(materials.location).name
+        what = f"{name_of(run.method)}: {materials.size[0]:,} parameters of {name}, {run.training.rounds:,} rounds"
+        if not run.is_onebyte:
+            return f"{what} on this machine"
         line = (
-            f"onebyte: {num_tuned:,} parameters of {header.base_name}, {run.training.rounds:,} rounds of "
-            f"{run.method.num_slots} bytes, {run.num_workers} workers in "
+            f"{what} of {run.onebyte.num_slots} bytes, {run.num_workers} workers in "
             f"{', '.join(region.name for region in run.regions)}"
         )
         return "\n".join([*opening_words(run, materials), line])
@@ -90,6 +105,8 @@ class Finetuning:
     def bars(
         self, run: FinetuneRun, materials: "TuningMaterials", history: History, seats: Sequence[Seat], console: Console
     ) -> Bars:
+        if not run.is_onebyte:
+            return LoneBar(history, run.training.rounds, console)
         num_tuned, num_bytes = materials.size
         return RoundBars(
             history,
@@ -106,6 +123,6 @@ class Finetuning:
         return (folder / RESULT_FILE).read_bytes()
 
     def leave(self, ended: "Ended[FinetuneRun, TuningMaterials]", console: Console) -> None:
-        from farflung.apps.finetune.leave import leave
+        from farflung.apps.finetune.leave import leave, leave_baseline
 
-        leave(ended, console)
+        (leave if ended.run.is_onebyte else leave_baseline)(ended, console)

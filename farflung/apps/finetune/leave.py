@@ -1,9 +1,13 @@
 """The end of a fine-tuning run: files in its folder, and a few lines for the user."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from rich.console import Console
 
 from farflung.apps.finetune.accuracy import Score
 from farflung.apps.finetune.materials import TuningMaterials
+from farflung.apps.finetune.method import name_of
 from farflung.apps.finetune.progress import gradient_bytes
 from farflung.apps.finetune.result import tuned_model
 from farflung.apps.finetune.run_file import FinetuneRun
@@ -11,31 +15,30 @@ from farflung.apps.runs.job import Ended
 from farflung.apps.runs.plot import byte_text, terminal
 from farflung.apps.runs.result import write_model, write_plot, write_summary
 
+if TYPE_CHECKING:
+    from farflung.apps.finetune.baseline import TunedAlone
 
-def leave(ended: Ended[FinetuneRun, TuningMaterials], console: Console) -> None:
+AnyEnded = Ended[FinetuneRun, TuningMaterials]
+PASSES = ("forward_passes", "backward_passes")
+
+
+def leave(ended: AnyEnded, console: Console) -> None:
     """Write journal, model, plot and summary, and say where they lie."""
     run, materials, history, folder = ended.run, ended.materials, ended.history, ended.folder
     tuned = tuned_model(folder, materials, ended.result)
-    plot = write_plot(folder, history, f"{run.run.name}: onebyte", ended.time_name)
     num_bytes_sent = sum(history.link_bytes.values())
     num_workers = len(history.newest())
     size = tuned.path.stat().st_size
     num_gradient_bytes = gradient_bytes(*materials.size, tuned.num_rounds, num_workers)
     own = {
-        "method": "onebyte",
-        "state": tuned.state.hex(),
-        "rounds": tuned.num_rounds,
-        "entries": tuned.num_entries,
-        "journal_bytes": size,
-        "loss_before": tuned.before.loss,
-        "loss": tuned.after.loss,
-        "accuracy_before": tuned.before.accuracy,
-        "accuracy": tuned.after.accuracy,
         "bytes_sent": num_bytes_sent,
         "gradient_bytes": num_gradient_bytes,
+        "state": tuned.state.hex(),
+        "entries": tuned.num_entries,
+        "journal_bytes": size,
         "slots": {point.seat: point.num_steps for point in history.newest()},
     }
-    write_summary(folder, own, history, ended.counters)
+    plot = _write_both(ended, tuned.num_rounds, tuned.before, tuned.after, own)
     console.print(terminal(history, ended.time_name))
     console.print(
         f"{tuned.num_rounds} rounds in {history.seconds:.0f} {ended.time_name}: {_change(tuned.before, tuned.after)}; "
@@ -45,8 +48,59 @@ def leave(ended: Ended[FinetuneRun, TuningMaterials], console: Console) -> None:
     for point in history.newest():
         console.print(f"  {point.seat}: {point.num_steps:,} slots measured")
     console.print(f"journal: {tuned.path}, {size:,} bytes, state {tuned.state.hex()[:16]}", soft_wrap=True)
+    _leave_model(run, ended, tuned.model, console)
+
+
+def leave_baseline(ended: AnyEnded, console: Console) -> None:
+    """The same of a method that has no journal."""
+    run, materials, history = ended.run, ended.materials, ended.history
+    tuned: TunedAlone = ended.result
+    name, num_rounds, num_bytes = name_of(run.method), tuned.progress.round_number, tuned.progress.num_bytes
+    num_machines = num_machines_of(run)
+    own = {
+        "bytes_sent": num_bytes,
+        "gradient_bytes": gradient_bytes(*materials.size, num_rounds, num_machines),
+    }
+    plot = _write_both(ended, num_rounds, tuned.before, tuned.after, own)
+    forwards, backwards = (_total(ended.counters, passes) for passes in PASSES)
+    sent = "nothing to send" if num_machines == 1 else f"{byte_text(num_bytes)} between {num_machines} clients"
+    console.print(terminal(history, ended.time_name))
+    console.print(
+        f"{num_rounds} rounds of {name} in {history.seconds:.0f} {ended.time_name}: "
+        f"{_change(tuned.before, tuned.after)}; {forwards:,} forward and {backwards:,} backward passes over a batch, "
+        f"{sent}; plot: {plot}"
+    )
+    _leave_model(run, ended, tuned.model, console)
+
+
+def num_machines_of(run: FinetuneRun) -> int:
+    """That a baseline computes for."""
+    return getattr(run.method, "num_clients", 1)
+
+
+def _write_both(ended: AnyEnded, num_rounds: int, before: Score, after: Score, own: Mapping[str, Any]) -> str:
+    """Summary and plot, whose place is returned; the first keys of the summary are the same for all methods."""
+    name = name_of(ended.run.method)
+    common = {
+        "method": name,
+        "rounds": num_rounds,
+        "loss_before": before.loss,
+        "loss": after.loss,
+        "accuracy_before": before.accuracy,
+        "accuracy": after.accuracy,
+        **{passes: _total(ended.counters, passes) for passes in PASSES},
+    }
+    write_summary(ended.folder, {**common, **own}, ended.history, ended.counters)
+    return str(write_plot(ended.folder, ended.history, f"{ended.run.run.name}: {name}", ended.time_name))
+
+
+def _total(counters: Mapping[str, Mapping[str, int]], name: str) -> int:
+    return sum(counts.get(name, 0) for counts in counters.values())
+
+
+def _leave_model(run: FinetuneRun, ended: AnyEnded, model: Any, console: Console) -> None:
     if run.model.is_written:
-        target = write_model(folder, tuned.model, materials.tokenizer)
+        target = write_model(ended.folder, model, ended.materials.tokenizer)
         console.print(f"model: {target}; serve it with: [bold]farflung serve {target} --new-swarm[/bold]")
 
 

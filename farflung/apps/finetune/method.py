@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from farflung.apps.finetune.baselines.settings import AdamSettings, FedAvgLoraSettings, MezoSettings
 from farflung.apps.runs.reader import check_known, read
 from farflung.systems.onebyte.config import RoundsConfig
 
@@ -75,8 +76,13 @@ class OneByteSettings:
         )
 
 
-Method = OneByteSettings
-NAMES = (ONEBYTE,)
+Method = OneByteSettings | MezoSettings | AdamSettings | FedAvgLoraSettings
+METHODS: dict[str, type[Method]] = {
+    ONEBYTE: OneByteSettings,
+    "mezo": MezoSettings,
+    "adam": AdamSettings,
+    "fedavg-lora": FedAvgLoraSettings,
+}
 
 
 def read_method(table: Mapping[str, Any]) -> Method:
@@ -87,10 +93,15 @@ def read_method(table: Mapping[str, Any]) -> Method:
     """
     settings = dict(table)
     name = settings.pop("name", ONEBYTE)
-    check_known(str(name), NAMES, "method", what="method")
-    return read(OneByteSettings, settings, "method")
+    check_known(str(name), METHODS, "method", what="method")
+    return read(METHODS[str(name)], settings, "method")
+
+
+def name_in(table: object) -> object:
+    """The method that an unread table names."""
+    return table.get("name", ONEBYTE) if isinstance(table, Mapping) else ONEBYTE
 
 
 def name_of(method: Method) -> str:
     """As a run file has it."""
-    return ONEBYTE
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind))

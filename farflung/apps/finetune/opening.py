@@ -33,7 +33,7 @@ def _advice(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:
             num_parameters=num_parameters,
             bytes_per_parameter=num_bytes,
             tokens_per_entry=run.training.batch_size * -(-sum(lengths) // len(lengths)),
-            entries_per_round=run.method.num_slots,
+            entries_per_round=run.onebyte.num_slots,
             num_machines=run.num_workers,
             bytes_per_second=min((link.bytes_per_second for link in run.links), default=1.0),
             latency_seconds=max((link.latency_ms for link in run.links), default=0.0) / 1000,
@@ -45,11 +45,11 @@ def _advice(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:
 def _epsilon_words(run: FinetuneRun, materials: "TuningMaterials") -> str | None:
     """Whether signs hold when steps are longer; on a few examples, and the same wherever the run is kept."""
     dtype = next(materials.model.parameters()).dtype
-    if run.method.is_exact or (dtype == torch.float32 and run.method.epsilon >= SAFE_EPSILON):
+    if run.onebyte.is_exact or (dtype == torch.float32 and run.onebyte.epsilon >= SAFE_EPSILON):
         return None
-    header = materials.header(run.method, bytes(32))
+    header = materials.header(run.onebyte, bytes(32))
     batch = materials.task.train.batch(range(min(CHECKED_EXAMPLES, len(materials.task.train))))
     objective = materials.task.objective
-    measurer = Measurer(header, materials.model, objective, num_directions=run.method.directions_per_pass)
+    measurer = Measurer(header, materials.model, objective, num_directions=run.onebyte.directions_per_pass)
     rate = measurer.sign_flip_rate(batch, 0, range(CHECKED_SLOTS))
     return epsilon_warning(rate, header.epsilon, dtype)

@@ -1,6 +1,6 @@
 """The bars of a fine-tuning run: its rounds, and what every worker has measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -31,6 +31,50 @@ def loss(history: History) -> float | None:
 def gradient_bytes(num_parameters: int, bytes_per_parameter: int, num_rounds: int, num_workers: int) -> int:
     """What as many workers send that exchange a whole gradient in as many rounds, around a ring."""
     return 2 * (num_workers - 1) * num_parameters * bytes_per_parameter * num_rounds
+
+
+def sent_words(num_bytes: float) -> str:
+    """For bars."""
+    return f"sent {byte_text(int(num_bytes))}"
+
+
+def quality_words(history: History) -> list[str]:
+    """How good the model is, as far as that was told."""
+    newest, found = loss(history), accuracy(history)
+    told = ["loss   -  " if newest is None else f"loss {newest:.3f}"]
+    return told if found is None else [*told, f"accuracy {found:.1%}"]
+
+
+class LoneBar:
+    """A rich bar over the history of a run on one machine; use in `with`."""
+
+    def __init__(self, history: History, num_rounds_max: int, console: Console) -> None:
+        self._history = history
+        self._progress = Progress(
+            TextColumn("rounds"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._rounds = self._progress.add_task("", total=num_rounds_max, completed=num_rounds(history), told="")
+
+    def __enter__(self) -> "LoneBar":
+        self._progress.start()
+        self.show()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self) -> None:
+        """Bring the bar up to date."""
+        num_bytes = sum(point.values.get("bytes", 0.0) for point in self._history.newest())
+        speed = next((task.speed for task in self._progress.tasks), None)
+        rate = [] if not speed else [f"{speed:.3g} rounds/s"]
+        told = "  ".join([*quality_words(self._history), sent_words(num_bytes), *rate])
+        self._progress.update(self._rounds, completed=num_rounds(self._history), told=told)
 
 
 class RoundBars:
@@ -76,12 +120,10 @@ class RoundBars:
             self._progress.update(self._workers[point.seat], completed=point.num_steps, total=total)
 
     def _told(self) -> str:
-        history, found = self._history, accuracy(self._history)
-        newest = loss(history)
-        words: Sequence[str] = (
-            "loss   -  " if newest is None else f"loss {newest:.3f}",
-            *(() if found is None else (f"accuracy {found:.1%}",)),
-            f"sent {byte_text(sum(history.link_bytes.values()))}",
+        history = self._history
+        words = (
+            *quality_words(history),
+            sent_words(sum(history.link_bytes.values())),
             f"(gradients: {byte_text(self._gradient_bytes_of(num_rounds(history), len(history.newest())))})",
         )
         return "  ".join(words)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from farflung.apps.finetune.method import Method, OneByteSettings, name_of, read_method
+from farflung.apps.finetune.first_try import with_first_try
+from farflung.apps.finetune.method import Method, OneByteSettings, name_in, name_of, read_method
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
 from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain
@@ -101,6 +102,17 @@ class FinetuneRun:
         return self.training.num_threads
 
     @property
+    def is_onebyte(self) -> bool:
+        """Whether machines tune together; else it is a baseline on one of them."""
+        return isinstance(self.method, OneByteSettings)
+
+    @property
+    def onebyte(self) -> OneByteSettings:
+        """The method of a run that is no baseline."""
+        assert isinstance(self.method, OneByteSettings)
+        return self.method
+
+    @property
     def num_workers(self) -> int:
         """Workers that the file names; others may join."""
         return sum(len(region.speeds) for region in self.regions)
@@ -125,7 +137,10 @@ def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simula
     """
     tables = {} if path is None else read_toml(path)
     for override in overrides:
+        before = name_in(tables.get("method"))
         apply_override(tables, override)
+        if (name := name_in(tables.get("method"))) != before:
+            tables["method"] = {"name": name}  # what the file says about its own method is not about this one
     return run_from(tables, is_simulated=is_simulated)
 
 
@@ -139,6 +154,8 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> Finetu
     if "regions" in tables:
         defaults["links"] = []
     given = {**defaults, **tables}
+    if not read_table(given.get("model", {}), "model").get("path"):
+        given = with_first_try(given, str(name_in(given.get("method"))))
     own = read_table(given.get("run", {}), "run")
     check_kind(own, KIND)
     for name in given:
@@ -155,6 +172,11 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> Finetu
         simulation=read(SimulationSettings, given.get("simulation", {}), "simulation"),
         logging=read(LoggingSettings, given.get("logging", {}), "logging"),
     )
+    if is_simulated and not run.is_onebyte:
+        raise ValueError(
+            f"{name_of(run.method)} computes on this machine alone, so that there is nothing to simulate: leave out "
+            f"--simulate"
+        )
     check_places(run, is_simulated=is_simulated)
     _check_task(run)
     return run

@@ -44,8 +44,8 @@ class WatchedLearner(ModelLearner):
             model,
             materials.task.objective,
             on_device,
-            num_directions=run.method.directions_per_pass,
-            is_exact=run.method.is_exact,
+            num_directions=run.onebyte.directions_per_pass,
+            is_exact=run.onebyte.is_exact,
         )
         self._model = model
         self._objective = materials.task.objective
@@ -55,7 +55,9 @@ class WatchedLearner(ModelLearner):
             self._held_out = None
         self._every = run.training.evaluation_rounds
         self._scored_round: int | None = None
-        self.num_slots = 0
+        self.num_forwards = 0
+        self.num_backwards = 0
+        """Passes over a batch."""
         self.num_tokens = 0
         """That went forward."""
         self.score: Score | None = None
@@ -68,8 +70,10 @@ class WatchedLearner(ModelLearner):
             self.refresh()
             self.score = score(self._model, self._objective, self._held_out)
         codes = super().measure(round_number, first_slot, num_slots)
-        self.num_slots += num_slots
-        self.num_tokens += BOTH_SIDES * num_slots * self._batch_of(round_number)["input_ids"].numel()
+        num_passes = 1 if self._is_exact else BOTH_SIDES * num_slots
+        self.num_forwards += num_passes
+        self.num_backwards += int(self._is_exact)
+        self.num_tokens += num_passes * self._batch_of(round_number)["input_ids"].numel()
         return codes
 
     def _is_due(self, round_number: int) -> bool:
@@ -90,7 +94,7 @@ class WorkerPart:
         self._worker = Worker(
             sitting.world,
             header,
-            run.method.rounds_config(run.training.rounds),
+            run.onebyte.rounds_config(run.training.rounds),
             group_of(sitting),
             self._identity(),
             self._learner,
@@ -133,7 +137,12 @@ class WorkerPart:
             loss=newest.loss if newest is not None and is_new else None,
             values=values,
             sent=sent_bytes(self._sitting.world),
-            counters={"measured": told.num_measured, "counted": told.num_counted},
+            counters={
+                "measured": told.num_measured,
+                "counted": told.num_counted,
+                "forward_passes": self._learner.num_forwards,
+                "backward_passes": self._learner.num_backwards,
+            },
             decisions=taken(self._decisions),
         )
 

@@ -55,6 +55,9 @@ class Pretraining:
     def engine(self, run: RunFile) -> Engine[RunFile, Materials]:
         return engine_of(run)
 
+    def lone(self, run: RunFile) -> None:
+        return None
+
     def charter(self, run: RunFile, materials: Materials, seat: Seat, folder: Path | None) -> bytes:
         return b""
 

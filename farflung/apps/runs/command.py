@@ -87,6 +87,8 @@ def _work(session: Session, wish: Wish) -> None:
     try:
         if wish.is_simulated:
             result = session.simulate()
+        elif session.is_alone:
+            result = session.work_alone(is_resumed=wish.is_resumed)
         else:
             result = session.lead(wish.place, wish.launcher, is_resumed=wish.is_resumed)
     finally:

@@ -22,6 +22,7 @@ from farflung.apps.runs.seats import Seat
 
 if TYPE_CHECKING:
     from farflung.apps.runs.group import Group
+    from farflung.apps.runs.lone import LoneWork
 
 
 class Bars(AbstractContextManager["Bars"], Protocol):
@@ -112,6 +113,10 @@ class Job(Protocol[AnyRun, AnyMaterials]):
 
     def engine(self, run: AnyRun) -> Engine[AnyRun, AnyMaterials]:
         """The system that does it."""
+        ...
+
+    def lone(self, run: AnyRun) -> "LoneWork[AnyRun, AnyMaterials] | None":
+        """What does this run in the process of the command; None: an engine does, with seats that anybody may take."""
         ...
 
     def charter(self, run: AnyRun, materials: AnyMaterials, seat: Seat, folder: Path | None) -> bytes:

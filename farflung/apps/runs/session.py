@@ -13,6 +13,7 @@ from farflung.apps.runs.launchers import LauncherName
 from farflung.apps.runs.lead import Gathered
 from farflung.apps.runs.local import LocalRun
 from farflung.apps.runs.logs import LOG_NAME, JsonLines, open_recorders
+from farflung.apps.runs.lone import LoneRun
 from farflung.apps.runs.run import Run
 from farflung.apps.runs.simulated import SimulatedRun
 from farflung.apps.wiring import Place
@@ -31,7 +32,9 @@ class Session:
         self._folder = folder
         self._console = console
         self._history = read_history(folder / LOG_NAME)
-        self._gathered = Gathered(job.engine(run).seats(run), self._history, self._on_point, self._on_decision)
+        self._lone = job.lone(run)
+        seats = job.engine(run).seats(run) if self._lone is None else [self._lone.seat]
+        self._gathered = Gathered(seats, self._history, self._on_point, self._on_decision)
         self._log = JsonLines(folder / LOG_NAME)
         self._recorders = open_recorders(run.logging, folder, run.run.name, job.tables_of(run))
         self._bars = job.bars(run, materials, self._history, self._gathered.seats, console)
@@ -43,6 +46,20 @@ class Session:
         """Do the run on virtual time; its result."""
         with self._bars:
             return SimulatedRun(self._job, self._run, self._materials, self._gathered).work()
+
+    @property
+    def is_alone(self) -> bool:
+        """The run is done in this process."""
+        return self._lone is not None
+
+    def work_alone(self, *, is_resumed: bool) -> Any:
+        """Do the run in this process; its result."""
+        assert self._lone is not None
+        run = LoneRun(self._lone, self._gathered, self._folder, tell=self._console.print, show=self._show)
+        with self._bars:
+            result = run.work(self._run, self._materials, is_resumed=is_resumed)
+            self._bars.show()
+        return result
 
     def lead(self, place: Place, launcher: LauncherName, *, is_resumed: bool) -> Any:
         """Do the run with processes; its result."""

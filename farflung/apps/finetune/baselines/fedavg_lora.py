@@ -4,8 +4,10 @@ All clients are computed here, one after another. Adapters pass between them and
 sent, and those are counted, both ways.
 """
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import safetensors.torch
@@ -14,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from farflung.apps.finetune.baselines.adam import descend, optimizer_of
-from farflung.apps.finetune.baselines.plan import Plan, Progress, Tell
+from farflung.apps.finetune.baselines.plan import Kept, Plan, Progress, Tell
 from farflung.apps.finetune.baselines.settings import FedAvgLoraSettings
 from farflung.apps.finetune.labelled import TuningTask
 from farflung.apps.finetune.rows import Batches
@@ -22,21 +24,23 @@ from farflung.learn.parameters import Tensors
 from farflung.systems.onebyte.tensors import choose_tensors
 
 
-def tune(model: Any, task: TuningTask, plan: Plan, settings: FedAvgLoraSettings, tell: Tell) -> Any:
+def tune(
+    model: Any, task: TuningTask, plan: Plan, settings: FedAvgLoraSettings, tell: Tell, kept: Kept | None = None
+) -> Any:
     """The model with a tuned adapter, for `save_pretrained`; every client has an equal share of the training rows.
+    `kept`: where it goes on.
 
     Raises:
         ValueError: peft is not installed, there are fewer rows than clients, or no matrix of a layer is to be tuned.
     """
-    if len(task.train) < settings.num_clients:
-        raise ValueError(
-            f"{len(task.train)} examples are too few for {settings.num_clients} clients: give more, or fewer clients"
-        )
+    check(model, task, plan, settings)
     adapted = _adapted(model.eval(), plan, settings).eval()
     batches = own_batches(task, plan, settings)
+    if kept is not None:
+        load_adapter(adapted, safetensors.torch.save(kept.state))
     common = adapter_bytes(adapted)
-    num_bytes = 0
-    for number in range(plan.num_rounds):
+    num_bytes = kept.num_bytes if kept else 0
+    for number in range(kept.round_number if kept else 0, plan.num_rounds):
         sent: list[bytes] = []
         losses: list[float] = []
         for own in batches:
@@ -56,9 +60,25 @@ def tune(model: Any, task: TuningTask, plan: Plan, settings: FedAvgLoraSettings,
                 num_backwards=num_steps,
                 num_bytes=num_bytes,
                 model=adapted,
+                state=partial(safetensors.torch.load, common),
             )
         )
     return adapted
+
+
+def check(model: Any, task: TuningTask, plan: Plan, settings: FedAvgLoraSettings) -> None:
+    """Whether it can be done at all.
+
+    Raises:
+        ValueError: as `tune`.
+    """
+    if len(task.train) < settings.num_clients:
+        raise ValueError(
+            f"{len(task.train)} examples are too few for {settings.num_clients} clients: give more, or fewer clients"
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise ValueError("method fedavg-lora needs peft, which is not installed: pip install 'farflung[peft]'")
+    _target_modules(model, plan)
 
 
 def own_batches(task: TuningTask, plan: Plan, settings: FedAvgLoraSettings) -> list[Batches]:
@@ -110,12 +130,8 @@ def load_adapter(adapted: Any, content: bytes) -> None:
 
 
 def _adapted(model: Any, plan: Plan, settings: FedAvgLoraSettings) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ValueError(
-            "method fedavg-lora needs peft, which is not installed: pip install 'farflung[peft]'"
-        ) from None
+    from peft import LoraConfig, get_peft_model
+
     modules = _target_modules(model, plan)
     config = LoraConfig(
         task_type="CAUSAL_LM",

@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
-from farflung.apps.finetune.baselines.plan import Plan, Progress, Tell
+from farflung.apps.finetune.baselines.plan import Kept, Plan, Progress, Tell
 from farflung.apps.finetune.baselines.settings import MezoSettings
 from farflung.apps.finetune.labelled import TuningTask
-from farflung.learn.parameters import Tensors
+from farflung.learn.parameters import Tensors, assign_
 from farflung.systems.onebyte.objective import Batch, Objective
 from farflung.systems.onebyte.tensors import choose_tensors, chosen_parameters
 
 
-def tune(model: Any, task: TuningTask, plan: Plan, settings: MezoSettings, tell: Tell) -> Any:
-    """Tune a model in place; returns it."""
+def tune(model: Any, task: TuningTask, plan: Plan, settings: MezoSettings, tell: Tell, kept: Kept | None = None) -> Any:
+    """Tune a model in place; returns it. `kept`: where it goes on."""
     parameters = chosen_parameters(model.eval(), choose_tensors(model, plan.tensors))
+    if kept is not None:
+        assign_(parameters, kept.state)
     batches = task.batches(plan.batch_size, plan.seed)
-    for number in range(plan.num_rounds):
+    for number in range(kept.round_number if kept else 0, plan.num_rounds):
         batch = {name: tensor.to(model.device) for name, tensor in batches(number).items()}
         seeds = [plan.number(f"{number}:{direction}") for direction in range(settings.num_directions)]
         rate = settings.learning_rate * plan.rate_share(number)
@@ -34,6 +36,7 @@ def tune(model: Any, task: TuningTask, plan: Plan, settings: MezoSettings, tell:
                 num_backwards=0,
                 num_bytes=0,
                 model=model,
+                state=lambda: parameters,
             )
         )
     return model

@@ -3,7 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from farflung.learn.parameters import Tensors
 
 Decay = Literal["constant", "linear"]
 
@@ -49,6 +52,20 @@ class Progress:
     """Sent over the network so far, by all machines together; nothing where there is one."""
     model: Any
     """As it is now."""
+    state: "Callable[[], Tensors]"
+    """What is needed, beside the base model, to go on from here; the tensors may be the live ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """How far an interrupted run had come: it goes on from here as if nothing had been."""
+
+    round_number: int
+    """Rounds that were done."""
+    num_bytes: int
+    """As `Progress`."""
+    state: "Tensors"
+    """As `Progress`."""
 
 
 Tell = Callable[[Progress], object]
