@@ -7,9 +7,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from farflung.apps.processes import end_at_once
+from farflung.apps.runs.asking import CALL_AGAIN_SECONDS, Answer, RunStopped, ask_lead
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.job import job_of
 from farflung.apps.runs.messages import (
@@ -30,10 +31,10 @@ from farflung.apps.runs.seats import NUM_RANKS_VARIABLE
 from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.runtime.home import default_home
 from farflung.runtime.store import DISK_FULL
-from farflung.wire.message import Message, Refusal
+from farflung.wire.message import Message
 from farflung.world.address import Address, PeerId
-from farflung.world.errors import FarflungError, Refused, Unreachable
-from farflung.world.mailbox import Mailbox, PeerLost, call
+from farflung.world.errors import Unreachable
+from farflung.world.mailbox import Mailbox, PeerLost
 from farflung.world.nursery import open_nursery
 from farflung.world.version import __version__
 
@@ -42,19 +43,13 @@ if TYPE_CHECKING:
 
 ASK_SECONDS = 0.2
 """How often others are looked for."""
-ANSWER_SECONDS = 10.0
 LISTEN_SECONDS = 3600.0
 LEAD_SECONDS_MAX = 60.0
-"""How long a seat goes on trying to tell a lead that does not answer that it has ended."""
+"""How long a lead that does not answer is asked again."""
+STOPPED_SECONDS_MAX = 10.0
+"""The same of a seat that the lead has asked to leave."""
 AWAY_SECONDS_MAX = 20.0
 """How long a seat goes on when its link to the lead has broken; those of the lead's machine end with the lead."""
-CALL_AGAIN_SECONDS = 1.0
-
-Answer = TypeVar("Answer", bound=Message)
-
-
-class RunStopped(FarflungError):
-    """The lead has asked this seat to leave."""
 
 
 def take_seat(
@@ -176,16 +171,10 @@ class _Seat:
     def _is_reachable(self, peer: PeerId) -> bool:
         return peer == self._node.peer or peer in self._node.member.view
 
-    async def _ask(self, mailbox: Mailbox, question: Message, kind: type[Answer]) -> Answer:
-        answer = await call(mailbox, self._lead, question, self._node.world.clock.now() + ANSWER_SECONDS)
-        match answer:
-            case Refusal(reason=reason):
-                raise Refused(self._lead.peer, reason)
-            case StopSeat(reason=reason):
-                raise RunStopped(reason)
-            case _ if isinstance(answer, kind):
-                return answer
-        raise Unreachable(self._lead.peer, "it speaks another protocol")
+    async def _ask(
+        self, mailbox: Mailbox, question: Message, kind: type[Answer], seconds_max: float = LEAD_SECONDS_MAX
+    ) -> Answer:
+        return await ask_lead(self._node.world.clock, mailbox, self._lead, question, kind, seconds_max)
 
     async def _work(self, mailbox: Mailbox, part: Part, given: SeatGiven, run: Run) -> None:
         last = SeatReport(seat=given.seat.index)
@@ -235,10 +224,5 @@ class _Seat:
             await asyncio.sleep(ASK_SECONDS)
 
     async def _tell_end(self, mailbox: Mailbox, ended: SeatEnded) -> None:
-        deadline = self._node.world.clock.now() + (ANSWER_SECONDS if self._is_stopped else LEAD_SECONDS_MAX)
-        while self._node.world.clock.now() < deadline:
-            try:
-                await self._ask(mailbox, ended, Noted)
-                return
-            except Unreachable:
-                await asyncio.sleep(ASK_SECONDS)
+        with contextlib.suppress(Unreachable):
+            await self._ask(mailbox, ended, Noted, STOPPED_SECONDS_MAX if self._is_stopped else LEAD_SECONDS_MAX)
