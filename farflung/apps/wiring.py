@@ -6,6 +6,7 @@ node = runtime's doors        rendezvous, directory, reach = mesh's roles       
 import asyncio
 import atexit
 import contextlib
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from farflung.mesh.directory import Rendezvous
 from farflung.mesh.member import Member
 from farflung.mesh.messages import DIRECTORY_ACTOR, REACH_ACTOR, RENDEZVOUS_ACTOR
 from farflung.mesh.surveyor import Surveyor
+from farflung.runtime.limits import limits_for
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.thread import LoopThread
 from farflung.world.address import Address, PeerId
@@ -28,6 +30,8 @@ REACH_TOPIC = "reach"
 JOIN_SECONDS_MAX = 10.0
 """How long to wait for a rendezvous node of the swarm."""
 LOOK_SECONDS = 0.02
+ONE_WAY_VARIABLE = "FARFLUNG_ONE_WAY_SECONDS"
+"""Set for processes whose links to others are made that long."""
 GOODBYE_SECONDS = 0.2
 """Long enough for the last messages to leave."""
 
@@ -151,6 +155,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         port=place.port,
         advertise=place.advertise,
         is_dial_only=place.is_dial_only,
+        limits=limits_for(float(os.environ.get(ONE_WAY_VARIABLE, "0"))),
     )
     clock = node.world.clock
     offset_seconds = clock.wall_seconds() - clock.now()

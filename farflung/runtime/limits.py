@@ -43,3 +43,17 @@ class NetworkLimits:
     def __post_init__(self) -> None:
         if self.silence_seconds_max <= self.ping_seconds:
             raise ValueError("silence_seconds_max must be above ping_seconds: every ping needs time for its answer")
+
+
+OPENING_ONE_WAYS = 8
+"""How often something crosses a link until it is open: a proxy, TLS and HTTP/2, and as often once more for patience."""
+
+
+def limits_for(one_way_seconds: float) -> NetworkLimits:
+    """Limits that let links of that delay be opened and held."""
+    usual = NetworkLimits()
+    return NetworkLimits(
+        dial_seconds_max=usual.dial_seconds_max + OPENING_ONE_WAYS * one_way_seconds,
+        silence_seconds_max=usual.silence_seconds_max + 2 * one_way_seconds,
+        contact_seconds_max=usual.contact_seconds_max + OPENING_ONE_WAYS * one_way_seconds,
+    )

@@ -36,6 +36,14 @@ def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
         load_run_file(None, [override])
 
 
+def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:
+    link = "links=[{between=['a', 'b'], bandwidth_mbit=20, latency_ms=5000}]"
+    overrides = ["regions=[{name='a'}, {name='b'}]", link, "run.is_shaped=true"]
+    with pytest.raises(ValueError, match="5000 ms one way.*at most 2000: try longer ones with --simulate"):
+        load_run_file(None, overrides)
+    assert load_run_file(None, overrides[:2], is_simulated=True).links[0].latency_ms == 5000
+
+
 def test_the_example_and_what_is_shown_of_a_run_are_runs() -> None:
     run = load_run_file(ROOT / "examples" / "align.toml", is_simulated=True)
     assert run_from(tables_of(run)) == run

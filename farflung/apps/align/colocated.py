@@ -42,7 +42,8 @@ class ColocatedPart:
             step = self._learner.version
             self._num_tokens += sum(len(one.answer_tokens) for group in groups for one in group.rollouts)
             self._log.add(
-                StepReport(step, metrics, tuple(groups), {0: sum(len(one.rollouts) for one in groups)}, {}, 0)
+                StepReport(step, metrics, tuple(groups), {0: sum(len(one.rollouts) for one in groups)}, {}, 0),
+                self._learner.alarms,
             )
             if step % self._config.steps_per_checkpoint == 0 or step == self._config.num_steps:
                 self._save()

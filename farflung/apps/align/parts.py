@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.run_file import RunFile
@@ -17,6 +18,9 @@ from farflung.world.address import PeerId
 from farflung.world.nursery import open_nursery
 
 SHOWN_METRICS = ("reward", "mismatch", "sample_size_share", "gradient_norm", "drift", "surprise", "num_groups_equal")
+
+ALARM_LETTERS = 20
+"""The beginning that alarms of one kind have in common."""
 
 
 def run_identity(materials: Materials) -> bytes:
@@ -41,10 +45,11 @@ class StepLog:
         self.staleness: Counter[int] = Counter()
         self.waited_seconds: Counter[str] = Counter()
         self._materials = materials
+        self._alarms: list[str] = []
         self._loss: float | None = None
 
-    def add(self, step: StepReport) -> None:
-        """Take a step."""
+    def add(self, step: StepReport, alarms: Sequence[str] = ()) -> None:
+        """Take a step, and what is wrong with it; of an alarm that goes on only the first is told."""
         self.num_steps += 1
         self.staleness.update(step.staleness)
         self.waited_seconds.update(step.idle_seconds)
@@ -58,7 +63,10 @@ class StepLog:
         }
         if step.num_weights_bytes:
             self.values["bytes_per_sync"] = float(step.num_weights_bytes)
-        self.sentences = [self._shown(step)]
+        kinds = [alarm[:ALARM_LETTERS] for alarm in alarms]
+        new = [f"alarm: {alarm}" for alarm, kind in zip(alarms, kinds, strict=True) if kind not in self._alarms]
+        self._alarms = kinds
+        self.sentences = [*(one for one in self.sentences if one.startswith("alarm: ")), *new, self._shown(step)]
 
     def _shown(self, step: StepReport) -> str:
         """An answer of the batch in words."""
@@ -84,6 +92,7 @@ class TrainerPart:
         self._sitting = sitting
         self._stopped = Stopped()
         self._log = StepLog(materials)
+        self._told_banned: set[str] = set()
         self._learner = materials.learner()
         self._trainer = Trainer(
             sitting.world,
@@ -92,7 +101,7 @@ class TrainerPart:
             materials.environment(),
             run=run_identity(materials),
             auditor=materials.auditor(),
-            report=self._log.add,
+            report=lambda step: self._log.add(step, self._learner.alarms),
             seconds_per_step=sitting.run.simulation.step_seconds,
         )
 
@@ -107,6 +116,9 @@ class TrainerPart:
 
     def report(self) -> SeatReport:
         ledger, chunk = self._trainer.ledger.state, AlignChunk.__name__
+        for name in [name for name in ledger.banned if name not in self._told_banned]:
+            self._told_banned.add(name)
+            self._log.sentences.append(f"{name} is banned: {ledger.banned[name]}")
         counters = {
             "steps": ledger.version,
             "trained": ledger.num_trained,

@@ -19,6 +19,7 @@ import msgspec
 
 from farflung.apps.processes import Supervisor, tie_to_parent
 from farflung.apps.runs.sites import LinkSettings
+from farflung.apps.wiring import ONE_WAY_VARIABLE
 from farflung.runtime.shaped_link import End, Shape, ShapedLink
 
 REGIONS_MAX = 250
@@ -39,11 +40,17 @@ class Ways:
     hosts: Mapping[str, str]
     ports: Mapping[str, int]
     """Of the gateways."""
+    one_way_seconds: float
+    """Of the longest link."""
 
     def variables(self, region: str) -> dict[str, str]:
         """Environment of a process of that region."""
         own = self.hosts[region]
-        return {"grpc_proxy": f"http://127.0.0.1:{self.ports[region]}", "no_grpc_proxy": f"{own},127.0.0.1"}
+        return {
+            "grpc_proxy": f"http://127.0.0.1:{self.ports[region]}",
+            "no_grpc_proxy": f"{own},127.0.0.1",
+            ONE_WAY_VARIABLE: str(self.one_way_seconds),
+        }
 
 
 @contextlib.contextmanager
@@ -58,7 +65,8 @@ def open_gateways(regions: Sequence[str], links: Sequence[LinkSettings], folder:
     with Supervisor(folder) as supervisor:
         child = supervisor.start("gateways", command, {})
         supervisor.wait_until(lambda: bool(child.lines()), seconds_max=START_SECONDS, what="the gateways listen")
-        yield Ways(hosts_of(regions), json.loads(child.lines()[0]))
+        one_way_seconds = max(link.latency_ms for link in links) / 1000
+        yield Ways(hosts_of(regions), json.loads(child.lines()[0]), one_way_seconds)
 
 
 class Gateways:

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from farflung.apps.runs.sites import LinkSettings, RegionSettings, check_sites
 
+SHAPED_LATENCY_MS_MAX = 2000.0
+"""A connection is opened in several round trips, and the libraries that do it give up after 20 s."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingSettings:
@@ -84,6 +87,12 @@ def check_places(run: Run, *, is_simulated: bool) -> None:
     remote = [region.name for region in run.regions if region.is_remote]
     if run.run.is_shaped and remote:
         raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")
+    slowest = max(run.links, key=lambda link: link.latency_ms, default=None)
+    if run.run.is_shaped and slowest is not None and slowest.latency_ms > SHAPED_LATENCY_MS_MAX:
+        raise ValueError(
+            f"the link between {' and '.join(slowest.between)} has {slowest.latency_ms:g} ms one way, and real "
+            f"connections are shaped to at most {SHAPED_LATENCY_MS_MAX:g}: try longer ones with --simulate"
+        )
 
 
 def region_of(regions: Sequence[RegionSettings], name: str) -> RegionSettings:

@@ -5,6 +5,7 @@ speaks after each turn. Both are played again from the answer's tokens on the tr
 about worth is never asked. Text is made tokens once: what the policy drew stays the tokens that it drew.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ Problem = Mapping[str, Any]
 """Whatever a reward function needs, and "prompt": the text that the policy sees."""
 RewardFunction = Callable[[str, Problem], float]
 """reward(answer, problem)."""
-
+PROMPTS_KEPT = 4096
+"""Each is looked at once for every answer to it."""
 
 SAID = "(said)"
 """Stands for the policy's turn where a chat template is asked what follows one."""
@@ -110,12 +112,17 @@ class Problems:
 
     def index(self, number: int) -> int:
         """Of the problem that the run's prompt `number` shows."""
-        epoch, place = divmod(number, self.num_problems)
-        key = hashlib.blake2b(f"{self.seed}:{epoch}:problems".encode(), digest_size=32).digest()
-        return Permutation(self.num_problems, key)(place)
+        return _index(number, self.num_problems, self.seed)
 
     def __call__(self, number: int) -> Problem:
         return call_named("the environment's problems", number, lambda: self.get(self.index(number)))
+
+
+@functools.lru_cache(PROMPTS_KEPT)
+def _index(number: int, num_problems: int, seed: int) -> int:
+    epoch, place = divmod(number, num_problems)
+    key = hashlib.blake2b(f"{seed}:{epoch}:problems".encode(), digest_size=32).digest()
+    return Permutation(num_problems, key)(place)
 
 
 class QuestionEnvironment:
@@ -127,9 +134,13 @@ class QuestionEnvironment:
         self._problems = problems
         self._reward = reward
         self._wording = wording
+        self._prompt = functools.lru_cache(PROMPTS_KEPT)(self._tokens_of)
 
     def prompt(self, number: int) -> tuple[int, ...]:
         """Tokens of a problem's prompt."""
+        return self._prompt(number)
+
+    def _tokens_of(self, number: int) -> tuple[int, ...]:
         problem = self._problems(number)
         if "prompt" not in problem:
             raise EnvironmentFailed(f'problem {number} has no "prompt" but only {", ".join(problem)}')
@@ -183,9 +194,13 @@ class GameEnvironment:
         self._begin = begin
         self._wording = wording
         self._num_turns_max = num_turns_max
+        self._prompt = functools.lru_cache(PROMPTS_KEPT)(self._tokens_of)
 
     def prompt(self, number: int) -> tuple[int, ...]:
         """Tokens of a game's opening."""
+        return self._prompt(number)
+
+    def _tokens_of(self, number: int) -> tuple[int, ...]:
         return self._wording.prompt(self._new(number).opening)
 
     def reply(self, number: int, answer_tokens: Sequence[int], observed: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -238,11 +238,13 @@ class Hub(Role):
 
     def ban(self, worker: str, reason: str) -> list[Effect]:
         """Take nothing of a worker any more, and sample anew what it sent and nobody has trained on."""
+        member = self.members.pop(worker, None)
+        if member is not None:
+            reason = f"{reason}; found out after {member.num_taken} of its answers"
         self.ledger.state.banned[worker] = reason
         dropped = self.ledger.drop_of(worker)
         self.ledger.leases.end_all(worker)
         effects: list[Effect] = [Note(f"{worker} is banned, {len(dropped)} answers are sampled anew: {reason}")]
-        member = self.members.pop(worker, None)
         return [
             *effects,
             *self._write(Banned(worker, reason)),

@@ -196,12 +196,13 @@ class PolicyLearner:
     def _parts(self, answers: Sequence[_Answer]) -> Iterator[Sequence[_Answer]]:
         """Consecutive answers that are computed together."""
         part: list[_Answer] = []
+        longest = 0
         for answer in answers:
-            longest = max(len(other.text) for other in (*part, answer))
+            longest = max(longest, len(answer.text))
             if part and longest * (len(part) + 1) > self.config.tokens_at_once:
                 yield part
-                part = []
-            part = [*part, answer]
+                part, longest = [], len(answer.text)
+            part.append(answer)
         if part:
             yield part
 
