@@ -39,7 +39,7 @@ def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
 def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:
     link = "links=[{between=['a', 'b'], bandwidth_mbit=20, latency_ms=5000}]"
     overrides = ["regions=[{name='a'}, {name='b'}]", link, "run.is_shaped=true"]
-    with pytest.raises(ValueError, match="5000 ms one way.*at most 2000: try longer ones with --simulate"):
+    with pytest.raises(ValueError, match=r"5000 ms one way.*at most 2000: try longer ones with --simulate"):
         load_run_file(None, overrides)
     assert load_run_file(None, overrides[:2], is_simulated=True).links[0].latency_ms == 5000
 
