@@ -37,7 +37,7 @@ def lie() -> None:
         made.__class__ = LyingPolicy
         return made
 
-    Materials.policy = policy  # pyright: ignore[reportAttributeAccessIssue]
+    Materials.policy = policy
 
 
 if __name__ == "__main__":
