@@ -6,6 +6,7 @@ within noise, and the counters of the servers' journals and the workers' stores 
 acknowledged is applied once, over all lives.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -94,16 +95,14 @@ def victims(seed: int, num_kills: int) -> list[str]:
 def process_of(
     command: subprocess.Popen[bytes], folder: Path, seat: str, lived_seconds_min: float
 ) -> psutil.Process | None:
-    """The process that sits there now, has taken its seat and is not too young."""
-    for child in psutil.Process(command.pid).children():
-        try:
-            home = child.environ().get("FARFLUNG_HOME", "")
-            age = time.time() - child.create_time()
-        except psutil.Error:
-            continue
-        logs = sorted((folder / "run" / "seats").glob(f"{seat}-*.log"), key=lambda path: path.stat().st_mtime_ns)
-        if Path(home).name == seat and age > lived_seconds_min and "takes the seat" in logs[-1].read_text():
-            return child
+    """The process that sits there now, has taken its seat and is not too young: the one that writes its newest log."""
+    logs = sorted((folder / "run" / "seats").glob(f"{seat}-*.log"), key=lambda path: path.stat().st_mtime_ns)
+    if not logs or "takes the seat" not in logs[-1].read_text():
+        return None
+    for child in psutil.Process(command.pid).children(recursive=True):
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):  # it has just ended
+            if os.readlink(f"/proc/{child.pid}/fd/1") == str(logs[-1]):
+                return child if time.time() - child.create_time() > lived_seconds_min else None
     return None
 
 

@@ -11,8 +11,9 @@ import typer
 from farflung.apps.align.commands import align
 from farflung.apps.finetune.commands import finetune
 from farflung.apps.journal.commands import app as journal_app
+from farflung.apps.parents import tie_to_parent
 from farflung.apps.pretrain.commands import pretrain
-from farflung.apps.processes import CommandFailed, leave, tie_to_parent
+from farflung.apps.processes import CommandFailed, leave
 from farflung.apps.runs.commands import join
 from farflung.world.errors import FarflungError, Unreachable
 
@@ -229,8 +230,10 @@ def demo(
 ) -> None:
     """Train a small model, serve it by several processes, kill one in mid-answer, compare the words."""
     from farflung.apps.demo.main import run_demo
+    from farflung.apps.fork_server import serving_forks
 
-    run_demo(folder, train_seconds)
+    with serving_forks("farflung.apps.serve", "farflung.apps.api"):
+        run_demo(folder, train_seconds)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,9 @@
 """Child processes that never outlive their parent: started in sessions of their own, waited for, and stopped by pid.
 
-Ctrl-C reaches the parent alone, which stops the children in order; if the parent itself is killed, the system (Linux)
-or a watching thread (elsewhere) ends each child.
+Ctrl-C reaches the parent alone, which stops the children in order; a killed parent takes them along (`parents`).
 """
 
-import ctypes
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,16 +13,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-PARENT_VARIABLE = "FARFLUNG_PARENT"
-"""Set for children: the process without which they shall not live."""
+from farflung.apps.fork_server import fork_server
+from farflung.apps.parents import PARENT_VARIABLE
+
 STOP_SECONDS = 5.0
 """How long a child may take to leave before it is killed."""
 LOOK_SECONDS = 0.02
 LOG_LINES_SHOWN = 15
-_PR_SET_PDEATHSIG = 1
-
 
 _must_end_at_once = threading.Event()
 
@@ -54,12 +52,26 @@ class ChildFailed(CommandFailed):
     """A child ended or did not become ready in time; says what it last wrote."""
 
 
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 @dataclass(slots=True)
 class Child:
     """One process and what it writes."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     def lines(self) -> list[str]:
@@ -91,8 +103,9 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Send a signal to its process group, if it still runs."""
-        if self.is_running:
-            os.killpg(self.process.pid, number)  # the child leads a group of its own
+        if self.is_running and (group := self.process.pid):  # the child leads a group of its own
+            with contextlib.suppress(ProcessLookupError):  # one that a server has forked is gone before we hear of it
+                os.killpg(group, number)
 
 
 class Supervisor:
@@ -126,6 +139,17 @@ class Supervisor:
         self._children.append(child)
         return child
 
+    def command(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start `farflung ARGUMENTS` as `start` does; this process's fork server, if there is one, does it at once."""
+        server = fork_server()
+        if server is None:
+            return self.start(name, [sys.executable, "-m", "farflung", *arguments], environment)
+        log = self._folder / f"{name}.log"
+        log.write_bytes(b"")
+        child = Child(name, server.start(arguments, environment, log), log)
+        self._children.append(child)
+        return child
+
     def wait_until(self, holds: Callable[[], bool], *, seconds_max: float, what: str) -> None:
         """Return once the condition holds.
 
@@ -151,7 +175,7 @@ class Supervisor:
         """
         for child in self._children:
             if not child.is_running:
-                raise ChildFailed(f"{child.name} ended with status {child.process.returncode}:\n{_tail(child)}")
+                raise ChildFailed(f"{child.name} ended with status {child.status}:\n{_tail(child)}")
 
     def stop(self) -> None:
         """Ask all children to leave, newest first, and kill those that do not."""
@@ -171,22 +195,3 @@ class Supervisor:
 
 def _tail(child: Child) -> str:
     return "\n".join(child.lines()[-LOG_LINES_SHOWN:])
-
-
-def tie_to_parent() -> None:
-    """In a child: end when the parent that a Supervisor named is gone."""
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    else:
-        threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
-    if os.getppid() != int(parent):  # it died before we asked to be told
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)

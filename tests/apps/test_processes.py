@@ -16,7 +16,7 @@ SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
-TIED = "from farflung.apps.processes import tie_to_parent; tie_to_parent(); " + SLEEPER
+TIED = "from farflung.apps.parents import tie_to_parent; tie_to_parent(); " + SLEEPER
 ABRUPT = """
 import atexit, sys
 from farflung.apps.processes import end_at_once, leave

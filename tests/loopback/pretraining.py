@@ -53,7 +53,7 @@ class Command:
         """The process that sits there now: the one that writes the seat's newest log."""
         logs = list((self.folder / "seats").glob(f"{name}-*.log"))
         newest = str(max(logs, key=lambda path: path.stat().st_mtime_ns, default="there is no log yet"))
-        for child in psutil.Process(self.process.pid).children():
+        for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):  # it has just ended
                 if os.readlink(f"/proc/{child.pid}/fd/1") == newest:
                     return child

@@ -4,7 +4,6 @@ import json
 import re
 import secrets
 import socket
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
@@ -74,9 +73,8 @@ class DemoSwarm:
 
     def _start(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Child:
         home = self.folder / f"home-{name}"
-        command = (sys.executable, "-m", "farflung", *arguments)
         variables = {"FARFLUNG_HOME": str(home), "HF_HUB_OFFLINE": "1", **(environment or {})}
-        return self.supervisor.start(name, command, variables)
+        return self.supervisor.command(name, arguments, variables)
 
     def _is_ready(self) -> bool:
         is_serving = all(any("serving blocks" in line for line in child.lines()) for child in self.servers.values())

@@ -59,7 +59,16 @@ def lead(
         place=Place(host=host, port=port, advertise=advertise or ()),
         launcher=launcher,
     )
-    (show_run if show else do_run)(job_of(kind), wish)
+    job = job_of(kind)
+    if show:
+        show_run(job, wish)
+    elif simulate or engine != "processes":
+        do_run(job, wish)
+    else:
+        from farflung.apps.fork_server import serving_forks
+
+        with serving_forks("farflung.apps.runs.take_seat"):
+            do_run(job, wish)
 
 
 def join(

@@ -2,7 +2,8 @@
 
 import sys
 
-from farflung.apps.processes import end_at_once, leave, tie_to_parent
+from farflung.apps.parents import tie_to_parent
+from farflung.apps.processes import end_at_once, leave
 from farflung.apps.runs.group import meet
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from farflung.apps.processes import Supervisor, tie_to_parent
+from farflung.apps.parents import tie_to_parent
+from farflung.apps.processes import Supervisor
 from farflung.apps.runs.sites import LinkSettings
 from farflung.apps.wiring import ONE_WAY_VARIABLE
 from farflung.runtime.shaped_link import End, Shape, ShapedLink

@@ -1,7 +1,6 @@
 """Where the seats of a site run: as processes of this machine, or as actors of Ray. Both run the same command lines."""
 
 import importlib.util
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ class Processes:
 
     def start(self, name: str, arguments: Sequence[str], variables: Mapping[str, str], *, num_ranks: int = 0) -> Child:
         """As `Launcher.start`; all of them see all accelerators."""
-        return self._supervisor.start(name, [sys.executable, "-m", "farflung", *arguments], variables)
+        return self._supervisor.command(name, arguments, variables)
 
 
 def check_launcher(name: str) -> LauncherName:
