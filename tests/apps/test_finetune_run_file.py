@@ -64,10 +64,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(override: str, s
     assert not (tmp_path / "run").exists()
 
 
-def test_a_witness_and_the_run_file_do_without_torch() -> None:
+@pytest.mark.parametrize("part", ["witness", "candidate"])
+def test_who_does_not_measure_does_without_torch(part: str) -> None:
     program = (
         "import sys; from farflung.apps.runs.job import job_of; import farflung.apps.runs.take_seat; "
-        "import farflung.apps.finetune.witness; job_of('finetune').run_from({}); "
+        f"import farflung.apps.finetune.{part}; job_of('finetune').run_from({{}}); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0

@@ -67,7 +67,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
     """Planted bug: who misses the other goes on at once, without asking the witness."""
 
     def propose(self: Replica, view: View) -> list[Effect]:
-        return self._adopt(view, max(self._heard_at.values()))
+        return self._adopt(view, self._presence._beat_at)
 
     patch.setattr(Replica, "_propose", propose)
 

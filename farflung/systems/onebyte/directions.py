@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung.systems.onebyte.header import Header, TensorShape
-from farflung.systems.onebyte.normal import FRACTION_BITS, normal_quantiles, normals_of
+from farflung.systems.onebyte.header import GAUSSIAN_FRACTION_BITS, Header, TensorShape
+from farflung.systems.onebyte.normal import normal_quantiles, normals_of
 from farflung.systems.onebyte.randomness import signs_of, slot_bytes, stream_key
 
 
@@ -63,7 +63,7 @@ def draw_directions(
     key = stream_key(header.run, round_number, tensor.name)
     bits = slot_bytes(header.generator, key, first_slot, num_slots, num_bytes, device)
     if header.direction == "gaussian":
-        return Directions(None, None, normals_of(bits, tensor.num_elements), FRACTION_BITS)
+        return Directions(None, None, normals_of(bits, tensor.num_elements), GAUSSIAN_FRACTION_BITS)
     if not is_factored(header, tensor):
         return Directions(None, None, signs_of(bits, tensor.num_elements))
     signs = signs_of(bits, tensor.rows + tensor.shape[-1])

@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from farflung.systems.onebyte.code import COEFFICIENT_MAX, COEFFICIENT_UNIT
-from farflung.systems.onebyte.normal import FRACTION_BITS
 from farflung.systems.onebyte.sharing import SharedSlots
 
 FORMAT = 1
@@ -16,6 +15,8 @@ HASH_BYTES = 32
 RATE_MAX = (1 << 16) - 1
 """An entry's coefficient times this fits into the 24 bits that float32 products are exact in."""
 EXPONENT_MAX = 40
+GAUSSIAN_FRACTION_BITS = 8
+"""An element z of a Gaussian direction stands for z / 256."""
 NAME_LENGTH_MAX = 500
 ELEMENTS_MAX = 1 << 33
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -143,7 +144,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def update_exponent(self) -> int:
         """An accumulator counts in units of 2^-this."""
-        return self.exponent + (FRACTION_BITS if self.direction == "gaussian" else 0)
+        return self.exponent + (GAUSSIAN_FRACTION_BITS if self.direction == "gaussian" else 0)
 
     @property
     def run_name(self) -> str:

@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
-FRACTION_BITS = 8
-"""A value z stands for z / 256."""
+from farflung.systems.onebyte.header import GAUSSIAN_FRACTION_BITS
+
 TABLE_SIZE = 1 << 16
 TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968"
 
@@ -21,7 +21,9 @@ TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968
 def normal_quantiles() -> torch.Tensor:
     """Integers int16 [65536]: entry i is 256 times the quantile of (i + 1/2) / 65536, rounded."""
     inverse = NormalDist().inv_cdf
-    upper = [round(inverse((index + 0.5) / TABLE_SIZE) * (1 << FRACTION_BITS)) for index in range(TABLE_SIZE // 2)]
+    upper = [
+        round(inverse((index + 0.5) / TABLE_SIZE) * (1 << GAUSSIAN_FRACTION_BITS)) for index in range(TABLE_SIZE // 2)
+    ]
     table = np.array([*upper, *(-value for value in reversed(upper))], dtype="<i2")
     digest = hashlib.sha256(table.tobytes()).hexdigest()
     assert digest == TABLE_SHA256, f"this machine's table of normal quantiles is another one: {digest}"

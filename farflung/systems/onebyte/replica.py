@@ -7,6 +7,7 @@ were confirmed in its own epoch; what it has proposed to the witness binds it fr
 from collections.abc import Sequence
 
 from farflung.systems.onebyte.config import Group, RoundsConfig
+from farflung.systems.onebyte.copies import Copy
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.log import Log, journal_name
 from farflung.systems.onebyte.messages import (
@@ -21,6 +22,7 @@ from farflung.systems.onebyte.messages import (
     ByteViewIs,
     View,
 )
+from farflung.systems.onebyte.presence import Presence
 from farflung.systems.onebyte.views import decode_view, encode_view, first_view, members
 from farflung.wire.message import Message
 from farflung.world.address import Address, PeerId
@@ -40,8 +42,10 @@ class Replica:
         view: View,
         proposal: View | None,
         now: float,
+        first_question: int = 0,
     ) -> None:
-        """`proposal`: what was proposed to the witness, and has not been answered."""
+        """`proposal`: what was proposed to the witness, and has not been answered. `first_question`: another in each
+        life, so that an answer to an earlier one is no answer."""
         self.me = me
         self.log = log
         self.view = view
@@ -51,13 +55,13 @@ class Replica:
         self._config = config
         self._proposal = proposal
         self._key = f"onebyte-view-{log.header.run_name}"
-        self._copied: dict[str, int] = {}
-        """By candidate: records that it has confirmed in this epoch."""
-        self._sent: dict[str, tuple[int, float]] = {}
-        """By candidate: the first record that was sent and is not confirmed, and when."""
-        self._heard_at = dict.fromkeys(group.candidates, now)
-        self._question = (0, 0)
-        """Number of the last question where logs part ways, and the records held then."""
+        self._copies: dict[str, Copy] = {}
+        """By candidate, since it has confirmed anything in this epoch."""
+        self._awaited: dict[str, float] = {}
+        """Who is about to be complete, and since when nothing counts without it: else those far away never are."""
+        self._presence = Presence(config, group.candidates, now)
+        self._question = (first_question, -1)
+        """Number of the last question where logs part ways, and the records held then; -1: it is answered."""
         self._count()
 
     @classmethod
@@ -71,7 +75,8 @@ class Replica:
         # A standby may forget that it wanted to take over: it holds what counts, whichever view the witness accepted.
         if proposal is not None and (proposal.epoch <= view.epoch or view.sequencer != me):
             proposal = None
-        return cls(me, group, config, log, view, proposal, world.clock.now())
+        first_question = world.random("questions to sequencers").getrandbits(48)
+        return cls(me, group, config, log, view, proposal, world.clock.now(), first_question)
 
     @property
     def is_sequencer(self) -> bool:
@@ -89,41 +94,44 @@ class Replica:
 
     def _count(self) -> None:
         if self.is_sequencer:
-            copied = [self._copied.get(peer, 0) for peer in self._required()]
+            copied = [self._copies[peer].num_records if peer in self._copies else 0 for peer in self._required()]
             self.num_committed = max(self.num_committed, min([len(self.log), *copied]))
 
     def _required(self) -> list[str]:
-        """Whose copies a record needs: those of the view, and of the view that may already have followed it."""
+        """Whose copies a record needs: those of the view, of the one that may already have followed it, or will."""
         proposed = self._proposal.standbys if self._proposal is not None else ()
-        return [peer for peer in self._group.candidates if peer in self.view.standbys or peer in proposed]
+        needed = {*self.view.standbys, *proposed, *self._awaited}
+        return [peer for peer in self._group.candidates if peer in needed]
 
     def _copy_to_all(self, now: float) -> list[Effect]:
         return [effect for peer in self._group.candidates for effect in self._copy_to(peer, now)]
 
     def _copy_to(self, peer: PeerId, now: float) -> list[Effect]:
         """The next records for a candidate that has told what it holds, unless some are under way."""
-        if peer == self.me or peer not in self._copied:
+        copy = self._copies.get(peer)
+        records = () if copy is None else copy.piece(self.log, now)
+        if copy is None or not records:
             return []
-        first, (sent, sent_at) = self._copied[peer], self._sent.get(peer, (-1, 0.0))
-        is_under_way = sent == first and now - sent_at < 2 * self._config.beat_seconds
-        records = self.log.piece(first, len(self.log), self._config.catch_up_bytes)
-        if is_under_way or not records:
-            return []
-        self._sent[peer] = (first, now)
-        check = self.log.check_after(first)
+        first, check = copy.num_records, self.log.check_after(copy.num_records)
         return [self._to(peer, ByteCopy(epoch=self.view.epoch, first_record=first, check=check, records=records))]
 
     def _take_copied(self, peer: PeerId, message: ByteCopied, now: float) -> list[Effect]:
         if not self.is_sequencer or message.epoch != self.view.epoch or message.num_records > len(self.log):
             return []
-        self._copied[peer] = max(self._copied.get(peer, 0), message.num_records)
+        copy = self._copies.setdefault(peer, Copy(self._config))
+        copy.confirm(message.num_records, now)
         self._count()
-        return [*self._admit(peer, now), *self._copy_to(peer, now)]
+        return [*self._admit(peer, copy, now), *self._copy_to(peer, now)]
 
-    def _admit(self, peer: PeerId, now: float) -> list[Effect]:
-        """A candidate that holds everything becomes a standby, without which nothing counts from then on."""
-        is_due = peer not in self.view.standbys and self._copied[peer] == len(self.log) and self._proposal is None
-        return self._propose(View(self.view.epoch + 1, self.me, (*self.view.standbys, peer))) if is_due else []
+    def _admit(self, peer: PeerId, copy: Copy, now: float) -> list[Effect]:
+        """A candidate that holds all that counts becomes a standby, without which nothing counts from then on."""
+        if peer in self.view.standbys or self._proposal is not None:
+            return []
+        if copy.num_records >= self.num_committed:
+            return self._propose(View(self.view.epoch + 1, self.me, (*self.view.standbys, peer)))
+        if copy.is_almost_complete:
+            self._awaited.setdefault(peer, now)
+        return []
 
     # Following
 
@@ -136,7 +144,9 @@ class Replica:
         self._proposal = None
         if self.me in self.view.standbys:
             return [*effects, self._to(source.peer, self._confirmation())]
-        self._question = (self._question[0] + 1, len(self.log))
+        if self._question[1] != len(self.log):
+            # Else it is asked again under its number: the way to the sequencer may take longer than a beat.
+            self._question = (self._question[0] + 1, len(self.log))
         question = ByteFollow(epoch=view.epoch, number=self._question[0], marks=self.log.marks())
         return [*effects, self._to(source.peer, question)]
 
@@ -169,6 +179,7 @@ class Replica:
 
     def _propose(self, view: View) -> list[Effect]:
         self._proposal = view
+        self._awaited = {}
         return [Save(f"{self._key}-proposed", encode_view(view)), *self._ask_witness()]
 
     def _ask_witness(self) -> list[Effect]:
@@ -178,9 +189,11 @@ class Replica:
     def _adopt(self, view: View, now: float) -> list[Effect]:
         if view.epoch <= self.view.epoch:
             return []
+        if view.sequencer != self.view.sequencer:
+            self._presence.changed(len(self.log))
         self.view = view
-        self._copied, self._sent = {}, {}
-        self._heard_at = dict.fromkeys(self._heard_at, now)
+        self._copies, self._awaited = {}, {}
+        self._presence.begin(now)
         if self._proposal is not None and self._proposal.epoch <= view.epoch:
             self._proposal = None
         self._count()
@@ -193,13 +206,18 @@ class Replica:
 
     def beat(self, now: float) -> list[Effect]:
         """To be called in regular intervals: shows that it is there, sends again, replaces who is not."""
+        self._presence.beat(now)
+        self._awaited = {
+            peer: since for peer, since in self._awaited.items() if now - since <= self._config.absence_seconds
+        }
+        self._count()
         effects = [*self._beat(), *(self._copy_to_all(now) if self.is_sequencer else [])]
         if self._proposal is not None:
             return [*effects, *self._ask_witness()]
         return effects + (self._go_on_without(now) if self.is_sequencer else self._take_over(now))
 
     def _go_on_without(self, now: float) -> list[Effect]:
-        absent = [peer for peer in self.view.standbys if self._is_absent(PeerId(peer), now, 1)]
+        absent = [peer for peer in self.view.standbys if self._presence.is_absent(peer, now)]
         if not absent:
             return []
         present = tuple(peer for peer in self.view.standbys if peer not in absent)
@@ -211,13 +229,10 @@ class Replica:
     def _take_over(self, now: float) -> list[Effect]:
         if self.me not in self.view.standbys:
             return []
-        patience = 1 + self.view.standbys.index(self.me)
-        if not self._is_absent(PeerId(self.view.sequencer), now, patience):
+        place = self.view.standbys.index(self.me)
+        if not self._presence.is_absent(self.view.sequencer, now, others_before=place):
             return []
         return [Note(f"{self.view.sequencer} is gone"), *self._propose(View(self.view.epoch + 1, self.me, ()))]
-
-    def _is_absent(self, peer: PeerId, now: float, patience: int) -> bool:
-        return now - self._heard_at[peer] > patience * self._config.absence_seconds
 
     def receive(self, source: Address, message: object, now: float) -> list[Effect]:
         """Messages of candidates and of the witness; from others they mean nothing."""
@@ -225,7 +240,7 @@ class Replica:
             return self._adopt(message.view, now)
         if source.peer not in self._group.candidates:
             return []
-        self._heard_at[source.peer] = now
+        self._presence.heard(source.peer, now)
         match message:
             case ByteLead(view=view):
                 return self._take_lead(source, view, now)

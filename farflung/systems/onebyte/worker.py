@@ -81,9 +81,9 @@ class Worker:
         self._measurements = measurements_for(header, config.entries_per_message, identity, secret)
         self._signing = Signing(config, self.journal, identity, self._measurements)
         self._num_computing = 0
-        now = world.clock.now()
-        self._heard_at = now
-        self._ask_at = now
+        self._asked_at: float | None = None
+        """When the question was asked that has had no answer."""
+        self._ask_at = world.clock.now()
         self._ask_seconds = config.ask_again_seconds
         self._must_join = True
         self._reason = ""
@@ -111,12 +111,12 @@ class Worker:
         """
         with Mailbox(self._world, MEASURER_ACTOR) as mailbox:
             while not (self.journal.ledger.is_closed or self._reason) or self._num_computing:
-                if self._world.clock.now() >= self._ask_at and not self._num_computing:
-                    self._ask(mailbox)
                 self._measure_next(mailbox)
                 received = await mailbox.receive(self._deadline())
                 if received is not None:
                     self._take(mailbox, *received)
+                else:
+                    self._ask(mailbox)
             return self.report()
 
     def _deadline(self) -> float:
@@ -128,8 +128,12 @@ class Worker:
     def _ask(self, mailbox: Mailbox) -> None:
         """Join, or say how far the journal is here."""
         now = self._world.clock.now()
-        if now - self._heard_at > self._config.silence_seconds:
-            self._turn_to(self._next_candidate())
+        if self._asked_at is not None:
+            self._asked_at += now - self._ask_at  # while it computed or stood still, it could not hear an answer
+            if now - self._asked_at > self._config.silence_seconds:
+                self._turn_to(self._next_candidate())
+        if self._asked_at is None:
+            self._asked_at = now
         if self._must_join:
             self._join(mailbox)
         journal = self.journal
@@ -157,7 +161,7 @@ class Worker:
     def _turn_to(self, sequencer: PeerId) -> None:
         self._sequencer = sequencer
         self._must_join = True
-        self._heard_at = self._world.clock.now()
+        self._asked_at = None
         self._ask_seconds = self._config.ask_again_seconds
 
     def _next_candidate(self) -> PeerId:
@@ -190,10 +194,10 @@ class Worker:
             case Refusal(reason=reason):
                 raise Refused(source.peer, reason)
             case ByteNews():
-                self._heard_at = now
+                self._asked_at = None
                 self._take_news(mailbox, message)
             case ByteCohort() if isinstance(self._measurements, MaskedMeasurements):
-                self._heard_at = now
+                self._asked_at = None
                 self._take_cohort(mailbox, message, self._measurements)
             case _:
                 pass

@@ -6,6 +6,7 @@ from io import BytesIO
 import pytest
 
 from farflung.sim.faults import Faults
+from farflung.sim.topology import Link, Topology
 from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.journal import JournalSection, JournalWriter, read_journal
@@ -15,7 +16,7 @@ from farflung.systems.onebyte.steps import Step
 from farflung.systems.onebyte.worker import Learner
 from farflung.world.address import PeerId
 from farflung.world.errors import Refused
-from tests.onebytes import Bowl, Liar, SimulatedOneByte, header_of
+from tests.onebytes import RUN_SITE, Bowl, Liar, SimulatedOneByte, header_of
 
 QUICK = RoundsConfig(
     num_rounds=16,
@@ -137,6 +138,38 @@ def test_a_standby_takes_over_for_good(candidates: tuple[str, ...]) -> None:
         run.run(deadline=200)
         assert run.sequencer.replica.view.sequencer != "first"
         assert all(len(each) == 16 for each in entries(run)) and read_back(run).ledger.is_closed
+
+
+@pytest.mark.parametrize(
+    ("num_rounds", "seconds_per_slot"), [(20, 0.05), (120, 0.002)], ids=["slow rounds", "quick rounds"]
+)
+def test_a_standby_is_admitted_however_far_it_is(num_rounds: int, seconds_per_slot: float) -> None:
+    """Its way there and back takes longer than a beat, and than a round."""
+    topology = Topology()
+    topology.link(RUN_SITE, "far", Link(latency_seconds=0.4, bytes_per_second=6250.0))
+    with SimulatedOneByte(
+        settings(num_rounds=num_rounds),
+        {"a": 1.0},
+        candidates=("first", "second"),
+        topology=topology,
+        sites={"second": "far"},
+        seconds_per_slot=seconds_per_slot,
+    ) as run:
+        run.run(deadline=200)
+        assert run.sequencer.replica.view.standbys == ("second",)
+
+
+def test_views_do_not_change_for_ever_where_machines_stand_still_for_longer_than_patience() -> None:
+    """Sequencer and standby are frozen in turns, again and again, and a round takes longer than either is awake."""
+    faults = Faults()
+    for number in range(40):
+        for name, first in (("first", 1.0 + 4 * number), ("second", 3.0 + 4 * number)):
+            faults.freeze(name, during=(first, first + 1.5))
+    with SimulatedOneByte(
+        settings(num_rounds=8), {"a": 1.0}, candidates=("first", "second"), faults=faults, seconds_per_slot=0.4
+    ) as run:
+        run.run(deadline=200)
+        assert run.sequencer.replica.view.epoch < 12
 
 
 def test_a_sequencer_goes_on_without_a_standby_that_is_gone() -> None:

@@ -1,5 +1,7 @@
 """A candidate's copy, message by message: what is proposed binds, what was confirmed is never cut."""
 
+from collections.abc import Iterable
+
 from farflung.sim.simulation import Simulation
 from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.log import Log
@@ -33,6 +35,12 @@ def replica(me: PeerId, view: View, *contents: bytes) -> Replica:
 
 def sent(effects: list[Effect], kind: type) -> list[object]:
     return [each.message for each in effects if isinstance(each, Send) and isinstance(each.message, kind)]
+
+
+def proposed(candidate: Replica, beats: Iterable[float]) -> list[View]:
+    """What it wants after these beats."""
+    found = [sent(candidate.beat(float(now)), BytePropose) for now in beats]
+    return list(dict.fromkeys(message.view for each in found for message in each if isinstance(message, BytePropose)))
 
 
 def at(peer: PeerId) -> Address:
@@ -103,6 +111,25 @@ def test_a_sequencer_that_was_replaced_hears_of_it_from_its_successor() -> None:
 
 def test_a_standby_gives_up_its_wish_when_the_sequencer_speaks_again() -> None:
     second = replica(B, BOTH, b"x")
-    assert sent(second.beat(100.0), BytePropose) == [BytePropose(view=View(3, B, ()))]
-    second.receive(at(A), ByteLead(view=BOTH), 101.0)
-    assert sent(second.beat(102.0), BytePropose) == []
+    assert proposed(second, range(1, 12)) == [View(3, B, ())]
+    second.receive(at(A), ByteLead(view=BOTH), 11.5)
+    assert proposed(second, [12.0]) == []
+
+
+def test_a_standby_that_stood_still_itself_does_not_take_that_for_silence() -> None:
+    second = replica(B, BOTH, b"x")
+    assert proposed(second, [1.0, 2.0, 100.0, 101.0, 102.0]) == [], "the sequencer's beats may lie unread"
+    assert proposed(second, range(103, 110)) == [View(3, B, ())], "it has been silent for ten seconds more"
+
+
+def test_patience_grows_with_views_that_bring_nothing() -> None:
+    second, now, seconds = replica(B, BOTH, b"x"), 0.0, list[float]()
+    for epoch in range(2, 12, 3):
+        began_at = now
+        while not proposed(second, [now := now + 1.0]):
+            pass
+        seconds.append(now - began_at)
+        second.receive(WITNESS, ByteViewIs(view=View(epoch + 1, B, ())), now)
+        second.receive(at(A), ByteLead(view=View(epoch + 2, A, ())), now)
+        second.receive(at(A), ByteLead(view=View(epoch + 3, A, (B,))), now)
+    assert seconds == [11.0, 21.0, 81.0, 321.0], "ten seconds and a beat; each view of another sequencer doubles them"
