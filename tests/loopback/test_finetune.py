@@ -1,0 +1,180 @@
+"""Fine-tuning with real processes: kill -9 of a worker, the sequencer and its standby loses nothing, forks nothing."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from farflung.apps.cli import app
+from farflung.apps.finetune.job import Finetuning
+from farflung.apps.runs.command import Wish, do_run
+from farflung.systems.onebyte.records import Round, encode_record
+from tests.apps.tunings import example, write_tuning
+from tests.loopback.finetuning import (
+    Seen,
+    journal,
+    look,
+    require_one_state,
+    summary,
+    told_rounds,
+    wait_measured,
+    wait_rounds,
+)
+from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.pretraining import SECONDS_MAX, Command
+
+pytestmark = pytest.mark.loopback
+
+VICTIMS = ["west-worker-1", "east-sequencer", "west-standby"]
+LIFE_SECONDS_MIN = 11.0
+"""A seat that ends sooner, again and again, is taken for one that cannot work."""
+
+
+def kill(command: Command, victim: str, *, life_seconds_min: float = 0.0) -> None:
+    """`kill -9` of whoever sits there now, or as soon as somebody does."""
+
+    def was_killed() -> bool:
+        assert command.process.poll() is None, command.output.read_text()
+        try:
+            process = command.seat(victim)
+            if time.time() - process.create_time() < life_seconds_min:
+                return False
+            process.send_signal(signal.SIGKILL)
+        except (AssertionError, psutil.NoSuchProcess):
+            return False
+        return True
+
+    wait_until(was_killed, f"somebody sits on {victim}", SECONDS_MAX)
+
+
+def require_verified(command: Command) -> None:
+    """`farflung journal` finds the file right, and makes the run's model of it."""
+    path, target = command.folder / "journal.flj", command.folder / "replayed"
+    said = CliRunner().invoke(app, ["journal", "verify", str(path), "--base", str(example().model)])
+    assert said.exit_code == 0, said.output
+    said = CliRunner().invoke(app, ["journal", "replay", str(path), "--base", str(example().model), "-o", str(target)])
+    assert said.exit_code == 0 and summary(command.folder)["state"] in " ".join(said.output.split())
+    models = [
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (target, command.folder / "model")
+    ]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def require_kept(seen: list[Seen], command: Command) -> None:
+    """All that was ever told is in the journal; a byte that was otherwise would be found."""
+    section = journal(command)
+    final = [encode_record(record) for record in section.records]
+    assert [one.num_rounds for one in seen if not one.is_kept(section.header, final)] == []
+    final[0] = final[0][:-1] + bytes([final[0][-1] ^ 1])
+    assert not seen[-1].is_kept(section.header, final)
+
+
+def undisturbed_state(path: Path, command: Command) -> str:
+    """Of the same run in virtual time, where nothing happens to anybody."""
+    folder = command.folder.with_name("undisturbed")
+    do_run(Finetuning(), Wish(path=path, overrides=(f'run.folder="{folder}"',), is_simulated=True))
+    return summary(folder)["state"]
+
+
+def start(tmp_path: Path, commands: list[Command], rounds: int, *arguments: str) -> tuple[Path, Command]:
+    """A run over links as its file says, whose rounds wait for all of their slots: its bytes follow from the file."""
+    path = write_tuning(tmp_path, rounds=rounds, method="round_seconds_max = 900.0")
+    command = Command(tmp_path, str(path), "--set", "run.is_shaped=true", *arguments, kind="finetune")
+    commands.append(command)
+    return path, command
+
+
+def killed(tmp_path: Path, commands: list[Command], rounds: int, victims: list[str], seed: int, life: float) -> None:
+    stream = random.Random(seed)
+    path, command = start(tmp_path, commands, rounds)
+    wait_measured(command, ["east-worker-0", "west-worker-1"])
+    seen: list[Seen] = []
+    for victim in victims:
+        wait_rounds(command, told_rounds(command) + 1 + stream.randrange(2))
+        seen.append(look(command))
+        kill(command, victim, life_seconds_min=life)
+    assert command.wait() == 0, command.output.read_text()
+    require_one_state(command, rounds)
+    require_kept(seen, command)
+    for victim in set(victims):
+        assert command.text.count(f"{victim} ended with status -9 and is started again") == victims.count(victim)
+    require_verified(command)
+    assert summary(command.folder)["state"] == undisturbed_state(path, command)
+
+
+def test_kills_lose_nothing_and_fork_nothing(tmp_path: Path, commands: list[Command]) -> None:
+    killed(tmp_path, commands, 24, VICTIMS, seed=0, life=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_ten_kills_in_any_order(seed: int, tmp_path: Path, commands: list[Command]) -> None:
+    victims = random.Random(seed).choices([*VICTIMS, "east-witness", "east-worker-0"], k=10)
+    killed(tmp_path, commands, 240, victims, seed, LIFE_SECONDS_MIN)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, commands: list[Command]) -> None:
+    path, first = start(tmp_path, commands, 24)
+    wait_rounds(first, 5)
+    first.process.send_signal(signal.SIGINT)
+    assert first.wait() == 130, first.output.read_text()
+    assert f"Go on with: farflung finetune {first.folder / 'run.toml'} --resume" in first.text
+    seen = look(first)
+    assert seen.num_rounds in range(5, 24)
+    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume", kind="finetune")
+    commands.append(second)
+    assert second.wait() == 0, second.output.read_text()
+    require_one_state(second, 24)
+    require_kept([seen], second)
+    assert summary(second.folder)["state"] == undisturbed_state(path, second)
+
+
+@pytest.mark.slow
+def test_who_joins_in_mid_run_comes_to_the_same_weights(tmp_path: Path, commands: list[Command]) -> None:
+    path, command = start(tmp_path, commands, 100)
+    wait_rounds(command, 5)
+    joiner = subprocess.Popen(
+        [sys.executable, "-m", "farflung", "join", (command.folder / "ticket").read_text()],
+        cwd=ROOT,
+        env={**os.environ, "FARFLUNG_HOME": str(tmp_path / "joiner"), "FARFLUNG_CACHE": str(tmp_path / "cache")},
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        assert command.wait() == 0, command.output.read_text()
+        assert joiner.wait(SECONDS_MAX) == 0
+    finally:
+        joiner.kill()
+    require_one_state(command, 100)
+    (name,) = summary(command.folder)["slots"].keys() - {"east-worker-0", "west-worker-1"}
+    assert summary(command.folder)["slots"][name] > 0
+    assert summary(command.folder)["state"] == undisturbed_state(path, command)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_write_the_same_rounds(tmp_path: Path, commands: list[Command]) -> None:
+    written: list[tuple[str, list[bytes]]] = []
+    for workers in (1, 2, 4):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        regions = ["--set", f'regions=[{{name="here", workers={workers}}}]', "--set", "links=[]"]
+        path = write_tuning(folder, rounds=8, method="round_seconds_max = 900.0")
+        command = Command(folder, str(path), *regions, kind="finetune")
+        commands.append(command)
+        assert command.wait() == 0, command.output.read_text()
+        require_one_state(command, 8)
+        assert len(summary(command.folder)["slots"]) == workers
+        rounds = [record for record in journal(command).records if isinstance(record, Round)]
+        codes = [b"".join(part.codes for part in sorted(one.parts, key=lambda part: part.first_slot)) for one in rounds]
+        written.append((summary(command.folder)["state"], codes))
+    assert written[0] == written[1] == written[2]
