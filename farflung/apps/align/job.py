@@ -14,7 +14,7 @@ from farflung.apps.align.run_file import KIND, RunFile, load_run_file, run_from,
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import History
-from farflung.apps.runs.job import Bars, Ended
+from farflung.apps.runs.job import Bars, Ended, refuse_own_data
 from farflung.apps.runs.result import write_plot, write_summary
 from farflung.apps.runs.seats import Seat
 from farflung.learn.parameters import Tensors
@@ -40,7 +40,8 @@ class Alignment:
         materials.check()
         return materials
 
-    def gather_for(self, run: RunFile, seat: Seat, group: Group | None) -> Materials:
+    def gather_for(self, run: RunFile, seat: Seat, group: Group | None, own_data: Path | None) -> Materials:
+        refuse_own_data(own_data)
         if group is not None:
             raise ValueError(f"{seat.name} is one process: leave out --ranks, and let more workers join")
         return Materials.gather(run)

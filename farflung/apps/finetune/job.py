@@ -15,7 +15,7 @@ from farflung.apps.finetune.progress import LoneBar, RoundBars, gradient_bytes
 from farflung.apps.finetune.run_file import KIND, FinetuneRun, load_run_file, run_from, tables_of
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.history import History
-from farflung.apps.runs.job import Bars, Ended
+from farflung.apps.runs.job import Bars, Ended, refuse_own_data
 from farflung.apps.runs.seats import WORKER, Seat
 from farflung.runtime.store import write_durably
 from farflung.wire.identity import Identity
@@ -55,18 +55,24 @@ class Finetuning:
             check(run, materials)
         return materials
 
-    def gather_for(self, run: FinetuneRun, seat: Seat, group: "Group | None") -> "TuningMaterials | None":
+    def gather_for(
+        self, run: FinetuneRun, seat: Seat, group: "Group | None", own_data: Path | None
+    ) -> "TuningMaterials | None":
         if group is not None:
             raise ValueError("a worker of a fine-tuning run is one process: leave out --ranks, and join several times")
         load_part(seat)
         if seat.kind != WORKER:
             return None
+        if not run.onebyte.shared_slots:
+            refuse_own_data(own_data)
+        elif seat.is_remote and own_data is None:
+            raise ValueError("everybody learns from data of its own in this run: join with --data FILE")
         import torch
 
         from farflung.apps.finetune.materials import TuningMaterials
 
         torch.set_num_threads(run.num_threads)
-        return TuningMaterials.gather(run)
+        return TuningMaterials.gather(run, own_data)
 
     def engine(self, run: FinetuneRun) -> "Engine[FinetuneRun, TuningMaterials]":
         return OneByteEngine()

@@ -8,7 +8,7 @@ from rich.console import Console
 from farflung.apps.finetune.accuracy import Score
 from farflung.apps.finetune.materials import TuningMaterials
 from farflung.apps.finetune.method import name_of
-from farflung.apps.finetune.progress import gradient_bytes
+from farflung.apps.finetune.progress import gradient_bytes, privacy_words
 from farflung.apps.finetune.result import tuned_model
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.runs.job import Ended
@@ -38,6 +38,9 @@ def leave(ended: AnyEnded, console: Console) -> None:
         "journal_bytes": size,
         "slots": {point.seat: point.num_steps for point in history.newest()},
     }
+    epsilons = {point.seat: point.values["epsilon"] for point in history.newest() if "epsilon" in point.values}
+    if run.onebyte.privacy is not None:
+        own |= {"epsilon": epsilons, "delta": run.onebyte.privacy.delta}
     plot = _write_both(ended, tuned.num_rounds, tuned.before, tuned.after, own)
     console.print(terminal(history, ended.time_name))
     console.print(
@@ -45,8 +48,13 @@ def leave(ended: AnyEnded, console: Console) -> None:
         f"{byte_text(num_bytes_sent)} sent by all, where whole gradients in as many rounds would have been "
         f"{byte_text(num_gradient_bytes)}; plot: {plot}"
     )
+    if tuned.num_full_rounds < run.training.rounds:
+        console.print(
+            f"It ended before its {run.training.rounds} rounds, as workers had spent their budgets of privacy and too "
+            f"few were left: a larger epsilon, more examples or fewer slots go further"
+        )
     for point in history.newest():
-        console.print(f"  {point.seat}: {point.num_steps:,} slots measured")
+        console.print(f"  {point.seat}: " + ", ".join([f"{point.num_steps:,} slots measured", *privacy_words(point)]))
     console.print(f"journal: {tuned.path}, {size:,} bytes, state {tuned.state.hex()[:16]}", soft_wrap=True)
     _leave_model(run, ended, tuned.model, console)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from farflung.apps.finetune.method import OneByteSettings
 from farflung.apps.finetune.rows import Rows
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
+from farflung.apps.finetune.sharing import Workload, noise_of
 from farflung.apps.journal.base import load_base
 from farflung.apps.runs.cache import cache_of_this_machine
+from farflung.apps.runs.seats import Seat
 from farflung.learn.parameters import fingerprint
 from farflung.learn.tokenizer import fingerprint as tokenizer_fingerprint
 from farflung.systems.onebyte.header import EXPONENT_MAX, RUN_ID_BYTES, Header, Schedule, schedule_of
@@ -39,30 +41,36 @@ class TuningMaterials:
     """The base model; who moves it takes a copy, unless nobody else needs it."""
     tokenizer: PreTrainedTokenizerBase
     task: TuningTask
+    is_own: bool = False
+    """The examples are this machine's alone."""
 
     @classmethod
-    def gather(cls, run: FinetuneRun) -> "TuningMaterials":
-        """Load and tokenize.
+    def gather(cls, run: FinetuneRun, own_data: Path | None = None) -> "TuningMaterials":
+        """Load and tokenize. `own_data`: a file of this machine's own, to be learned from in place of the run's.
 
         Raises:
             ValueError: model or data are missing, or do not fit each other.
         """
         location, data, objective = _sources(run)
+        if own_data is not None:
+            data = replace(data, train=str(own_data), test=None)
         model = load_base(location, run.model.dtype, run.model.quantisation)
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(location)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{location} has no tokenizer ({reason}): save it into the model's folder") from None
-        return cls(run, location, model, tokenizer, read_task(data, objective, tokenizer, model))
+        task = read_task(data, objective, tokenizer, model)
+        return cls(run, location, model, tokenizer, task, is_own=own_data is not None)
 
     @property
     def fingerprint(self) -> str:
-        """Equal where base model, tokenizer and training examples are equal."""
+        """Equal where base model, tokenizer and training examples, unless they are private, are equal."""
         digest = hashlib.sha256(tokenizer_fingerprint(self.tokenizer).encode())
         digest.update(self.base)
-        for row in (self.task.train.tokens, self.task.train.answers):
-            digest.update(repr(row).encode())
+        if not (self.run.is_onebyte and self.run.onebyte.shared_slots):
+            for row in (self.task.train.tokens, self.task.train.answers):
+                digest.update(repr(row).encode())
         return digest.hexdigest()
 
     @property
@@ -86,6 +94,20 @@ class TuningMaterials:
         """Examples to score on: those of data.test, or if there are none those that are learned from."""
         return self.task.test or self.task.train
 
+    def rows_of(self, seat: Seat) -> Rows:
+        """Private data: what a worker learns from, a file of its own or its share of the lead's."""
+        return self.task.train if self.is_own else self.task.train.share(seat.number, self.run.num_workers)
+
+    def workload(self, num_examples: int | None = None) -> Workload:
+        """Private data: of a worker with so many examples; None: with the fewest among those of the lead."""
+        run, count = self.run, len(self.task.train) // self.run.num_workers if num_examples is None else num_examples
+        return Workload(
+            num_examples=count,
+            batch_size=run.training.batch_size,
+            num_slots=run.onebyte.num_slots,
+            num_rounds=run.training.rounds,
+        )
+
     def header(self, method: OneByteSettings, sequencer: bytes) -> Header:
         """Of the run's journal, which the key `sequencer` closes; the same whenever it is asked for.
 
@@ -103,6 +125,7 @@ class TuningMaterials:
             dtype=run.model.dtype,
             tensors=tensors,
             quantisation=run.model.quantisation or UNSET,
+            shared=method.shared_with(noise_of(method.privacy, self.workload()) if method.privacy else 0.0),
             direction=method.direction,
             epsilon=method.epsilon,
             exponent=exponent,

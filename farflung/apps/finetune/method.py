@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farflung.apps.finetune.baselines.settings import AdamSettings, FedAvgLoraSettings, MezoSettings
+from farflung.apps.finetune.sharing import SharingSettings
 from farflung.apps.runs.reader import check_known, read
 from farflung.systems.onebyte.config import RoundsConfig
 
 ONEBYTE = "onebyte"
+AUDIT_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneByteSettings:
+class OneByteSettings(SharingSettings):
     """[method] of name = "onebyte"."""
 
     num_slots: int = 64
@@ -37,7 +39,7 @@ class OneByteSettings:
     """Deadline: then a round closes with what is there, if anything is."""
     staleness_rounds_max: int = 8
     """How many rounds late a byte may still count."""
-    audit_share: float = 0.02
+    audit_share: float = AUDIT_SHARE
     """Share of slots that a second worker measures again; takes three workers."""
     entries_per_message: int = 128
     slots_per_lease_min: int = 32
@@ -58,6 +60,16 @@ class OneByteSettings:
         if self.staleness_rounds_max < 0:
             raise ValueError("staleness_rounds_max must not be negative")
         self.rounds_config(1)
+        self.check_sharing()
+        if self.shared_slots and self.audit_share != AUDIT_SHARE:
+            raise ValueError(
+                "audit_share has no effect on private data, which nobody else can measure again: leave it out; "
+                "mean = 'trimmed' bounds what liars can do"
+            )
+        if self.privacy is not None and self.is_exact:
+            raise ValueError(
+                "is_exact measures a batch as a whole, and privacy clips what every example says: leave is_exact out"
+            )
 
     def rounds_config(self, num_rounds: int) -> RoundsConfig:
         """What the machines of a run of so many rounds agree on."""

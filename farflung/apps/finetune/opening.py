@@ -6,6 +6,7 @@ import torch
 
 from farflung.apps.finetune.advice import Setting, advise
 from farflung.apps.finetune.run_file import FinetuneRun
+from farflung.apps.finetune.sharing import sharing_words
 from farflung.systems.onebyte.measure import Measurer, epsilon_warning
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ CROSSOVER = 2
 def opening_words(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:
     """Sentences for the user, in order."""
     warning = _epsilon_words(run, materials)
-    return [*_advice(run, materials), *([] if warning is None else [f"Warning: {warning}."])]
+    shared = sharing_words(run.onebyte, materials.workload(), run.num_workers)
+    return [*_advice(run, materials), *shared, *([] if warning is None else [f"Warning: {warning}."])]
 
 
 def _advice(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:

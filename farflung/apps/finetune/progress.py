@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from farflung.apps.runs.history import History
+from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.plot import byte_text
 
 WORKERS_SHOWN_MAX = 12
@@ -43,6 +43,13 @@ def quality_words(history: History) -> list[str]:
     newest, found = loss(history), accuracy(history)
     told = ["loss   -  " if newest is None else f"loss {newest:.3f}"]
     return told if found is None else [*told, f"accuracy {found:.1%}"]
+
+
+def privacy_words(point: Point) -> list[str]:
+    """What a worker has spent of its budget, if it has one."""
+    if "epsilon" not in point.values:
+        return []
+    return [f"epsilon {point.values['epsilon']:.3f}", *(["its budget is spent"] if point.values["is_spent"] else [])]
 
 
 class LoneBar:
@@ -116,8 +123,9 @@ class RoundBars:
         total = max(1, history.num_steps())
         for point in history.newest()[:WORKERS_SHOWN_MAX]:
             if point.seat not in self._workers:
-                self._workers[point.seat] = self._progress.add_task(f"  {point.seat}", total=total, told="slots")
-            self._progress.update(self._workers[point.seat], completed=point.num_steps, total=total)
+                self._workers[point.seat] = self._progress.add_task(f"  {point.seat}", total=total, told="")
+            told = ", ".join(["slots", *privacy_words(point)])
+            self._progress.update(self._workers[point.seat], completed=point.num_steps, total=total, told=told)
 
     def _told(self) -> str:
         history = self._history

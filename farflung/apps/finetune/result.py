@@ -23,6 +23,8 @@ class Tuned:
     state: bytes
     """Hash of its sums: that of every worker."""
     num_rounds: int
+    num_full_rounds: int
+    """That hold anything."""
     num_entries: int
     before: Score
     after: Score
@@ -45,4 +47,4 @@ def tuned_model(folder: Path, materials: TuningMaterials, journal: bytes) -> Tun
     state = replay(sections, dict(model.named_parameters()))
     after = score(model, task.objective, materials.held_out)
     ledger = sections[0].ledger
-    return Tuned(path, model, state, ledger.num_rounds, ledger.num_entries, before, after)
+    return Tuned(path, model, state, ledger.num_rounds, ledger.num_full_rounds, ledger.num_entries, before, after)

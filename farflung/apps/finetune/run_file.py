@@ -179,6 +179,11 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> Finetu
         )
     check_places(run, is_simulated=is_simulated)
     _check_task(run)
+    if is_simulated and run.onebyte.shared_slots and run.num_workers < run.onebyte.num_needed:
+        raise ValueError(
+            f"a round needs {run.onebyte.num_needed} workers (method.participants_min), and nobody joins a simulation: "
+            f"give regions with more workers"
+        )
     return run
 
 
@@ -187,6 +192,12 @@ def _check_task(run: FinetuneRun) -> None:
         raise ValueError("what is to be learned is missing: give [data] with train, a TSV or JSON Lines file")
     if not run.model.path and (run.data is not None or run.objective is not None):
         raise ValueError("which model is to learn this is missing: give [model] with path, a folder or Hub id")
+    is_shared = run.is_onebyte and run.onebyte.shared_slots
+    objective = run.objective or ObjectiveSettings()
+    if is_shared and run.data is not None and objective.kind == "labels" and not objective.label_words:
+        raise ValueError(
+            "no machine sees the labels of all others where data are private: name them in objective.label_words"
+        )
     for region in run.regions:
         if region.ranks_per_worker > 1:
             raise ValueError("a worker of a fine-tuning run is one process: leave ranks_per_worker out, add workers")

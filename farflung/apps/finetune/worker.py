@@ -7,77 +7,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from farflung.apps.finetune.accuracy import Score, score
+from farflung.apps.finetune.accuracy import Score
 from farflung.apps.finetune.charter import kept_identity, read_charter
 from farflung.apps.finetune.engine import group_of
-from farflung.apps.finetune.materials import TuningMaterials, batches_of
-from farflung.apps.finetune.rows import Rows
+from farflung.apps.finetune.learners import BOTH_SIDES, WatchedLearner, learner_of
+from farflung.apps.finetune.materials import TuningMaterials
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.runs.messages import SeatReport
 from farflung.apps.runs.part import Sitting, sent_bytes, taken
-from farflung.systems.onebyte.header import Header, decode_header
-from farflung.systems.onebyte.learner import ModelLearner
-from farflung.systems.onebyte.objective import Batch
+from farflung.systems.onebyte.header import decode_header
 from farflung.systems.onebyte.worker import Worker
 from farflung.wire.identity import Identity
 from farflung.world.doors import Failed, World
 from farflung.world.nursery import open_nursery
 
 KEY_FILE = "measurer.key"
-BOTH_SIDES = 2
-
-
-class WatchedLearner(ModelLearner):
-    """A learner that counts what it does and, on one of the seats, scores the model now and then."""
-
-    def __init__(self, header: Header, model: Any, materials: TuningMaterials, seat_number: int) -> None:
-        """`seat_number`: of the worker; the first one scores."""
-        run = materials.run
-        device = model.device
-        batches = batches_of(run, materials.task)
-
-        def on_device(round_number: int) -> Batch:
-            return {name: tensor.to(device) for name, tensor in batches(round_number).items()}
-
-        super().__init__(
-            header,
-            model,
-            materials.task.objective,
-            on_device,
-            num_directions=run.onebyte.directions_per_pass,
-            is_exact=run.onebyte.is_exact,
-        )
-        self._model = model
-        self._objective = materials.task.objective
-        self._batch_of = on_device
-        self._held_out: Rows | None = materials.held_out.first(run.training.evaluation_examples)
-        if seat_number:
-            self._held_out = None
-        self._every = run.training.evaluation_rounds
-        self._scored_round: int | None = None
-        self.num_forwards = 0
-        self.num_backwards = 0
-        """Passes over a batch."""
-        self.num_tokens = 0
-        """That went forward."""
-        self.score: Score | None = None
-        """The newest."""
-
-    def measure(self, round_number: int, first_slot: int, num_slots: int) -> bytes:
-        """As a learner does."""
-        if self._held_out is not None and self._is_due(round_number):
-            self._scored_round = round_number
-            self.refresh()
-            self.score = score(self._model, self._objective, self._held_out)
-        codes = super().measure(round_number, first_slot, num_slots)
-        num_passes = 1 if self._is_exact else BOTH_SIDES * num_slots
-        self.num_forwards += num_passes
-        self.num_backwards += int(self._is_exact)
-        self.num_tokens += num_passes * self._batch_of(round_number)["input_ids"].numel()
-        return codes
-
-    def _is_due(self, round_number: int) -> bool:
-        return self._scored_round is None or round_number - self._scored_round >= self._every
 
 
 class WorkerPart:
@@ -90,7 +34,11 @@ class WorkerPart:
         self._told_score: Score | None = None
         run, header = sitting.run, decode_header(read_charter(sitting.charter).header)
         model = copy.deepcopy(materials.model) if sitting.folder is None else materials.model
-        self._learner = WatchedLearner(header, materials.on_device(model), materials, sitting.seat.number)
+        model = materials.on_device(model)
+        learner = learner_of(sitting, header, materials, model)
+        self._learner = WatchedLearner(learner, model, materials, is_scoring=sitting.seat.number == 0)
+        tokens, width = materials.task.train.tokens, BOTH_SIDES * run.training.batch_size
+        self._tokens_per_slot = width * sum(map(len, tokens)) // len(tokens)
         self._worker = Worker(
             sitting.world,
             header,
@@ -111,7 +59,11 @@ class WorkerPart:
 
     async def run(self) -> None:
         async def work() -> None:
-            await self._worker.run()
+            told = await self._worker.run()
+            if told.reason:
+                self._decisions.append(told.reason)
+                if self._sitting.folder is not None:  # a machine of its own, perhaps
+                    print(f"{told.reason}; it has followed the run to its end", flush=True)
             digest = await computed(self._sitting.world, self._learner.digest)
             self._decisions.append(f"its weights have the state {digest.hex()}")
             self._ended.set()
@@ -129,11 +81,13 @@ class WorkerPart:
         values = {"round": float(told.num_rounds)}
         if newest is not None and newest.accuracy is not None:
             values["accuracy"] = newest.accuracy
+        if told.epsilon is not None:
+            values |= {"epsilon": told.epsilon, "is_spent": float(bool(told.reason))}
         is_new, self._told_score = newest is not self._told_score, newest
         return SeatReport(
             seat=self._sitting.seat.index,
             num_steps=told.num_measured,
-            num_tokens=self._learner.num_tokens,
+            num_tokens=told.num_measured * self._tokens_per_slot,
             loss=newest.loss if newest is not None and is_new else None,
             values=values,
             sent=sent_bytes(self._sitting.world),

@@ -15,7 +15,7 @@ from farflung.apps.pretrain.run_file import KIND, RunFile, load_run_file, run_fr
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import History
-from farflung.apps.runs.job import Bars, Ended
+from farflung.apps.runs.job import Bars, Ended, refuse_own_data
 from farflung.apps.runs.plot import terminal
 from farflung.apps.runs.result import write_model, write_plot, write_summary
 from farflung.apps.runs.seats import WORKER, Seat
@@ -42,7 +42,8 @@ class Pretraining:
         materials.check()
         return materials
 
-    def gather_for(self, run: RunFile, seat: Seat, group: Group | None) -> Materials:
+    def gather_for(self, run: RunFile, seat: Seat, group: Group | None, own_data: Path | None) -> Materials:
+        refuse_own_data(own_data)
         if group is None:
             return Materials.gather(run)
         if seat.kind != WORKER:

@@ -76,6 +76,9 @@ def join(
     region: Annotated[str | None, typer.Option("--region", help="Where this machine is; else where most lack.")] = None,
     seat: Annotated[int | None, typer.Option("--seat", help="Which seat of the run to take; else a worker's.")] = None,
     result: Annotated[Path | None, typer.Option("--result", help="Leave the run's result here at the end.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A file to learn from that stays here; for runs on private data.")
+    ] = None,
     ranks: Annotated[
         int, typer.Option("--ranks", help="Processes here that are one worker together, one per accelerator.")
     ] = 1,
@@ -92,18 +95,22 @@ def join(
     from farflung.runtime.home import default_home
 
     launcher = check_launcher(engine)
+    if data is not None and not data.is_file():
+        raise ValueError(f"there is no file {data}: give a TSV or JSON Lines file with texts and labels")
     found = find_ticket(ticket)
     if launcher == "ray":
         folder = (home or default_home()).absolute()
         place = _options(host=host, port=port, advertise=advertise, dial_only=dial_only, home=folder)
-        part = _options(region=region, seat=seat, result=result and result.absolute(), ranks=ranks)
+        part = _options(
+            region=region, seat=seat, result=result and result.absolute(), data=data and data.absolute(), ranks=ranks
+        )
         run_with(launcher, folder / "logs", ["join", *place, *part], ranks, found)
         return
     from farflung.apps.runs.take_seat import take_seat
     from farflung.apps.wiring import Place
 
     place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
-    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks)
+    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks, own_data=data)
 
 
 def _options(**values: object) -> list[str]:

@@ -103,11 +103,13 @@ class Job(Protocol[AnyRun, AnyMaterials]):
         """
         ...
 
-    def gather_for(self, run: AnyRun, seat: Seat, group: "Group | None") -> AnyMaterials | None:
+    def gather_for(self, run: AnyRun, seat: Seat, group: "Group | None", own_data: Path | None) -> AnyMaterials | None:
         """For a seat that is taken here, by one process or by a group; None: it needs none.
 
+        `own_data`: a file that nobody else has, to be learned from here.
+
         Raises:
-            ValueError: as `gather`, or a group cannot sit there.
+            ValueError: as `gather`, a group cannot sit there, or everybody learns from the same data.
         """
         ...
 
@@ -154,6 +156,16 @@ class Job(Protocol[AnyRun, AnyMaterials]):
 
 
 AnyJob = Job[Any, Any]
+
+
+def refuse_own_data(own_data: Path | None) -> None:
+    """For kinds of runs in which everybody learns from what the run file names.
+
+    Raises:
+        ValueError: somebody has brought a file.
+    """
+    if own_data is not None:
+        raise ValueError("everybody learns from the same data in this run: leave out --data")
 
 
 def job_of(name: str) -> AnyJob:

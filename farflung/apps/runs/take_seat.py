@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,19 @@ AWAY_SECONDS_MAX = 20.0
 
 
 def take_seat(
-    ticket: str, place: Place, *, seat: int | None, region: str | None, result: Path | None, num_ranks: int = 1
+    ticket: str,
+    place: Place,
+    *,
+    seat: int | None,
+    region: str | None,
+    result: Path | None,
+    num_ranks: int = 1,
+    own_data: Path | None = None,
 ) -> None:
     """Take part until the run is over, the lead says stop, or a signal comes.
 
     `num_ranks`: processes that are this worker together; those of a `torchrun` group are one by themselves.
+    `own_data`: a file that is learned from here, and that nobody else sees.
 
     Raises:
         ValueError: a bad ticket, other data or another model than the lead's, ranks that cannot share a batch.
@@ -71,7 +80,7 @@ def take_seat(
         if group is not None and group.rank:
             group.follow()
         else:
-            asyncio.run(_take_seat(ticket, place, wish, result, group))
+            asyncio.run(_take_seat(ticket, place, wish, _Means(result, group, own_data)))
 
 
 @contextlib.contextmanager
@@ -86,7 +95,7 @@ def _group(num_ranks: int, place: Place) -> Iterator["Group | None"]:
         yield group
 
 
-async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | None, group: "Group | None") -> None:
+async def _take_seat(ticket: str, place: Place, wish: AskSeat, means: "_Means") -> None:
     task = asyncio.current_task()
     assert task is not None
     is_terminated = False
@@ -101,7 +110,7 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
     node = await join(place, ticket=ticket)
     try:
         await node.wait_joined()
-        await _Seat(node, result, group).sit(wish)
+        await _Seat(node, means).sit(wish)
     except RunStopped as stopped:
         print(f"stops: {stopped}", flush=True)
     except OSError as error:
@@ -116,13 +125,23 @@ async def _take_seat(ticket: str, place: Place, wish: AskSeat, result: Path | No
         await node.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What a process brings to its seat."""
+
+    result: Path | None
+    group: "Group | None"
+    own_data: Path | None
+
+
 class _Seat:
     """One process's way through a run."""
 
-    def __init__(self, node: SwarmNode, result: Path | None, group: "Group | None") -> None:
+    def __init__(self, node: SwarmNode, means: _Means) -> None:
         self._node = node
-        self._result = result
-        self._group = group
+        self._result = means.result
+        self._group = means.group
+        self._own_data = means.own_data
         self._lead = Address(node.node.ticket.meetings[0].peer, LEAD_ACTOR)
         self._is_stopped = False
 
@@ -134,7 +153,7 @@ class _Seat:
             job = await asyncio.to_thread(job_of, given.job)
             run: Run = job.run_from(json.loads(given.run))
             engine = await asyncio.to_thread(job.engine, run)
-            materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group)
+            materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group, self._own_data)
             if materials is not None and materials.fingerprint != given.materials:
                 raise ValueError(
                     "the data or the model here are not those of the lead: check that the files of [data] and [model] "

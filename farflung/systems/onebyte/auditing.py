@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from farflung.systems.onebyte.audits import Audits
+from farflung.systems.onebyte.audits import Audits, outvoted
 from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.rounds import Rounds
 from farflung.systems.onebyte.seats import Seats
@@ -17,6 +17,8 @@ class Auditing:
         self._draw = draw
         self._rounds = rounds
         self._seats = seats
+        self._states: dict[int, dict[str, bytes]] = {}
+        """By number of rounds and measurer: what it says that its accumulators are after them."""
 
     def choose(self, now: float) -> Iterable[tuple[str, list[int]]]:
         """Somebody and the slots of others that it measures too, in the round that begins."""
@@ -57,6 +59,13 @@ class Auditing:
             found.setdefault(referee, []).extend(slots.assign(referee, [slot], now))
         return found
 
+    def hear_state(self, key: str, end_round: int, state: bytes) -> list[str]:
+        """What a measurer says that its accumulators are; returns those whose are not what most have."""
+        states = self._states.setdefault(end_round, {})
+        states[key] = state
+        return outvoted(states)
+
     def forget_before(self, round_number: int) -> None:
         """Rounds that nobody can send entries for any more."""
         self.audits.forget_before(round_number)
+        self._states = {end: states for end, states in self._states.items() if end >= round_number}

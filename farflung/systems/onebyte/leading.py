@@ -6,26 +6,27 @@ Its state is worthless once another orders: who measures joins there, and sends 
 from collections.abc import Callable, Sequence
 
 from farflung.systems.onebyte.auditing import Auditing
-from farflung.systems.onebyte.audits import outvoted
+from farflung.systems.onebyte.claims import claimed_key
 from farflung.systems.onebyte.config import RoundsConfig
 from farflung.systems.onebyte.header import header_hash
 from farflung.systems.onebyte.ledger import Ledger
 from farflung.systems.onebyte.log import Log
 from farflung.systems.onebyte.messages import (
-    CLAIM_PURPOSE,
     ByteEntries,
     ByteJoin,
     ByteNews,
     ByteNotSequencer,
     ByteReady,
     ByteSignature,
+    ByteSpent,
 )
 from farflung.systems.onebyte.ordering import Ordering
 from farflung.systems.onebyte.packing import packed_record, unpack
 from farflung.systems.onebyte.rounds import Rounds
 from farflung.systems.onebyte.seats import Seat, Seats
 from farflung.systems.onebyte.slots import runs, shares
-from farflung.wire.identity import BadSignature, Identity
+from farflung.systems.onebyte.spending import Spending
+from farflung.wire.identity import Identity
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Effect, Note, Send
@@ -58,10 +59,10 @@ class Leading:
         self._log = log
         self._order = order
         self._auditing = Auditing(config, draw, self.rounds, self.seats)
+        shared = log.header.shared_slots
+        self.spending = Spending(0 if shared is None else shared.participants_min)
         self._num_told = 0
         """Records that count and that measurers may be told of."""
-        self._states: dict[int, dict[str, bytes]] = {}
-        """By number of rounds and measurer: what it says that its accumulators are after them."""
         self._names: dict[str, str] = {}
         self._packed: dict[int, bytes] = {}
         """The newest records as they travel, by number."""
@@ -93,6 +94,8 @@ class Leading:
         match message:
             case ByteReady():
                 return self._ready(key, seat, message, now)
+            case ByteSpent():
+                return self._retire(key, now)
             case ByteEntries():
                 return self._take_entries(key, seat, message, now)
             case ByteSignature():
@@ -110,7 +113,7 @@ class Leading:
     # Who measures
 
     def _join(self, source: Address, message: ByteJoin) -> list[Effect]:
-        key = self._claimed_key(source, message).hex()
+        key = claimed_key(message, source.peer).hex()
         reason = None
         if message.run != header_hash(self.ledger.header):
             reason = "this is another run: start from its own run file"
@@ -123,26 +126,26 @@ class Leading:
         if (before := self.seats.at(source)) is not None:
             self._unseat(before[0])
         if (seat := self.seats.get(key)) is None or seat.instance != message.instance:
-            for slots in self.rounds.all_slots():
-                slots.release(key)
+            self.rounds.release(key)
+            self.spending.forget(key)
         public_key = bytes.fromhex(key)
         self.seats.put(key, Seat(address=source, public_key=public_key, name=message.name, instance=message.instance))
         self._names[key] = message.name
         return [Note(f"{message.name} measures")]
 
-    def _claimed_key(self, source: Address, message: ByteJoin) -> bytes:
-        try:
-            _, content = message.claim.open(CLAIM_PURPOSE)
-        except (BadSignature, ValueError):
-            raise PeerMisbehaved(source.peer, "it claims a key that is not its own") from None
-        if content != claim_content(message.run, source.peer):
-            raise PeerMisbehaved(source.peer, "it repeats another's claim")
-        return message.claim.public_key
-
     def _unseat(self, key: str) -> None:
         self.seats.remove(key)
-        for slots in self.rounds.all_slots():
-            slots.release(key)
+        self.rounds.release(key)
+
+    def _retire(self, key: str, now: float) -> list[Effect]:
+        self.spending.add(key)
+        self.rounds.release(key)
+        return self._close_if_due(now)
+
+    def _measuring(self) -> dict[str, Seat]:
+        """Who can be given slots."""
+        current = self.seats.current()
+        return {key: current[key] for key in self.spending.able(current)}
 
     # What it is told
 
@@ -186,10 +189,8 @@ class Leading:
 
     def _share_out(self, now: float) -> dict[str, tuple[int, ...]]:
         """Slots of the round that begins, to all who are ready."""
-        audits = dict[str, tuple[int, ...]]()
-        given = {key: runs(self._issue(key, seat, now)) for key, seat in self.seats.current().items()}
-        for key, numbers in self._auditing.choose(now):
-            audits[key] = runs(numbers)
+        given = {key: runs(self._issue(key, seat, now)) for key, seat in self._measuring().items()}
+        audits = {key: runs(numbers) for key, numbers in self._auditing.choose(now)}
         return {key: audits.get(key, ()) + numbers for key, numbers in given.items()}
 
     def _issue(self, key: str, seat: Seat, now: float) -> list[int]:
@@ -203,7 +204,7 @@ class Leading:
     def _slots_for(self, key: str, seat: Seat, now: float) -> tuple[int, ...]:
         """What it owes, or else what nobody has, or else what others have had for too long."""
         slots = self.rounds.slots
-        if not self._is_open:
+        if not self._is_open or key not in self._measuring():
             return ()
         numbers = slots.owed(key) or self._issue(key, seat, now)
         if not numbers:
@@ -240,14 +241,13 @@ class Leading:
 
     def _take_signature(self, key: str, message: ByteSignature, now: float) -> list[Effect]:
         self.ordering.sign(key, message.end_round, message.signature)
-        states = self._states.setdefault(message.end_round, {})
-        states[key] = message.state
-        return [*self._refuse_outvoted(states, message.end_round), *self._close_if_due(now)]
+        outvoted = self._auditing.hear_state(key, message.end_round, message.state)
+        return [*self._refuse(outvoted, message.end_round), *self._close_if_due(now)]
 
-    def _refuse_outvoted(self, states: dict[str, bytes], end_round: int) -> list[Effect]:
+    def _refuse(self, outvoted: Sequence[str], end_round: int) -> list[Effect]:
         """Whose weights are not those of the others can only measure nonsense."""
         effects: list[Effect] = []
-        for key in outvoted(states):
+        for key in outvoted:
             seat = self.seats.get(key)
             if seat is not None:
                 self._unseat(key)
@@ -260,7 +260,7 @@ class Leading:
     def _close_if_due(self, now: float) -> list[Effect]:
         if not self._is_settled or self.ledger.is_closed:
             return []
-        if self.ordering.is_measured:
+        if self._is_at_end(now):
             return self._close_run(now)
         reason = self.rounds.is_due(now)
         if reason is None:
@@ -271,15 +271,24 @@ class Leading:
         self._begin_round(now)
         return [Note(f"round {number} closes: {reason}"), *self._order(contents, now)]
 
+    def _is_at_end(self, now: float) -> bool:
+        """Every round is ordered that the run has, or can have."""
+        if not self.ordering.is_measured and not self.ledger.is_closed:
+            known, present = self.ordering.participants(), [key for key, _ in self.seats]
+            is_late = now - self.rounds.opened_at >= self._config.round_seconds_max
+            self.ordering.reason = self.spending.end(known, present, is_late=is_late)
+            self._measured_at = now if self.ordering.reason else None
+        return self.ordering.is_measured
+
     def _begin_round(self, now: float) -> None:
         self.rounds.open(now)
         self._auditing.forget_before(self.rounds.first_number)
-        self._states = {end: state for end, state in self._states.items() if end >= self.rounds.first_number}
 
     def _close_run(self, now: float) -> list[Effect]:
         is_time_over = self._measured_at is not None and now - self._measured_at > self._config.seal_seconds_max
         contents = self.ordering.close_run(self.seats, is_time_over=is_time_over)
-        return [Note("the run is over"), *self._order(contents, now)] if contents else []
+        note = Note(f"the run is over: {self.ordering.reason or 'it has all its rounds'}")
+        return [note, *self._order(contents, now)] if contents else []
 
     def tick(self, now: float) -> list[Effect]:
         """To be called in regular intervals: what is due by time."""
@@ -289,8 +298,3 @@ class Leading:
                 if not self.rounds.slots.owed(key) and (numbers := self._slots_for(key, seat, now)):
                     effects.append(self._news(seat, numbers))
         return effects + self._close_if_due(now)
-
-
-def claim_content(run: bytes, peer: PeerId) -> bytes:
-    """What a measurer signs to show that a key is its own."""
-    return run + peer.encode()

@@ -37,7 +37,7 @@ class Told:
     epsilon: float | None = None
     """Of differential privacy, spent so far; None: nothing is private."""
     reason: str = ""
-    """Why it measures no further, before the run is over."""
+    """Why it measured no more before the run was over."""
 
 
 @runtime_checkable

@@ -112,7 +112,7 @@ class MaskedLeading(Leading):
 
     def _form(self, now: float) -> list[Effect]:
         """All who are ready measure the open round, if they are enough."""
-        present = [key for key in self.seats.current() if key in self._mask_keys]
+        present = [key for key in self._measuring() if key in self._mask_keys]
         if not self._is_open or self._cohort or self._broken or len(present) < self._participants_min:
             return []
         before = self._check
@@ -137,8 +137,12 @@ class MaskedLeading(Leading):
         self._masked.setdefault(key, message.values)
         return self._close_if_due(now)
 
+    def _retire(self, key: str, now: float) -> list[Effect]:
+        self._lose(key)
+        return super()._retire(key, now)
+
     def _close_if_due(self, now: float) -> list[Effect]:
-        if not self._is_open or self.ledger.is_closed:
+        if not self._is_open or self._is_at_end(now):
             return super()._close_if_due(now)
         cohort = [(key, self._names[key]) for key in self._cohort]
         missing = [key for key in self._cohort if key not in self._masked]

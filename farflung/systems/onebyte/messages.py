@@ -7,6 +7,7 @@ All names begin with Byte, as names of messages are unique over the whole progra
              <-News--------------               committed records, and slots to measure next
              --Entries---------->               one byte for each slot
              --Signature-------->               under what of mine was committed
+             --Spent------------>               my budget of privacy is spent: I follow to the end
              <-NotSequencer------               ask somebody else
              <-Cohort-------------              masked entries: measure this round together with these
              --Masked----------->               the coefficients of all its slots, under masks
@@ -60,6 +61,10 @@ class ByteReady(Message, kw_only=True, array_like=True, tag="r"):
     num_records: int
     check: bytes
     """The first bytes of the chain's hash there."""
+
+
+class ByteSpent(Message, kw_only=True):
+    """My budget of privacy is spent: I follow to the end, and measure no more."""
 
 
 class ByteNews(Message, kw_only=True, array_like=True, tag="n"):

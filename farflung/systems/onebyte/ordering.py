@@ -53,15 +53,23 @@ class Ordering:
         for content in log.contents:
             self._take(decode_record(content), content)
         self._new = []
+        self.reason: str | None = None
+        """Why there will be no more rounds, although the run has more."""
 
     @property
     def is_measured(self) -> bool:
         """All rounds are ordered; only signatures and the end are missing."""
-        return self.ledger.num_full_rounds >= self._config.num_rounds
+        return (
+            self.ledger.is_closed or self.reason is not None or self.ledger.num_full_rounds >= self._config.num_rounds
+        )
 
     def end_before(self, num_records: int) -> int:
         """How many of the first `num_records` measurers may be told of."""
         return next(end for end in reversed(self.ends) if end <= num_records)
+
+    def participants(self) -> list[str]:
+        """Keys of those that the journal names and that are not banned."""
+        return [key for key in self._numbers if not self.is_banned(key)]
 
     def number_of(self, key: str) -> int:
         """Of a participant that the journal names."""

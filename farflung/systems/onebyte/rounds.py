@@ -65,6 +65,11 @@ class Rounds:
         """Of all rounds whose entries are still taken, oldest first."""
         return [self._window[number] for number in sorted(self._window)]
 
+    def release(self, measurer: str) -> None:
+        """The measurer is gone; what it has sent counts."""
+        for slots in self._window.values():
+            slots.release(measurer)
+
     def take(self, measurer: str, base_round: int, first_slot: int, codes: bytes) -> list[int] | None:
         """Entries arrive; returns the slots that are measured twice now, None if the round is over for good.
 

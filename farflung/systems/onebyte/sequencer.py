@@ -14,6 +14,7 @@ from farflung.systems.onebyte.messages import (
     ByteNotSequencer,
     ByteReady,
     ByteSignature,
+    ByteSpent,
 )
 from farflung.systems.onebyte.records import Record, decode_record
 from farflung.systems.onebyte.replica import Replica
@@ -22,6 +23,8 @@ from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.effects import Effect, Send, WakeAt
 from farflung.world.role import Role
+
+MEASURERS_MESSAGES = (ByteJoin, ByteReady, ByteSpent, ByteEntries, ByteMasked, ByteSignature)
 
 
 class Sequencer(Role):
@@ -70,7 +73,7 @@ class Sequencer(Role):
 
     def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
         """From a measurer, another candidate, or the witness."""
-        if not isinstance(message, ByteJoin | ByteReady | ByteEntries | ByteMasked | ByteSignature):
+        if not isinstance(message, MEASURERS_MESSAGES):
             return self._settled(self.replica.receive(source, message, now), now)
         if self.leading is None:
             return [Send(source, ByteNotSequencer(sequencer=self.replica.view.sequencer))]

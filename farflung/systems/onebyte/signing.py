@@ -22,6 +22,8 @@ class Signing:
     ) -> None:
         self.num_counted = 0
         """Entries of this life that stand in the journal."""
+        self.must_end = False
+        """No more entries of this life will come."""
         self._config = config
         self._journal = journal
         self._identity = identity
@@ -37,8 +39,8 @@ class Signing:
 
     @property
     def is_at_end(self) -> bool:
-        """All rounds are there."""
-        return self._journal.ledger.num_full_rounds >= self._config.num_rounds
+        """All rounds are there that it will have a part in."""
+        return self.must_end or self._journal.ledger.num_full_rounds >= self._config.num_rounds
 
     def take(self, records: Sequence[Round | Summed]) -> None:
         """These have come into the journal."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from farflung.systems.onebyte.claims import claim_content
 from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.header import Header, header_hash
 from farflung.systems.onebyte.held_journal import HeldJournal
 from farflung.systems.onebyte.journal import CHECK_BYTES
-from farflung.systems.onebyte.leading import claim_content
 from farflung.systems.onebyte.learning import Accounted, Learner, Told
 from farflung.systems.onebyte.masked_measurements import MaskedMeasurements, measurements_for
 from farflung.systems.onebyte.messages import (
@@ -24,6 +24,7 @@ from farflung.systems.onebyte.messages import (
     ByteNotSequencer,
     ByteReady,
     ByteSignature,
+    ByteSpent,
 )
 from farflung.systems.onebyte.privacy import BudgetSpent
 from farflung.systems.onebyte.signing import Signing
@@ -87,7 +88,7 @@ class Worker:
         self._ask_seconds = config.ask_again_seconds
         self._must_join = True
         self._reason = ""
-        """Why it leaves."""
+        """Why it measures no more."""
 
     def report(self) -> Told:
         """So far."""
@@ -102,15 +103,14 @@ class Worker:
         )
 
     async def run(self) -> Told:
-        """Measure until the run is closed; the learner then holds the journal's weights. Or until its budget of privacy
-        is spent.
+        """Measure as long as there is a budget of privacy, and follow to the end, with the weights of the journal.
 
         Raises:
             Refused: the sequencer will not have this measurer.
             PeerMisbehaved: the journal that it tells is not one that can follow from what it told before.
         """
         with Mailbox(self._world, MEASURER_ACTOR) as mailbox:
-            while not (self.journal.ledger.is_closed or self._reason) or self._num_computing:
+            while not self.journal.ledger.is_closed or self._num_computing:
                 self._measure_next(mailbox)
                 received = await mailbox.receive(self._deadline())
                 if received is not None:
@@ -136,10 +136,11 @@ class Worker:
             self._asked_at = now
         if self._must_join:
             self._join(mailbox)
-        journal = self.journal
+        if self._reason:
+            self._send(mailbox, ByteSpent())
         if self._signing.is_at_end:
             self._sign_if_due(mailbox)
-        self._send(mailbox, ByteReady(num_records=journal.num_records, check=journal.check))
+        self._send(mailbox, ByteReady(num_records=self.journal.num_records, check=self.journal.check))
         self._ask_at = now + self._ask_seconds
         self._ask_seconds = min(2 * self._ask_seconds, self._config.ask_again_seconds_max)
 
@@ -287,7 +288,8 @@ class Worker:
         if isinstance(result, Failed):
             if not isinstance(result.error, BudgetSpent):
                 raise result.error
-            self._reason = str(result.error)
+            # What it was to measure stays under way for ever, so that it measures nothing more.
+            self._reason, self._signing.must_end, self._ask_at = str(result.error), True, self._world.clock.now()
             return
         if done.what == "measure":
             ledger = self.journal.ledger

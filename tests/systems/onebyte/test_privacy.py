@@ -2,20 +2,24 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import pytest
 import torch
 
+from farflung.sim.faults import Faults
 from farflung.systems.onebyte.discrete_noise import discrete_gaussian
+from farflung.systems.onebyte.header import Header
 from farflung.systems.onebyte.objective import NextTokenLoss
 from farflung.systems.onebyte.privacy import Accountant, Budget, BudgetSpent, noise_for
 from farflung.systems.onebyte.private_learner import GRID, PrivateLearner
 from farflung.systems.onebyte.sharing import Privacy, SharedSlots
 from tests.onebyte_journals import header_for, tiny_model
 from tests.onebytes import Bowl, SimulatedOneByte, header_of
+from tests.systems.onebyte.test_onebyte_runs import read_back
 from tests.systems.onebyte.test_onebyte_runs import settings as run_settings
+from tests.systems.onebyte.test_shared_runs import replayed
 
 
 def draws(seed: int) -> random.Random:
@@ -170,20 +174,64 @@ class CountingBowl(Bowl):
         return super().measure(round_number, first_slot, num_slots)
 
 
-def test_a_run_stops_before_its_budget_is_exceeded_and_shows_what_is_spent() -> None:
-    def counting(name: str, header: object) -> CountingBowl:
-        bowl = CountingBowl(header_of(shared=SharedSlots()))
+def counting(num_rounds: Mapping[str, int]) -> Callable[[str, Header], CountingBowl]:
+    """Learners that may measure so many rounds, by name."""
+
+    def make(name: str, header: Header) -> CountingBowl:
+        bowl = CountingBowl(header)
         accountant = Accountant(noise_multiplier=20.0, sample_rate=0.5, num_slots=16, delta=1e-4)
-        bowl.budget = Budget(accountant, accountant.epsilon(5))
+        bowl.budget = Budget(accountant, accountant.epsilon(num_rounds[name]))
         return bowl
 
-    with SimulatedOneByte(
-        run_settings(), {"a": 1.0, "b": 1.0}, header=header_of(shared=SharedSlots()), learner=counting
-    ) as run:
-        reports: Mapping[str, object] = run.run(deadline=400)
-        for name in ("a", "b"):
-            told = run.reports[name]
-            assert not told.is_over and "is spent: 5 rounds" in told.reason and told.num_counted == 5 * 16
+    return make
+
+
+def spending_run(
+    rounds: Mapping[str, int], shared: SharedSlots, faults: Faults | None = None, **changes: object
+) -> SimulatedOneByte:
+    """A run of participants that may measure so many rounds, by name."""
+    header = header_of(shared=shared)
+    config = run_settings(**changes)
+    workers, learner = dict.fromkeys(rounds, 1.0), counting(rounds)
+    return SimulatedOneByte(config, workers, header=header, learner=learner, faults=faults or Faults())
+
+
+def test_a_run_ends_before_its_budgets_are_exceeded_and_shows_what_is_spent() -> None:
+    with spending_run({"a": 5, "b": 5}, SharedSlots()) as run:
+        assert set(run.run(deadline=400)) == {"a", "b"}
+        for name, told in run.reports.items():
+            assert told.is_over and "is spent: 5 rounds" in told.reason and told.num_counted == 5 * 16
             assert told.epsilon is not None and told.epsilon == pytest.approx(run.learners[name].epsilon)  # pyright: ignore
-        assert set(reports) == {"a", "b"} and run.sequencer.ledger is not None
-        assert run.sequencer.ledger.num_rounds == 5
+        ledger = run.sequencer.ledger
+        assert ledger is not None and (ledger.num_rounds, ledger.is_closed, ledger.num_vouched) == (5, True, 0)
+        assert {*run.digests().values()} == {replayed(read_back(run))}
+
+
+def test_who_has_spent_its_budget_follows_the_others_to_the_end() -> None:
+    with spending_run({"a": 3, "b": 99, "c": 99}, SharedSlots(participants_min=2), num_rounds=9) as run:
+        run.run(deadline=400)
+        counted = {name: told.num_counted for name, told in run.reports.items()}
+        assert counted == {"a": 3 * 16, "b": 9 * 16, "c": 9 * 16}
+        assert "is spent: 3 rounds" in run.reports["a"].reason and not run.reports["b"].reason
+        assert {*run.digests().values()} == {replayed(read_back(run))}
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_run_with_too_few_left_ends_rather_than_wait(is_masked: bool) -> None:
+    shared = SharedSlots(participants_min=3, is_masked=is_masked)
+    with spending_run({"a": 4, "b": 99, "c": 99}, shared, num_rounds=20, seal_seconds_max=5.0) as run:
+        run.run(deadline=400)
+        ledger = run.sequencer.ledger
+        assert ledger is not None and ledger.is_closed and ledger.num_full_rounds == 4
+        assert all(told.is_over for told in run.reports.values())
+        assert {*run.digests().values()} == {replayed(read_back(run))}
+        noted = [event.detail for event in run.simulation.trace.of("note") if "privacy budgets" in event.detail]
+        assert len(noted) == 1 and "2 are left of the 3 that a round needs" in noted[0]
+
+
+def test_who_is_gone_is_waited_for_only_so_long() -> None:
+    """b crashes for good and a has spent its budget: nobody will ever measure again."""
+    faults = Faults().crash("b", at=0.2)
+    with spending_run({"a": 3, "b": 99}, SharedSlots(), faults, num_rounds=20, round_seconds_max=5.0) as run:
+        run.run(deadline=400, names=["a"])
+        assert run.reports["a"].is_over and "is spent" in run.reports["a"].reason
