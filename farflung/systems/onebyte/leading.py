@@ -103,12 +103,12 @@ class Leading:
             case _:
                 return []
 
-    def lost(self, peer: PeerId) -> list[Effect]:
-        """Nobody there measures any more."""
-        for key, seat in self.seats:
-            if seat.address.peer == peer:
-                self._unseat(key)
-        return []
+    def lost(self, peer: PeerId, now: float) -> list[Effect]:
+        """Nobody there measures any more: its slots go to whoever has nothing to do."""
+        gone = [key for key, seat in self.seats if seat.address.peer == peer]
+        for key in gone:
+            self._unseat(key)
+        return self._occupy(now) if gone else []
 
     # Who measures
 
@@ -228,7 +228,7 @@ class Leading:
             effects += self._ban(name, reason)
         referees = self._auditing.referees(now) if self._is_open else {}
         effects += [self._news(self.seats.current()[name], runs(numbers)) for name, numbers in referees.items()]
-        return effects + self._close_if_due(now)
+        return [*effects, *self._close_if_due(now), *self._occupy(now, key)]
 
     def _ban(self, key: str, reason: str) -> list[Effect]:
         seat = self.seats.get(key)
@@ -292,9 +292,16 @@ class Leading:
 
     def tick(self, now: float) -> list[Effect]:
         """To be called in regular intervals: what is due by time."""
-        effects: list[Effect] = []
-        if self._is_open:
-            for key, seat in self.seats.current().items():
-                if not self.rounds.slots.owed(key) and (numbers := self._slots_for(key, seat, now)):
-                    effects.append(self._news(seat, numbers))
-        return effects + self._close_if_due(now)
+        return [*self._occupy(now), *self._close_if_due(now)]
+
+    def _occupy(self, now: float, only: str | None = None) -> list[Effect]:
+        """Slots for those who owe none (for `only`, if it is one of them): free ones, or such as are overdue."""
+        if not self._is_open:
+            return []
+        idle = [
+            (key, seat)
+            for key, seat in self.seats.current().items()
+            if only in (None, key) and not self.rounds.slots.owed(key)
+        ]
+        given = [(seat, self._slots_for(key, seat, now)) for key, seat in idle]
+        return [self._news(seat, numbers) for seat, numbers in given if numbers]

@@ -81,7 +81,7 @@ class Sequencer(Role):
 
     def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
         """A measurer that is gone holds no slots."""
-        return [] if self.leading is None else self.leading.lost(peer)
+        return [] if self.leading is None else self.leading.lost(peer, now)
 
     def _settled(self, effects: list[Effect], now: float) -> list[Effect]:
         """Draw the consequences of what the replica has become: order or not, and tell what counts now."""

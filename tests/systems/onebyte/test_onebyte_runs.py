@@ -103,6 +103,16 @@ def test_a_killed_measurers_slots_go_to_others_and_the_sequencer_vouches_for_wha
         assert all(len(each) == 16 for each in entries(run)) and section.ledger.is_closed
 
 
+def test_slots_of_a_machine_that_is_gone_are_given_away_at_once() -> None:
+    """To those who have done their own, or when they have: not with the next beat, which is far away here."""
+    faults = Faults().crash("b", at=1.5)
+    never = dict.fromkeys(("beat_seconds", "reissue_seconds", "ask_again_seconds", "ask_again_seconds_max"), 500.0)
+    config = settings(absence_seconds=2000.0, silence_seconds=2000.0, **never)
+    with SimulatedOneByte(config, {"a": 1.0, "b": 9.0, "c": 1.0}, faults=faults, seconds_per_slot=0.05) as run:
+        run.run(deadline=200, names=["a", "c"])
+        assert all(len(each) == 16 for each in entries(run))
+
+
 def test_a_restarted_measurer_does_not_sign_what_its_earlier_life_measured() -> None:
     faults = Faults().crash("b", at=1.5).restart("b", at=1.7)
     with SimulatedOneByte(QUICK, {"a": 1.0, "b": 1.0}, faults=faults, seconds_per_slot=0.05) as run:
