@@ -105,10 +105,9 @@ class Leading:
 
     def lost(self, peer: PeerId, now: float) -> list[Effect]:
         """Nobody there measures any more: its slots go to whoever has nothing to do."""
-        gone = [key for key, seat in self.seats if seat.address.peer == peer]
-        for key in gone:
+        for key in [key for key, seat in self.seats if seat.address.peer == peer]:
             self._unseat(key)
-        return self._occupy(now) if gone else []
+        return self._occupy(now)
 
     # Who measures
 
@@ -296,12 +295,6 @@ class Leading:
 
     def _occupy(self, now: float, only: str | None = None) -> list[Effect]:
         """Slots for those who owe none (for `only`, if it is one of them): free ones, or such as are overdue."""
-        if not self._is_open:
-            return []
-        idle = [
-            (key, seat)
-            for key, seat in self.seats.current().items()
-            if only in (None, key) and not self.rounds.slots.owed(key)
-        ]
-        given = [(seat, self._slots_for(key, seat, now)) for key, seat in idle]
-        return [self._news(seat, numbers) for seat, numbers in given if numbers]
+        seats = self.seats.current() if self._is_open else {}
+        idle = [key for key in seats if only in (None, key) and not self.rounds.slots.owed(key)]
+        return [self._news(seats[key], numbers) for key in idle if (numbers := self._slots_for(key, seats[key], now))]
