@@ -72,6 +72,8 @@ class SimulatedSwarm:
     cache_tokens_max: int = 100_000
     batch_sessions_max: int = 64
     server_class: type[Server] = Server
+    owner: PeerId | None = None
+    """Who may give the servers other weights."""
 
     def __post_init__(self) -> None:
         self.is_over = False
@@ -108,6 +110,7 @@ class SimulatedSwarm:
             forward_tokens_per_second=20_000.0,
             version="test",
             started_at=0.0,
+            owner=self.owner,
         )
         self.roles[name] = self.server_class(config, self.small.span(first, last))
         return Host(self.roles[name], world, ACTOR)

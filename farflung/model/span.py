@@ -4,7 +4,7 @@ Legend: B batch, T new tokens, S past and new tokens, H hidden width, L blocks a
 One forward at a time: a span belongs to one compute thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,31 @@ class Span:
     def bytes(self) -> int:
         """Memory of the weights."""
         return sum(weight.nbytes for layer in self.layers for weight in layer.parameters())
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights themselves, as `3.mlp.up_proj.weight`: by block and name within it."""
+        return {
+            f"{number}.{name}": weight
+            for number, layer in enumerate(self.layers, self.first)
+            for name, weight in layer.named_parameters()
+        }
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Why these cannot take the places of weights of these names; None: they can."""
+        own = self.weights()
+        for name, tensor in tensors.items():
+            if name not in own:
+                return f"blocks {self.first}:{self.last} have no weights {name[:100]!r}"
+            if own[name].shape != tensor.shape:
+                return f"{name} has shape {tuple(tensor.shape)}, and {tuple(own[name].shape)} is needed"
+        return None
+
+    @torch.no_grad()
+    def install(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy these values in place of weights of these names, which fit; caches made before are of no use."""
+        own = self.weights()
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
 
     @torch.inference_mode()
     def probe(self) -> None:

@@ -1,6 +1,7 @@
 """`farflung align`: what its file may say, and a run in virtual time whose answers become better."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from farflung.apps.align.advice import print_advice
 from farflung.apps.align.job import Alignment
+from farflung.apps.align.materials import Materials
+from farflung.apps.align.parts import run_identity
 from farflung.apps.align.run_file import load_run_file, run_from, tables_of
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import read_history
@@ -28,12 +31,29 @@ ROOT = Path(__file__).parents[2]
         ("model.path=somewhere", "another kind"),
         ("environment.kind=function", "path of a causal language model"),
         ("model.adapter_rank=-1", "adapter_rank"),
+        ("rollout.stages=-1", "stages must be 0"),
+        ("training.steps_per_evaluation=-1", "steps_per_evaluation must be 0"),
         ("regions=[{name='a', ranks_per_worker=2}]", "add workers instead"),
     ],
 )
 def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         load_run_file(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_simulated", "sentence"),
+    [
+        ([], True, "a simulation has no block servers"),
+        (["sync.mode=colocated"], False, "a colocated run has no block servers"),
+        (["regions=[{name='a'}, {name='b', is_remote=true}]"], False, "workers that are started here"),
+    ],
+)
+def test_block_servers_stand_only_behind_workers_that_are_started_here(
+    overrides: list[str], is_simulated: bool, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        load_run_file(None, ["rollout.stages=2", *overrides], is_simulated=is_simulated)
 
 
 def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:
@@ -65,6 +85,49 @@ def test_answers_become_better_and_equal_those_of_one_place(tmp_path: Path, caps
     capsys.readouterr()
     print_advice(tmp_path / "sequential" / "run.toml")
     assert "set sync.staleness_max = 1: expected +" in capsys.readouterr().out
+
+
+def run_simulated(path: Path, *overrides: str) -> str:
+    """Run it to its end; its log."""
+    do_run(Alignment(), Wish(path=path, overrides=overrides, is_simulated=True))
+    return (path.parent / "run" / "log.jsonl").read_text()
+
+
+def test_versions_are_evaluated_as_they_come(tmp_path: Path) -> None:
+    path = write_align_run(tmp_path, steps=4)
+    run_simulated(path, "training.steps_per_evaluation=2")
+    points = [one.values for one in read_history(tmp_path / "run" / "log.jsonl").points if one.seat == "here-trainer"]
+    assert {one["evaluated_version"] for one in points if "evaluated_version" in one} == {2.0, 4.0}
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert points[-1]["evaluated_reward"] == found["reward"], "of the last version, on the same prompts"
+
+
+def test_rewards_that_do_not_differ_are_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    path = write_align_run(tmp_path, steps=2)
+    text = (tmp_path / "even.py").read_text()
+    (tmp_path / "even.py").write_text(text.replace("return sum(", "return 1.0 or sum("))
+    log = run_simulated(path)
+    assert log.count("alarm: no group of this step has answers of different worth") == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["counters"]["here-trainer"]["steps"] == 2
+
+
+def test_a_reward_that_always_raises_stops_the_run_in_a_sentence(tmp_path: Path) -> None:
+    path = write_align_run(tmp_path, steps=2)
+    text = (tmp_path / "even.py").read_text()
+    (tmp_path / "even.py").write_text(text.replace("return sum(", "return 1 / 0 or sum("))
+    with pytest.raises(ValueError, match=r"even.py:reward raised ZeroDivisionError.*correct the reward function"):
+        run_simulated(path)
+
+
+def test_a_worker_with_another_tokenizer_is_of_another_run(tmp_path: Path) -> None:
+    path = write_align_run(tmp_path, steps=2)
+    ours = Materials.gather(load_run_file(path))
+    shutil.copytree(tmp_path / "small", tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"0": 0', '"0": 1', 1).replace('"1": 1', '"1": 0', 1))
+    theirs = Materials.gather(load_run_file(path, [f'model.path="{tmp_path}/other"']))
+    assert ours.tokenizer.encode("01") == [0, 1] and theirs.tokenizer.encode("01") == [1, 0]
+    assert run_identity(ours) != run_identity(theirs)
 
 
 # What peft says about transposed layers changes nothing, and it asks transformers by an old name.

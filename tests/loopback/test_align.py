@@ -68,6 +68,20 @@ def test_a_run_learns_though_a_worker_and_the_trainer_are_killed(tmp_path: Path,
     check_complete(tmp_path, NUM_STEPS)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_worker_over_two_block_servers_survives_one_of_them(tmp_path: Path, commands: list[Command]) -> None:
+    settings = ["--set", "rollout.stages=2", "--set", "regions=[{name='here', workers=1}]"]
+    command = Command(tmp_path, str(write_align_run(tmp_path, 8)), *settings, kind="align")
+    commands.append(command)
+    wait_stepped(command, 2)
+    command.seat("here-stage-0-1").send_signal(signal.SIGKILL)
+    assert command.wait() == 0, command.output.read_text()
+    assert "here-stage-0-1 ended with status -9 and is started again" in command.text
+    assert summary(tmp_path)["reward"] > summary(tmp_path)["reward_before"]
+    check_complete(tmp_path, 8)
+
+
 FAR = """
 [sync]
 audit_share = 0.1

@@ -7,6 +7,7 @@ from farflung.apps.align.colocated import FOLDER, ColocatedPart
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.parts import TrainerPart, WorkerPart
 from farflung.apps.align.run_file import RunFile
+from farflung.apps.align.stages import StagePart, seat_is_stage, stage_seats, stages_of, worker_of
 from farflung.apps.runs.part import Part, Sitting
 from farflung.apps.runs.seats import WORKER, Seat, worker_seats
 from farflung.runtime.store import FileStore
@@ -24,10 +25,16 @@ class AlignmentEngine:
     def seats(self, run: RunFile) -> list[Seat]:
         if self._is_colocated:
             return [replace(worker_seats(run.regions, 0)[0], is_remote=False)]
-        return [Seat(index=0, kind=TRAINER, region=run.regions[0].name), *worker_seats(run.regions, 1)]
+        workers = worker_seats(run.regions, 1)
+        trainer = Seat(index=0, kind=TRAINER, region=run.regions[0].name)
+        return [trainer, *workers, *stage_seats(workers, run.rollout.stages)]
 
     def needs(self, seat: Seat, seats: tuple[Seat, ...]) -> list[int]:
-        return [] if self._is_colocated or seat.kind == TRAINER else [0]
+        if self._is_colocated or seat.kind == TRAINER:
+            return []
+        if seat.kind != WORKER:
+            return [worker_of(seat, seats).index]
+        return [0, *(stage.index for stage in stages_of(seat, seats))]
 
     def part(self, sitting: Sitting[RunFile], materials: Materials) -> Part:
         if self._is_colocated:
@@ -36,6 +43,8 @@ class AlignmentEngine:
             return ColocatedPart(sitting, materials)
         if sitting.seat.kind == WORKER:
             return WorkerPart(sitting, materials, sitting.peers[0])
+        if seat_is_stage(sitting.seat):
+            return StagePart(sitting, materials)
         return TrainerPart(sitting, materials)
 
     def result_seats(self, seats: tuple[Seat, ...]) -> list[Seat]:

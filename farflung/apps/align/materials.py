@@ -12,18 +12,29 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from farflung.apps.align.addition import addition_model
+from farflung.apps.align.chain import Chain, place_of
 from farflung.apps.align.environments import open_environment
+from farflung.apps.align.evaluated import EvaluatedLearner
 from farflung.apps.align.run_file import RunFile
 from farflung.apps.capacity import choose_device
 from farflung.apps.runs.cache import cache_of_this_machine
 from farflung.learn.parameters import Tensors, assign_, fingerprint, named_parameters
 from farflung.learn.tokenizer import fingerprint as tokenizer_fingerprint
 from farflung.learn.tokenizer import open_tokenizer
+from farflung.model.cut import build_skeleton
 from farflung.model.generator import ModelGenerator, stop_tokens_of
+from farflung.model.source import ModelSource
 from farflung.systems.alignment.auditor import ReplayAuditor
 from farflung.systems.alignment.environment import GameEnvironment, QuestionEnvironment
 from farflung.systems.alignment.learner import PolicyLearner
 from farflung.systems.alignment.policy import SamplingPolicy
+
+
+def adapter_config(rank: int, target_modules: str | list[str]) -> Any:
+    """A LoRA adapter as peft describes it."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=target_modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +101,10 @@ class Materials:
         """A copy of the policy as it begins, on the device: a model of transformers, or of peft around one."""
         model = self._base()
         if self.run.model.adapter_rank:
-            from peft import LoraConfig, get_peft_model
+            from peft import get_peft_model
 
-            rank = self.run.model.adapter_rank
             torch.manual_seed(self.run.run.seed)  # an adapter begins alike everywhere
-            settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+            settings = adapter_config(self.run.model.adapter_rank, "all-linear")
             return get_peft_model(model, settings).eval().to(choose_device(self.run.model.device))
         return model.to(choose_device(self.run.model.device))  # pyright: ignore[reportArgumentType]
 
@@ -106,17 +116,55 @@ class Materials:
         """As the run file says."""
         return open_environment(self.run.environment, self.tokenizer, seed=self.run.run.seed)
 
-    def policy(self) -> SamplingPolicy:
-        """Samples; it has no weights until some are installed."""
-        model, environment = self.model(), self.environment()
+    def policy(self, chain: Chain | None = None) -> SamplingPolicy:
+        """Samples, here or over a chain; it has no weights until some are installed."""
+        environment = self.environment()
         replies = environment if isinstance(environment, GameEnvironment) else None
+        if chain is not None:
+            generator = ModelGenerator(chain.model, open_cache=chain.open_cache)
+            stop_tokens = stop_tokens_of(chain.model)
+            return SamplingPolicy(generator, chain.assign, stop_tokens=stop_tokens, environment=replies)
+        model = self.model()
         assign = functools.partial(assign_, named_parameters(model))
         stop_tokens = self.stop_tokens(model)
         return SamplingPolicy(ModelGenerator(model), assign, stop_tokens=stop_tokens, environment=replies)
 
-    def learner(self) -> PolicyLearner:
-        """Trains."""
-        return PolicyLearner(self.model(), self.run.learning, group_size=self.run.training.answers_per_prompt)
+    def adapter_of_blocks(self) -> Any:
+        """The peft settings of what is trained within a block; None: all weights are.
+
+        Raises:
+            ValueError: something beside the blocks is trained too.
+        """
+        if not self.run.model.adapter_rank:
+            return None
+        source = ModelSource.open(self.path)
+        path = build_skeleton(source, torch.float32).layers_path
+        places = [place_of(name, path) for name in self.first_weights()]
+        if None in places:
+            raise ValueError("the adapter reaches beyond the model's blocks: leave out rollout.stages")
+        modules = dict.fromkeys(rest.partition(".lora_")[0] for _, rest in filter(None, places))
+        return adapter_config(self.run.model.adapter_rank, list(modules))
+
+    def learner(self) -> PolicyLearner | EvaluatedLearner:
+        """Trains, and is evaluated while it does if the run says so."""
+        training = self.run.training
+        learner = PolicyLearner(self.model(), self.run.learning, group_size=training.answers_per_prompt)
+        if not training.steps_per_evaluation:
+            return learner
+        return EvaluatedLearner(
+            learner,
+            self.policy(),
+            self.environment(),
+            self.run.conversation,
+            self.evaluation_prompts(),
+            steps_per_evaluation=training.steps_per_evaluation,
+            passing_reward=training.passing_reward,
+        )
+
+    def evaluation_prompts(self) -> range:
+        """Those after the last one that the run trains on."""
+        first = self.run.training.steps * self.run.training.prompts_per_step
+        return range(first, first + self.run.training.evaluation_prompts)
 
     def auditor(self) -> ReplayAuditor | None:
         """Draws answers again; None: the run audits nothing."""

@@ -5,19 +5,28 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
+from farflung.apps.align.chain import Chain, RunningLoop, stage_blocks
+from farflung.apps.align.evaluated import EVALUATED_PASS_RATE, EVALUATED_REWARD, EVALUATED_VERSION
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.run_file import RunFile
+from farflung.apps.align.stages import stages_of
+from farflung.apps.capacity import choose_device
 from farflung.apps.runs.messages import SeatReport
 from farflung.apps.runs.part import Sitting, Stopped, sent_bytes
 from farflung.learn.parameters import Tensors
+from farflung.model.source import ModelSource
 from farflung.systems.alignment.messages import AlignChunk
+from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.alignment.rollouts import Group
 from farflung.systems.alignment.trainer import StepReport, Trainer
 from farflung.systems.alignment.worker import Worker
 from farflung.world.address import PeerId
 from farflung.world.nursery import open_nursery
 
-SHOWN_METRICS = ("reward", "mismatch", "sample_size_share", "gradient_norm", "drift", "surprise", "num_groups_equal")
+SHOWN_METRICS = (
+    *("reward", "mismatch", "sample_size_share", "gradient_norm", "drift", "surprise", "num_groups_equal"),
+    *(EVALUATED_REWARD, EVALUATED_PASS_RATE, EVALUATED_VERSION),
+)
 
 ALARM_LETTERS = 20
 """The beginning that alarms of one kind have in common."""
@@ -144,6 +153,18 @@ class TrainerPart:
         self._trainer.close()
 
 
+def _policy(sitting: Sitting[RunFile], materials: Materials) -> SamplingPolicy:
+    """Of a worker: its own model, or one whose blocks are on the servers behind it."""
+    peers = [sitting.peers[stage.index] for stage in stages_of(sitting.seat, sitting.seats)]
+    if not peers:
+        return materials.policy()
+    source = ModelSource.open(materials.path)
+    blocks = stage_blocks(source.num_blocks, len(peers))
+    stages = dict(zip(peers, blocks, strict=True))
+    device = choose_device(sitting.run.model.device)
+    return materials.policy(Chain.connect(source, sitting.world, RunningLoop(), stages, str(device)))
+
+
 class WorkerPart:
     """Samples until the hub says that the run is over."""
 
@@ -154,7 +175,7 @@ class WorkerPart:
         self._worker = Worker(
             sitting.world,
             run.conversation,
-            materials.policy(),
+            _policy(sitting, materials),
             name=sitting.seat.name,
             hub=hub,
             run=run_identity(materials),

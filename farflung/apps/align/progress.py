@@ -1,12 +1,13 @@
 """The bar that an alignment run shows: steps, what answers are worth, how stale they are, what is waited for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from farflung.apps.align.evaluated import EVALUATED_PASS_RATE, EVALUATED_VERSION
 from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.plot import byte_text
 from farflung.apps.runs.seats import Seat
@@ -23,6 +24,13 @@ def why_idle(point: Point | None) -> str:
     return f"{share:.0%}, mostly for {max(waited, key=lambda word: waited[word])}" if sum(waited.values()) else "0 %"
 
 
+def evaluated(values: Mapping[str, float]) -> str:
+    """The newest evaluation; nothing if there was none."""
+    if EVALUATED_PASS_RATE not in values:
+        return ""
+    return f"version {values[EVALUATED_VERSION]:.0f} passed {values[EVALUATED_PASS_RATE]:.1%} of other prompts"
+
+
 def shown(history: History, trainer: str) -> str:
     """A line of what a run has told last."""
     point = history.latest.get(trainer)
@@ -31,6 +39,7 @@ def shown(history: History, trainer: str) -> str:
     parts = [
         f"reward {values['reward']:.3f}" if "reward" in values else "no step yet",
         f"passed {values['pass_rate']:.1%}" if "pass_rate" in values else "",
+        evaluated(values),
         f"staleness {point.staleness:.2f}" if point is not None and point.staleness is not None else "",
         f"{byte_text(values['bytes_per_sync'])} per sync" if "bytes_per_sync" in values else "",
         f"trainer idle {why_idle(point)}",

@@ -31,8 +31,7 @@ def evaluation(materials: Materials, tensors: Tensors, *, version: int) -> tuple
     training, config = materials.run.training, materials.run.conversation
     policy, environment = materials.policy(), materials.environment()
     install(policy, version, copies(tensors))
-    first = training.steps * training.prompts_per_step
-    prompts = range(first, first + training.evaluation_prompts)
+    prompts = materials.evaluation_prompts()
     found = evaluate(policy, environment, prompts, config, version=version, passing_reward=training.passing_reward)
     decode = materials.tokenizer.decode
     words = [

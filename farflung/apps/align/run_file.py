@@ -58,6 +58,8 @@ class TrainingSettings:
     steps_per_checkpoint: int = 10
     evaluation_prompts: int = 128
     """Prompts that are not trained on, answered at the end for the pass rate."""
+    steps_per_evaluation: int = 0
+    """Above 0: every so many steps these prompts are answered by exactly the version that came out."""
     passing_reward: float = 1.0
     """An answer that is worth so much counts as passed."""
     num_threads: int = 1
@@ -66,6 +68,8 @@ class TrainingSettings:
         for name in ("evaluation_prompts", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.steps_per_evaluation < 0:
+            raise ValueError("steps_per_evaluation must be 0, which evaluates at the end alone, or a number of steps")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be positive")
         published(self.loss, length_tokens=self.tokens_per_answer)
@@ -85,6 +89,19 @@ class SyncSettings:
     """Of async, above 0: publish when drift x answers under way exceeds this; steps_per_version is the longest wait."""
     audit_share: float = 0.0
     """Share of the answers whose tokens are drawn again by the trainer; who is caught lying is banned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """[rollout]: where workers that are started here compute."""
+
+    stages: int = 0
+    """0: each in its own process; else the model's blocks lie on so many block servers behind each worker, which keeps
+    embeddings, norm and head. Workers that join from elsewhere hold the whole model."""
+
+    def __post_init__(self) -> None:
+        if self.stages < 0:
+            raise ValueError("stages must be 0, which needs no block servers, or their number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +127,7 @@ class RunFile:
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
     regions: tuple[RegionSettings, ...] = (RegionSettings(name="here", workers=2),)
     links: tuple[LinkSettings, ...] = ()
     simulation: SimulationSettings = field(default_factory=SimulationSettings)
@@ -184,8 +202,21 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFil
         raise ValueError("the environment addition is for the small model that adds: give [environment] another kind")
     if run.environment.kind != "addition" and not run.model.path:
         raise ValueError("the small model only adds: give [model] the path of a causal language model")
+    _check_stages(run, is_simulated=is_simulated)
     _ = run.conversation
     return run
+
+
+def _check_stages(run: RunFile, *, is_simulated: bool) -> None:
+    if not run.rollout.stages:
+        return
+    if is_simulated or run.sync.mode == "colocated":
+        how = "a simulation" if is_simulated else "a colocated run"
+        raise ValueError(f"{how} has no block servers: leave out rollout.stages")
+    if any(region.is_remote for region in run.regions):
+        raise ValueError(
+            "block servers stand behind workers that are started here: leave out rollout.stages, or remote regions"
+        )
 
 
 def tables_of(run: RunFile) -> dict[str, Any]:

@@ -160,12 +160,12 @@ class SamplingPolicy:
 
     def install(self, version: int, weights_hash: bytes, tensors: Tensors) -> None:
         """Go on with other weights; texts under way are read anew with them."""
-        self._assign(tensors)
-        self.version, self._weights_hash = version, weights_hash
         begun: list[_Answer] = []
         for batch in self._batches:
             batch.rows.close()
             begun += [batch.answers[row] for row in batch.running]
+        self._assign(tensors)
+        self.version, self._weights_hash = version, weights_hash
         self._waiting = begun + self._waiting
         self._batches = []
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from farflung.systems.swarm.checks import Limits
+from farflung.world.address import PeerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class ServerConfig:
     """Software version, announced."""
     started_at: float
     """Wall-clock seconds."""
+    owner: PeerId | None = None
+    """Who may give it other weights; None: nobody."""
     num_jobs_max: int = 1024
     """Steps that may wait for the device."""
     batch_sessions_max: int = 64

@@ -42,6 +42,27 @@ class Reorder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 Edit = Truncate | Reorder
 
 
+class Install(Message, kw_only=True):
+    """The owner of a server to it: compute with these weights. Once all parts are here they are put in place, between
+    two computations, and sessions with the weights before are over."""
+
+    model: str
+    """What steps of sessions with these weights say in `Step.model`."""
+    part: int
+    num_parts: int
+    tensors: dict[str, WireTensor]
+    """By block and name within it; what is not named stays as it is."""
+
+
+class Installed(Message, kw_only=True):
+    """That part is here; with the last one: all are in place."""
+
+    model: str
+    part: int
+    reason: str
+    """Why not, if it is not."""
+
+
 class Attach(Message, kw_only=True):
     """Client to each server of its chain: I hold a link to you; outputs of my session can come back over it."""
 

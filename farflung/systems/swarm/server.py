@@ -5,10 +5,12 @@ when its client closes it, vanishes or idles; a request that cannot be right is 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from farflung.model.pages import PageBudget, num_pages_for
 from farflung.model.pool import CachePool
 from farflung.model.span import Span
+from farflung.systems.swarm import updates
 from farflung.systems.swarm.checks import can_answer, check_request, check_step, follow
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.engine import Engine
@@ -20,6 +22,7 @@ from farflung.systems.swarm.messages import (
     Backward,
     CloseSession,
     Forward,
+    Install,
     PushFailed,
     RequestRefused,
     Step,
@@ -27,9 +30,11 @@ from farflung.systems.swarm.messages import (
 )
 from farflung.systems.swarm.replies import behind, refuse
 from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable
+from farflung.systems.swarm.updates import BROKEN, InstallJob, Updates
 from farflung.wire.message import NoSuchActor
 from farflung.world.address import Address, PeerId
-from farflung.world.effects import Effect, Note, Send, WakeAt
+from farflung.world.doors import Failed
+from farflung.world.effects import Effect, Note, Run, Send, WakeAt
 from farflung.world.errors import PeerMisbehaved
 from farflung.world.role import Role
 
@@ -49,6 +54,8 @@ class Server(Role):
         self._budget = self._new_budget()
         self._pools: dict[tuple[int, int], CachePool] = {}
         self._engine = Engine(config, self._sessions)
+        self._updates = Updates(config.owner)
+        self._is_installing = False
         self._sweeps_at = 0.0
         self._orphans: dict[PeerId, float] = {}
 
@@ -94,6 +101,8 @@ class Server(Role):
                 return self._receive_step(source, message, now)
             case Forward() | Backward():
                 return self._receive_request(source, message, now)
+            case Install():
+                return self._install(source, message)
             case CloseSession(session=session):
                 self._sessions.close_where(session=session, client_peer=source.peer)
                 return ()
@@ -159,6 +168,18 @@ class Server(Role):
                 num_closed += 1
         self._leaving.clear()
         return num_closed
+
+    def _install(self, source: Address, message: Install) -> Sequence[Effect]:
+        """Take a part of other weights; with the last one all sessions are over, for they have seen the old ones."""
+        if message.model == self.config.model:
+            return () if self._is_installing else [Send(source, updates.answer(message))]
+        effect = self._updates.take(source, message, self._span)
+        if isinstance(effect, Run):
+            for session in self._sessions:
+                self._sessions.close(session.key)
+            self._budget, self._pools, self._is_installing = self._new_budget(), {}, True
+            self.config = replace(self.config, model=message.model)
+        return [effect]
 
     def _receive_step(self, source: Address, step: Step, now: float) -> Sequence[Effect]:
         if not can_answer(step):
@@ -260,6 +281,11 @@ class Server(Role):
         return self._engine.push(RequestJob(source, request, self._span, now), now)
 
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
+        if isinstance(job, InstallJob):
+            self._is_installing = False
+            if isinstance(result, Failed):
+                self.config = replace(self.config, model=BROKEN)
+            return updates.finished(job, result)
         return self._engine.finished(job, result, now)
 
 
