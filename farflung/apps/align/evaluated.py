@@ -1,8 +1,8 @@
 """A learner that is put to the test as it learns: prompts that are not trained on, answered by exactly one version."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from farflung.learn.checkpoint import Json
 from farflung.learn.parameters import Tensors
 from farflung.systems.alignment.colocated import evaluate, install
 from farflung.systems.alignment.config import AlignmentConfig
@@ -42,8 +42,15 @@ class EvaluatedLearner:
         self._passing_reward = passing_reward
         self._found: dict[str, float] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._learner, name)
+    @property
+    def version(self) -> int:
+        """Steps made."""
+        return self._learner.version
+
+    @property
+    def alarms(self) -> list[str]:
+        """Of the newest step."""
+        return self._learner.alarms
 
     def step(self, groups: Sequence[Group]) -> Mapping[str, float]:
         """As the other's, and an evaluation of what came out if one is due."""
@@ -52,6 +59,22 @@ class EvaluatedLearner:
         if version % self._steps_per_evaluation == 0:
             self._evaluate(version, self._learner.snapshot())
         return {**metrics, **self._found}
+
+    def snapshot(self) -> Tensors:
+        """As the other's, as all that follows."""
+        return self._learner.snapshot()
+
+    def score(self, tokens: Sequence[int]) -> Sequence[float]:
+        """See `Learner`."""
+        return self._learner.score(tokens)
+
+    def state(self) -> tuple[Tensors, dict[str, Json]]:
+        """See `Learner`."""
+        return self._learner.state()
+
+    def restore(self, tensors: Tensors, state: Mapping[str, Json]) -> None:
+        """See `Learner`."""
+        self._learner.restore(tensors, state)
 
     def _evaluate(self, version: int, tensors: Tensors) -> None:
         install(self._policy, version, tensors)
