@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from farflung.apps.finetune.engine import OneByteEngine
+from farflung.apps.finetune.run_file import run_from
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.run_file import load_run_file
 from farflung.apps.runs.history import History
 from farflung.apps.runs.lead import Gathered, Lead
 from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport, StopSeat
+from farflung.apps.runs.seats import WORKER
 from farflung.runtime.store import FileStore
 from farflung.systems.hierarchy.durable import PREFIX
 from farflung.wire.message import Refusal
@@ -78,3 +81,57 @@ def test_a_run_that_kept_nothing_says_so(algorithm: str, tmp_path: Path) -> None
     if algorithm == HALOS:
         FileStore(homes[0] / "store").write(f"{PREFIX}update/east-local-server/1/1/0", b"an update")
         assert engine.prepare_resume(homes, seats)
+
+
+def placed(*servers: str, is_remote: bool = True) -> dict[str, object]:
+    """A fine-tuning run whose second region has these servers."""
+    far = {"name": "far", "workers": 1, "is_remote": is_remote, "servers": list(servers)}
+    return {"regions": [{"name": "here", "workers": 1}, far]}
+
+
+def test_a_standby_sits_where_a_region_names_it_and_nobody_else_can_be_it() -> None:
+    seats = OneByteEngine().seats(run_from(placed("standby", "witness")))
+    assert [(seat.name, seat.is_remote) for seat in seats if seat.kind != WORKER] == [
+        ("here-sequencer", False),
+        ("far-standby", True),
+        ("far-witness", True),
+    ]
+    lead = Lead(
+        Gathered(seats, History(), lambda point: None, lambda *_: None), job="", run="", materials="", version="1"
+    )
+
+    def ask(peer: str) -> object:
+        effects = lead.receive(Address(PeerId(peer), "seat"), AskSeat(version="1", seat=1), 0.0)
+        return next(effect.message for effect in effects if isinstance(effect, Send))
+
+    assert isinstance(ask("standby"), SeatGiven)
+    lead.lost(PeerId("standby"), "silence", 1.0)
+    assert lead.holder(1) == PeerId("standby"), "whoever comes new must still hear who it is"
+    refused = ask("another")
+    assert isinstance(refused, Refusal) and "must come back itself" in refused.reason
+    assert isinstance(ask("standby"), SeatGiven)
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        (placed("sequencer"), "no server 'sequencer' that a region can name: it has standby and witness"),
+        (placed("standby", "standby"), "there is one standby"),
+        ({**placed("witness"), "method": {"has_standby": False}}, "its servers have their places"),
+    ],
+)
+def test_servers_that_cannot_be_placed_are_refused(tables: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        run_from(tables)
+
+
+def test_what_a_seat_tells_last_is_not_counted_twice(tmp_path: Path) -> None:
+    seats = engine_of(load_run_file(write_run(tmp_path))).seats(load_run_file(write_run(tmp_path)))
+    told: list[str] = []
+    gathered = Gathered(seats, History(), lambda point: None, lambda seconds, seat, why: told.append(why))
+    lead = Lead(gathered, job="", run="", materials="", version="1")
+    index = next(seat.index for seat in seats if seat.kind == WORKER)
+    last = SeatReport(seat=index, num_steps=7, decisions=("its weights have the state 7",))
+    for message in (AskSeat(version="1", seat=index), last, SeatEnded(seat=index, report=last)):
+        lead.receive(Address(PeerId("worker"), "seat"), message, 0.0)
+    assert told == ["its weights have the state 7"] and len(gathered.history.points) == 1

@@ -1,5 +1,6 @@
 """Fine-tuning with real processes: kill -9 of a worker, the sequencer and its standby loses nothing, forks nothing."""
 
+import contextlib
 import os
 import random
 import signal
@@ -34,6 +35,7 @@ from tests.loopback.pretraining import SECONDS_MAX, Command
 
 pytestmark = pytest.mark.loopback
 
+WORKERS = ["east-worker-0", "west-worker-1"]
 VICTIMS = ["west-worker-1", "east-sequencer", "west-standby"]
 LIFE_SECONDS_MIN = 11.0
 """A seat that ends sooner, again and again, is taken for one that cannot work."""
@@ -97,7 +99,7 @@ def start(tmp_path: Path, commands: list[Command], rounds: int, *arguments: str)
 def killed(tmp_path: Path, commands: list[Command], rounds: int, victims: list[str], seed: int, life: float) -> None:
     stream = random.Random(seed)
     path, command = start(tmp_path, commands, rounds)
-    wait_measured(command, ["east-worker-0", "west-worker-1"])
+    wait_measured(command, WORKERS)
     seen: list[Seen] = []
     for victim in victims:
         wait_rounds(command, told_rounds(command) + 1 + stream.randrange(2))
@@ -140,24 +142,61 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, commands: list[
     assert summary(second.folder)["state"] == undisturbed_state(path, second)
 
 
-@pytest.mark.slow
-def test_who_joins_in_mid_run_comes_to_the_same_weights(tmp_path: Path, commands: list[Command]) -> None:
-    path, command = start(tmp_path, commands, 100)
-    wait_rounds(command, 5)
-    joiner = subprocess.Popen(
-        [sys.executable, "-m", "farflung", "join", (command.folder / "ticket").read_text()],
+def join(tmp_path: Path, command: Command, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """`farflung join` as another machine would."""
+    variables = {"FARFLUNG_HOME": str(tmp_path / name), "FARFLUNG_CACHE": str(tmp_path / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "farflung", "join", (command.folder / "ticket").read_text(), *arguments],
         cwd=ROOT,
-        env={**os.environ, "FARFLUNG_HOME": str(tmp_path / "joiner"), "FARFLUNG_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
     )
+
+
+@pytest.mark.slow
+def test_a_machine_with_the_standby_may_be_lost(tmp_path: Path, commands: list[Command]) -> None:
+    path = write_tuning(tmp_path, rounds=300)
+    far = '{name="far", workers=1, is_remote=true, servers=["standby"]}'
+    places = ["--set", f'regions=[{{name="here", workers=1}}, {far}]', "--set", "links=[]"]
+    command = Command(tmp_path, str(path), *places, kind="finetune")
+    commands.append(command)
+    wait_until(lambda: "far-standby is waited for" in command.text, "the run has begun", SECONDS_MAX)
+    joined = [join(tmp_path, command, "standby", "--seat", "1"), join(tmp_path, command, "worker")]
     try:
+        wait_measured(command, ["here-worker-0", "far-worker-1"])
+        wait_rounds(command, told_rounds(command) + 3)
+        for process in joined:
+            process.kill()
+        assert command.wait() == 0, command.output.read_text()
+    finally:
+        for process in joined:
+            process.kill()
+            process.wait()
+    assert journal(command).ledger.is_closed and summary(command.folder)["rounds"] == 300
+
+
+@pytest.mark.slow
+def test_who_joins_in_mid_run_comes_to_the_same_weights(tmp_path: Path, commands: list[Command]) -> None:
+    """And goes on with it, while all others stand still for longer than they are waited for."""
+    path, command = start(tmp_path, commands, 40)
+    wait_measured(command, WORKERS)
+    wait_rounds(command, 5)
+    frozen = [command.seat(worker) for worker in WORKERS]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    joiner = join(tmp_path, command, "joiner")
+    try:
+        wait_measured(command, ["east-worker-2"])
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
         assert command.wait() == 0, command.output.read_text()
         assert joiner.wait(SECONDS_MAX) == 0
     finally:
         joiner.kill()
-    require_one_state(command, 100)
-    (name,) = summary(command.folder)["slots"].keys() - {"east-worker-0", "west-worker-1"}
-    assert summary(command.folder)["slots"][name] > 0
+        for process in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+    require_one_state(command, 40)
     assert summary(command.folder)["state"] == undisturbed_state(path, command)
 
 

@@ -38,16 +38,22 @@ def load_part(seat: Seat) -> "Callable[[Sitting[FinetuneRun], TuningMaterials | 
     return worker_part
 
 
+def _server_seat(run: FinetuneRun, index: int, kind: str) -> Seat:
+    """Where a region names it; else where the lead can start it again, as it must come back under its name."""
+    named = [region for region in run.regions if kind in region.servers]
+    regions = [region for region in run.regions if not region.is_remote]
+    if named or not regions:
+        region = (named or run.regions)[0]
+        return Seat(index=index, kind=kind, region=region.name, is_remote=bool(named) and region.is_remote)
+    return Seat(index=index, kind=kind, region=regions[index % len(regions)].name)
+
+
 class OneByteEngine:
     """See `runs.engine.Engine`."""
 
     def seats(self, run: FinetuneRun) -> list[Seat]:
-        # They must come back under the names that they had, so they are where the lead can start them again.
-        regions = [region.name for region in run.regions if not region.is_remote] or [run.regions[0].name]
         kinds = (SEQUENCER, STANDBY, WITNESS) if run.onebyte.has_standby else (SEQUENCER,)
-        servers = [
-            Seat(index=index, kind=kind, region=regions[index % len(regions)]) for index, kind in enumerate(kinds)
-        ]
+        servers = [_server_seat(run, index, kind) for index, kind in enumerate(kinds)]
         return [*servers, *worker_seats(run.regions, len(servers))]
 
     def needs(self, seat: Seat, seats: tuple[Seat, ...]) -> list[int]:
@@ -61,5 +67,5 @@ class OneByteEngine:
 
     def prepare_resume(self, homes: dict[int, Path], seats: tuple[Seat, ...]) -> bool:
         """What was told is on the candidates' disks, and workers take up the journal from there."""
-        kept = [homes[seat.index] / "journals" for seat in seats if seat.kind in CANDIDATES]
+        kept = [homes[seat.index] / "journals" for seat in seats if seat.kind in CANDIDATES and seat.index in homes]
         return any(any(folder.glob("*.db")) for folder in kept)

@@ -16,6 +16,8 @@ from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, che
 from farflung.apps.runs.sites import LinkSettings, RegionSettings
 
 KIND = "finetune"
+PLACED_SERVERS = ("standby", "witness")
+"""What may sit in a region of one's choice; the sequencer begins beside the lead, who takes the result from it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -177,7 +179,8 @@ def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> Finetu
             f"{name_of(run.method)} computes on this machine alone, so that there is nothing to simulate: leave out "
             f"--simulate"
         )
-    check_places(run, is_simulated=is_simulated)
+    has_standby = run.is_onebyte and run.onebyte.has_standby
+    check_places(run, is_simulated=is_simulated, servers=PLACED_SERVERS if has_standby else ())
     _check_task(run)
     if is_simulated and run.onebyte.shared_slots and run.num_workers < run.onebyte.num_needed:
         raise ValueError(

@@ -147,6 +147,7 @@ class Lead(Role):
         """Who held seats of joiners whose link broke: they have them again when they are heard of, if still free."""
         self._num_planned = sum(seat.kind == WORKER for seat in gathered.seats)
         self._began_at: float | None = None
+        self._newest: dict[int, SeatReport] = {}
         self.ended: dict[int, PeerId] = {}
         """Seats whose part is done."""
 
@@ -182,7 +183,8 @@ class Lead(Role):
             case SeatEnded(seat=index, report=report):
                 self._come_back(source.peer, index)
                 if self._holders.get(index) == source.peer:
-                    self._report(source, report, now)
+                    if self._newest.get(index) != report:  # else it has come already, as any other report
+                        self._report(source, report, now)
                     self.ended[index] = source.peer
                 return [Send(source, Noted())]
             case _:
@@ -192,7 +194,8 @@ class Lead(Role):
     def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
         lost = [index for index, holder in self._holders.items() if holder == peer]
         for index in lost:
-            if self.seats[index].is_remote and index not in self.ended:
+            is_free = self.seats[index].is_remote and self.seats[index].kind == WORKER
+            if is_free and index not in self.ended:
                 self._away[index] = self._holders.pop(index)  # free for the next who joins
         return [Note(f"{self.seats[index].name} is lost: {reason}") for index in lost]
 
@@ -209,6 +212,7 @@ class Lead(Role):
             return [] if holder is None else [Send(source, StopSeat(reason=reason))]
         if self._began_at is None:
             self._began_at = now
+        self._newest[report.seat] = report
         self.gathered.add(report, now - self._began_at, self._region_of)
         return []
 
@@ -216,7 +220,7 @@ class Lead(Role):
         return next((self.seats[index].region for index, holder in self._holders.items() if holder == peer), None)
 
     def _give(self, source: Address, asked: AskSeat) -> Sequence[Effect]:
-        refusal = self._why_not(asked)
+        refusal = self._why_not(source.peer, asked)
         if refusal is not None:
             return [Send(source, Refusal(reason=refusal))]
         seat = self._choose(source.peer, asked)
@@ -234,17 +238,25 @@ class Lead(Role):
         )
         return [Send(source, given), Note(f"{source.peer} takes the seat {seat.name}")]
 
-    def _why_not(self, asked: AskSeat) -> str | None:
+    def _why_not(self, peer: PeerId, asked: AskSeat) -> str | None:
         if asked.version != self._version:
             return (
                 f"this run is led by farflung {self._version}, and you have {asked.version}: install the same version"
             )
         if asked.seat is not None and not 0 <= asked.seat < len(self.seats):
             return f"this run has no seat {asked.seat}"
+        if asked.seat is not None and self._is_anothers(asked.seat, peer):
+            name = self.seats[asked.seat].name
+            return f"{name} is what another machine keeps on its disk: it must come back itself, with its --home"
         regions = list(dict.fromkeys(seat.region for seat in self.seats))
         if asked.region is not None and asked.region not in regions:
             return f"this run has no region {asked.region!r}: it has {', '.join(regions)}"
         return None
+
+    def _is_anothers(self, index: int, peer: PeerId) -> bool:
+        """Whether a server that joined from elsewhere sits there, as whom nobody else can be."""
+        seat = self.seats[index]
+        return seat.is_remote and seat.kind != WORKER and self._holders.get(index, peer) != peer
 
     def _choose(self, peer: PeerId, asked: AskSeat) -> Seat:
         if asked.seat is not None:

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from farflung.apps.runs.gateways import Ways, open_gateways
 from farflung.apps.runs.job import AnyJob, Materials
 from farflung.apps.runs.launchers import Launcher, LauncherName, Started, launcher_of
 from farflung.apps.runs.lead import Gathered, Lead
+from farflung.apps.runs.lives import Lives
 from farflung.apps.runs.meeting import open_lead
 from farflung.apps.runs.messages import LEAD_ACTOR
 from farflung.apps.runs.run import Run, region_of
@@ -26,16 +27,11 @@ from farflung.wire.certificate import TicketRole
 from farflung.world.host import Host
 from farflung.world.version import __version__
 
-USER_ERROR = 2
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 60.0
 """How long workers may take to come to the end of a round and save it."""
 LEAVE_SECONDS = 15.0
 TICKET_SECONDS = 365 * 86400.0
-QUICK_SECONDS = 10.0
-"""A seat that ends this soon after its start, or before it has reported anything, ..."""
-QUICK_ENDS_MAX = 3
-"""... so many times in a row will not do better the next time."""
 RESTART_SECONDS = 1.0
 SEATS_FOLDER = "seats"
 RESULT_FOLDER = "result"
@@ -57,7 +53,7 @@ class SeatProcess:
     home: Path
     child: Started | None = None
     num_lives: int = 0
-    num_quick_ends: int = 0
+    ends: Lives = field(default_factory=Lives)
     began_at: float = 0.0
     restart_at: float = 0.0
 
@@ -165,6 +161,9 @@ class LocalRun:
         path = self._folder / "ticket"
         write_ticket(path, ticket)
         self._tell(f"another machine takes part with: farflung join $(cat {path})")
+        for seat in self._lead.seats:
+            if seat.is_remote and seat.kind != WORKER:
+                self._tell(f"{seat.name} is waited for: there, farflung join TICKET --seat {seat.index}")
         return ticket
 
     # Processes
@@ -183,12 +182,9 @@ class LocalRun:
     def _ended(self, process: SeatProcess, now: float) -> None:
         child, process.child = process.child, None
         assert child is not None
-        # Status 2 may be a lead that was out of reach for a while, so that too is tried again.
-        has_worked = now - process.began_at >= QUICK_SECONDS and self._lead.gathered.has_reported(process.seat.index)
-        is_quick = child.status == USER_ERROR or not has_worked
-        process.num_quick_ends = process.num_quick_ends + 1 if is_quick else 0
-        last = "\n".join(child.lines()[-15:])
-        if process.num_quick_ends >= QUICK_ENDS_MAX:
+        has_reported = self._lead.gathered.has_reported(process.seat.index)
+        if process.ends.ended(child.status, now - process.began_at, has_reported=has_reported):
+            last = "\n".join(child.lines()[-15:])
             raise ChildFailed(f"{process.seat.name} cannot go on; it last wrote:\n{last}")
         process.restart_at = now + RESTART_SECONDS
         self._tell(f"{process.seat.name} ended with status {child.status} and is started again")

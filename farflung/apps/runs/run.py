@@ -77,13 +77,22 @@ def check_kind(table: Mapping[str, Any], kind: str) -> None:
         raise ValueError(f"this is the file of another kind of run: start it with `farflung {given}`")
 
 
-def check_places(run: Run, *, is_simulated: bool) -> None:
+def check_places(run: Run, *, is_simulated: bool, servers: Sequence[str] = ()) -> None:
     """Refuse regions and links that do not fit together, or not the way the run is to be done.
 
+    `servers`: those of this kind of run that can be placed.
+
     Raises:
-        ValueError: as `check_sites`, and links that nothing here can shape.
+        ValueError: as `check_sites`, links that nothing here can shape, and servers that there are not, or twice.
     """
     check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
+    placed = [name for region in run.regions for name in region.servers]
+    for name in placed:
+        if name not in servers:
+            known = f"it has {' and '.join(servers)}" if servers else "its servers have their places"
+            raise ValueError(f"this run has no server {name!r} that a region can name: {known}")
+        if placed.count(name) > 1:
+            raise ValueError(f"there is one {name}, and two regions name it: keep one")
     remote = [region.name for region in run.regions if region.is_remote]
     if run.run.is_shaped and remote:
         raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")

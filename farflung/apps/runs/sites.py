@@ -43,6 +43,9 @@ class RegionSettings:
     """What such processes are to each other: ddp (each has the model) or fsdp (each has a shard of it)."""
     data: SourceConfig | None = None
     """What its workers read; None: what [data] says."""
+    servers: tuple[str, ...] = ()
+    """Servers of the run that sit here: a fine-tuning run's standby and witness. Of a remote region they join as its
+    workers do, each with the number of its seat; the others are started with the run."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= REGION_NAME_LENGTH_MAX or not self.name.isprintable() or "/" in self.name:

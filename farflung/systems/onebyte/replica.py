@@ -66,11 +66,20 @@ class Replica:
 
     @classmethod
     def open(cls, world: World, header: Header, group: Group, config: RoundsConfig) -> "Replica":
-        """As the disk has it."""
+        """As the disk has it.
+
+        Raises:
+            ValueError: what it remembers is about a candidate that this group does not have, and might have gone on.
+        """
         me, run = world.network.peer, header.run_name
         assert me in group.candidates, f"{me} is no candidate for this run"
         log = Log.open(header, world.journal(journal_name(header)).records())
         view = decode_view(world.store.read(f"onebyte-view-{run}")) or first_view(group.candidates)
+        strangers = [peer for peer in members(view) if peer not in group.candidates]
+        if strangers:
+            raise ValueError(
+                f"{strangers[0]} kept this journal too, and may hold more of it: let it come back, with its home"
+            )
         proposal = decode_view(world.store.read(f"onebyte-view-{run}-proposed"))
         # A standby may forget that it wanted to take over: it holds what counts, whichever view the witness accepted.
         if proposal is not None and (proposal.epoch <= view.epoch or view.sequencer != me):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import pytest
+
 from farflung.sim.simulation import Simulation
 from farflung.systems.onebyte.config import Group, RoundsConfig
 from farflung.systems.onebyte.log import Log
@@ -16,6 +18,7 @@ from farflung.systems.onebyte.messages import (
     View,
 )
 from farflung.systems.onebyte.replica import Replica
+from farflung.systems.onebyte.views import encode_view
 from farflung.world.address import Address, PeerId
 from farflung.world.effects import Effect, Save, Send
 from tests.onebytes import header_of
@@ -74,6 +77,14 @@ def test_what_was_proposed_binds_after_a_restart() -> None:
         assert again.is_sequencer and sent(again.beat(2.0), BytePropose) == [BytePropose(view=BOTH)]
         again.order([b"z"], 2.0)
         assert again.num_committed == 0
+
+
+def test_a_candidate_does_not_go_on_without_one_that_it_remembers_and_nobody_names() -> None:
+    with Simulation() as simulation:
+        world = simulation.node("a")
+        world.store.write(f"onebyte-view-{header_of().run_name}", encode_view(View(2, A, (PeerId("gone"),))))
+        with pytest.raises(ValueError, match="gone kept this journal too"):
+            Replica.open(world, header_of(), GROUP, CONFIG)
 
 
 def test_a_candidate_cuts_off_what_never_counted_and_only_once() -> None:
