@@ -1,8 +1,8 @@
 """Pretraining with real processes on two regions whose link has 100 Mbit/s and 100 ms, undisturbed and under kill -9.
 
 Two workers in each region, their local servers and the global one are processes; they are killed in a seeded order,
-kinds in turn, each once the last victim is back. What must hold: the run ends, its loss is that of the undisturbed run
-within noise, and the counters of the servers' journals and the workers' stores add up: every update that was
+kinds in turn, at seeded moments over the whole run. What must hold: the run ends, its loss is that of the undisturbed
+run within noise, and the counters of the servers' journals and the workers' stores add up: every update that was
 acknowledged is applied once, over all lives.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.report import Report, bench_arguments
+from farflung.apps.runs.logs import LOG_NAME
 
 RUN = """
 run = {{ name = "kills", folder = "{folder}/run", is_shaped = true }}
@@ -63,8 +64,8 @@ SEATS = {
     "local-server": ("east-local-server", "west-local-server"),
     "global-server": ("east-global-server",),
 }
-LIVED_SECONDS_MIN = 10.0
-"""A process is killed once it has been at work for so long: younger ones count as unable to start."""
+LIVED_SECONDS_MIN = 15.0
+"""A process is killed once it has been there for so long: younger ones count as unable to start."""
 SECONDS_MAX = 1800.0
 TOKENS, QUICK_TOKENS = 3_000_000, 250_000
 LOSS_MAX, QUICK_LOSS_MAX = 2.6, 3.4
@@ -86,10 +87,36 @@ class Outcome:
     killed: list[str]
 
 
-def victims(seed: int, num_kills: int) -> list[str]:
-    """Seats to kill, kinds in turn."""
+@dataclass(frozen=True)
+class Kill:
+    """One kill -9."""
+
+    seat: str
+    num_tokens: int
+    """It comes once the run has trained on so many."""
+
+
+def kills(seed: int, num_kills: int, tokens: int) -> list[Kill]:
+    """Kinds of seats in turn, one in each of equal stretches of the run but the last."""
     order = random.Random(f"{seed}:victims")
-    return [order.choice(SEATS[KINDS[number % len(KINDS)]]) for number in range(num_kills)]
+    return [
+        Kill(
+            order.choice(SEATS[KINDS[number % len(KINDS)]]),
+            int((number + order.random()) / (num_kills + 1) * tokens),
+        )
+        for number in range(num_kills)
+    ]
+
+
+def num_tokens_of(log: Path) -> int:
+    """So many have all workers of a run trained on, by what they have reported."""
+    by_seat: dict[str, int] = {}
+    # The last line may be half written.
+    for line in log.read_text().split("\n")[:-1] if log.exists() else []:
+        entry = json.loads(line)
+        if entry["kind"] == "report":
+            by_seat[entry["seat"]] = entry["num_tokens"]
+    return sum(by_seat.values())
 
 
 def process_of(
@@ -106,8 +133,8 @@ def process_of(
     return None
 
 
-def train(folder: Path, tokens: int, wanted: list[str], *, lived_seconds_min: float = LIVED_SECONDS_MIN) -> Outcome:
-    """One run; every seat of `wanted` is killed in turn, once its process has lived for so long.
+def train(folder: Path, tokens: int, wanted: list[Kill], *, lived_seconds_min: float = LIVED_SECONDS_MIN) -> Outcome:
+    """One run, with these kills in turn, each once the seat's process has lived for so long.
 
     Raises:
         RuntimeError: the run has failed, or was over before all of them were killed.
@@ -122,11 +149,12 @@ def train(folder: Path, tokens: int, wanted: list[str], *, lived_seconds_min: fl
         )
         try:
             while command.poll() is None and time.monotonic() - began_at < SECONDS_MAX:
-                found = process_of(command, folder, waiting[0], lived_seconds_min) if waiting else None
-                if found is not None:
-                    found.kill()
-                    killed.append(waiting.pop(0))
-                time.sleep(0.2)
+                if waiting and num_tokens_of(folder / "run" / LOG_NAME) >= waiting[0].num_tokens:
+                    found = process_of(command, folder, waiting[0].seat, lived_seconds_min)
+                    if found is not None:
+                        found.kill()
+                        killed.append(waiting.pop(0).seat)
+                time.sleep(0.5)
         finally:
             if command.poll() is None:
                 command.terminate()
@@ -165,7 +193,7 @@ def measure(seed: int, *, is_quick: bool, report: Report) -> None:
         calm_folder.mkdir()
         disturbed_folder.mkdir()
         calm = train(calm_folder, tokens, [])
-        disturbed = train(disturbed_folder, tokens, victims(seed, num_kills), lived_seconds_min=lived)
+        disturbed = train(disturbed_folder, tokens, kills(seed, num_kills, tokens), lived_seconds_min=lived)
     counted = sum(disturbed.counters[seat]["acknowledged"] for seat in SEATS["worker"])
     columns = ("run", "validation loss", "seconds", "killed")
     report.table(
