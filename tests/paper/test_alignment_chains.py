@@ -18,14 +18,16 @@ from farflung.apps.align.materials import adapter_config
 from farflung.model.generator import ModelGenerator
 from farflung.model.source import ModelSource
 from farflung.sim.simulation import Simulation
+from farflung.systems.alignment.colocated import install, sample
 from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.swarm.messages import ACTOR
 from farflung.systems.swarm.server import Server
+from farflung.systems.swarm.view import NoRoute
 from farflung.world.address import PeerId
 from farflung.world.doors import World
 from farflung.world.host import Host
 from tests.alignment_exactness import assert_same, in_one_place, sequential, whole, with_adapter
-from tests.policies import END_TOKEN, small_model
+from tests.policies import END_TOKEN, Place, small_model
 
 HEAD = "head"
 ADAPTER_RANK = 4
@@ -58,8 +60,8 @@ class Thread:
 
 
 @contextmanager
-def chained(source: ModelSource, num_stages: int, adapter: Any) -> Iterator[SamplingPolicy]:
-    """A policy over so many block servers."""
+def chained(source: ModelSource, num_stages: int, adapter: Any) -> Iterator[tuple[SamplingPolicy, Thread]]:
+    """A policy over so many block servers, and where these are."""
     thread, blocks = Thread(), stage_blocks(source.num_blocks, num_stages)
     peers = [PeerId(f"stage-{number}") for number in range(num_stages)]
 
@@ -77,7 +79,7 @@ def chained(source: ModelSource, num_stages: int, adapter: Any) -> Iterator[Samp
 
     chain = thread.do(found)
     generator = ModelGenerator(chain.model, open_cache=chain.open_cache)
-    yield SamplingPolicy(generator, chain.assign, stop_tokens=[END_TOKEN], rows_at_once=1)
+    yield SamplingPolicy(generator, chain.assign, stop_tokens=[END_TOKEN], rows_at_once=1), thread
     thread.do(lambda: thread.simulation.__exit__(None, None, None))
 
 
@@ -104,5 +106,20 @@ def test_a_chain_samples_what_one_place_does(
     source: ModelSource, prepare: Callable[[Any], Any], num_stages: int, num_steps: int
 ) -> None:
     adapter = adapter_config(ADAPTER_RANK, ["attn.c_attn"]) if prepare is with_adapter else None
-    with chained(source, num_stages, adapter) as policy:
+    with chained(source, num_stages, adapter) as (policy, _):
         assert_same(sequential(prepare, 1, num_steps, lambda: policy), in_one_place(prepare, num_steps))
+
+
+def test_a_server_that_died_samples_nothing_until_it_has_the_weights_again(source: ModelSource) -> None:
+    place = Place.make()
+    learner, environment, config = place.learner, place.environment, place.config
+    learner.step(place.groups())
+    expected = place.groups(version=1)
+    with chained(source, 2, None) as (policy, thread):
+        install(policy, 1, learner.snapshot())
+        thread.do(lambda: (thread.simulation.crash("stage-1"), thread.simulation.restart("stage-1")))
+        with pytest.raises(NoRoute, match="other weights"):
+            sample(policy, environment, range(1), config)
+        policy.abandon(0)
+        install(policy, 1, learner.snapshot())
+        assert sample(policy, environment, range(config.prompts_per_step), config) == expected

@@ -80,6 +80,10 @@ class SwarmView:
             seconds = min(BAN_SECONDS_MAX, max(seconds, BAN_GROWTH * previous.seconds))
         self._bans[peer] = _Ban(now, seconds, reason)
 
+    def forgive(self, peer: PeerId) -> None:
+        """What a server failed with is over."""
+        self._bans.pop(peer, None)
+
     def banned(self, *, is_last_resort: bool = False) -> set[PeerId]:
         """Servers to avoid now; as a last resort, only those that failed a moment ago."""
         now = self.world.clock.now()
