@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung.apps.finetune.job import Finetuning
+from farflung.apps.finetune.run_file import load_run_file, tables_of
 from farflung.apps.runs.command import Wish, do_run
+from farflung.apps.runs.toml_text import toml_text
 from farflung.systems.onebyte.journal import JournalSection, read_journal
 from farflung.systems.onebyte.records import Round
 from tests.apps.tunings import write_tuning
@@ -64,6 +66,23 @@ def test_one_worker_and_four_write_the_same_rounds(tmp_path: Path) -> None:
     ]
     assert states[0] == states[1]
     assert codes_of(journal(tmp_path / "one")) == codes_of(journal(tmp_path / "four"))
+
+
+def test_what_cannot_be_made_longer_says_so(tmp_path: Path) -> None:
+    path = write_tuning(tmp_path, rounds=2)
+    simulate(path)
+    more = ("training.rounds=3",)
+    with pytest.raises(ValueError, match=r"is closed after 2 rounds and takes no more: tune its model further"):
+        do_run(Finetuning(), Wish(path=path, overrides=more, is_resumed=True))
+    (tmp_path / "run" / "journal.flj").unlink()
+    for kept, sentence in (
+        ('method.decay="linear"', "falls to nothing over 2 rounds"),
+        ("method={shared_slots=true, num_slots=8, privacy={}}", "was chosen for 2 rounds"),
+    ):
+        run = load_run_file(path, (kept,))
+        (tmp_path / "run" / "run.toml").write_text(toml_text(tables_of(run)))
+        with pytest.raises(ValueError, match=sentence):
+            do_run(Finetuning(), Wish(path=tmp_path / "run" / "run.toml", overrides=more, is_resumed=True))
 
 
 def test_a_run_is_resumed_as_it_was_begun(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None
     assert ask("p1", AskPeers()) == Peers(peers=known.peers, ended=(2,)), "nobody must wait for it"
     assert told == [(seats[2].name, "8 of 16 steps")]
     assert isinstance(ask("p9", AskSeat(version="2")), Refusal)
+    refused = ask("p9", AskSeat(version="1", seat=0))
+    assert isinstance(refused, Refusal) and "already: leave out --seat, and another one is given" in refused.reason
+    again = ask("p0", AskSeat(version="1", seat=0))
+    assert isinstance(again, SeatGiven) and again.seat == seats[0], "who sits there comes back to it"
 
 
 def test_a_joiner_whose_link_broke_for_a_moment_keeps_its_seat(tmp_path: Path) -> None:

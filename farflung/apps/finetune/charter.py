@@ -8,6 +8,7 @@ from farflung.runtime.store import write_durably
 from farflung.wire.identity import KEY_BYTES, Identity
 
 RUN_KEY_FILE = "run.key"
+JOURNAL_FILE = "journal.flj"
 
 
 class Charter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
-from farflung.apps.finetune.charter import RUN_KEY_FILE, Charter, kept_identity
+from farflung.apps.finetune.charter import JOURNAL_FILE, RUN_KEY_FILE, Charter, kept_identity
 from farflung.apps.finetune.engine import CANDIDATES, OneByteEngine, load_part
 from farflung.apps.finetune.method import name_of
 from farflung.apps.finetune.progress import LoneBar, RoundBars, gradient_bytes
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from farflung.apps.finetune.materials import TuningMaterials
     from farflung.apps.runs.group import Group
 
-RESULT_FILE = "journal.flj"
-
 
 class Finetuning:
     """See `runs.job.Job`."""
@@ -42,6 +40,26 @@ class Finetuning:
 
     def tables_of(self, run: FinetuneRun) -> dict[str, Any]:
         return tables_of(run)
+
+    def check_longer(self, before: FinetuneRun, now: FinetuneRun, folder: Path) -> None:
+        if not now.is_onebyte:
+            return
+        num_rounds = before.training.rounds
+        way_out = f"tune its model further in a run of its own, with model.path = {folder}/model"
+        if (folder / JOURNAL_FILE).exists():
+            raise ValueError(
+                f"the journal in {folder} is closed after {num_rounds} rounds and takes no more: {way_out}"
+            )
+        if now.onebyte.decay == "linear":
+            raise ValueError(
+                f"the learning rate of the run in {folder} falls to nothing over {num_rounds} rounds (method.decay): "
+                f"finish it with as many, then {way_out}"
+            )
+        if now.onebyte.privacy is not None and now.onebyte.privacy.noise_multiplier is None:
+            raise ValueError(
+                f"the noise of the run in {folder} was chosen for {num_rounds} rounds, as its journal says: finish it "
+                f"with as many, then {way_out}"
+            )
 
     def gather(self, run: FinetuneRun) -> "TuningMaterials":
         from farflung.apps.finetune.materials import TuningMaterials
@@ -98,8 +116,8 @@ class Finetuning:
     def summary(self, run: FinetuneRun, materials: "TuningMaterials") -> str:
         from farflung.apps.finetune.opening import opening_words
 
-        name = Path(materials.location).name
-        what = f"{name_of(run.method)}: {materials.size[0]:,} parameters of {name}, {run.training.rounds:,} rounds"
+        what = f"{name_of(run.method)}: {materials.size[0]:,} parameters of {materials.name}"
+        what = f"{what}, {run.training.rounds:,} rounds"
         if not run.is_onebyte:
             return f"{what} on this machine"
         line = (
@@ -123,10 +141,10 @@ class Finetuning:
 
     def keep(self, folder: Path, result: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / RESULT_FILE, result)
+        write_durably(folder / JOURNAL_FILE, result)
 
     def kept(self, folder: Path) -> bytes:
-        return (folder / RESULT_FILE).read_bytes()
+        return (folder / JOURNAL_FILE).read_bytes()
 
     def leave(self, ended: "Ended[FinetuneRun, TuningMaterials]", console: Console) -> None:
         from farflung.apps.finetune.leave import leave, leave_baseline

@@ -49,10 +49,7 @@ def leave(ended: AnyEnded, console: Console) -> None:
         f"{byte_text(num_gradient_bytes)}; plot: {plot}"
     )
     if tuned.num_full_rounds < run.training.rounds:
-        console.print(
-            f"It ended before its {run.training.rounds} rounds, as workers had spent their budgets of privacy and too "
-            f"few were left: a larger epsilon, more examples or fewer slots go further"
-        )
+        console.print(_early_words(run))
     for point in history.newest():
         console.print(f"  {point.seat}: " + ", ".join([f"{point.num_steps:,} slots measured", *privacy_words(point)]))
     console.print(f"journal: {tuned.path}, {size:,} bytes, state {tuned.state.hex()[:16]}", soft_wrap=True)
@@ -79,6 +76,16 @@ def leave_baseline(ended: AnyEnded, console: Console) -> None:
         f"{sent}; plot: {plot}"
     )
     _leave_model(run, ended, tuned.model, console)
+
+
+def _early_words(run: FinetuneRun) -> str:
+    start = f"It ended before its {run.training.rounds} rounds, as"
+    if run.onebyte.privacy is None:
+        return f"{start} its journal had been closed already"
+    return (
+        f"{start} workers had spent their budgets of privacy and too few were left: a larger epsilon, more examples or "
+        f"fewer slots go further"
+    )
 
 
 def num_machines_of(run: FinetuneRun) -> int:

@@ -64,6 +64,11 @@ class TuningMaterials:
         return cls(run, location, model, tokenizer, task, is_own=own_data is not None)
 
     @property
+    def name(self) -> str:
+        """Of the base model, for people."""
+        return "the example model" if self.run.data is None else Path(self.location).name
+
+    @property
     def fingerprint(self) -> str:
         """Equal where base model, tokenizer and training examples, unless they are private, are equal."""
         digest = hashlib.sha256(tokenizer_fingerprint(self.tokenizer).encode())
@@ -121,7 +126,7 @@ class TuningMaterials:
         return Header(
             run=hashlib.blake2b(base + name, digest_size=RUN_ID_BYTES, person=b"farflung run").digest(),
             base=base,
-            base_name=Path(self.location).name,
+            base_name=self.name,
             dtype=run.model.dtype,
             tensors=tensors,
             quantisation=run.model.quantisation or UNSET,

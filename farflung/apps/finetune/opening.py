@@ -18,6 +18,10 @@ SAFE_EPSILON = 1e-4
 """For float32, so that large models need not be asked."""
 CROSSOVER = 2
 """Which of the sentences is about links."""
+EXACT = (
+    "This run measures by one backward pass a round (method.is_exact), which gives the same bytes with less noise; "
+    "--set method.is_exact=false measures by forward passes alone."
+)
 
 
 def opening_words(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:
@@ -41,7 +45,8 @@ def _advice(run: FinetuneRun, materials: "TuningMaterials") -> list[str]:
             latency_seconds=max((link.latency_ms for link in run.links), default=0.0) / 1000,
         )
     ).sentences
-    return [sentence for number, sentence in enumerate(sentences) if run.links or number != CROSSOVER]
+    chosen = [sentence for number, sentence in enumerate(sentences) if run.links or number != CROSSOVER]
+    return [*chosen, EXACT] if run.onebyte.is_exact else chosen
 
 
 def _epsilon_words(run: FinetuneRun, materials: "TuningMaterials") -> str | None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.plot import byte_text
@@ -84,6 +85,14 @@ class LoneBar:
         self._progress.update(self._rounds, completed=num_rounds(self._history), told=told)
 
 
+class LeftColumn(TimeRemainingColumn):
+    """The time that is left of the rounds; a worker's share of them comes to no end."""
+
+    def render(self, task: Task) -> Text:
+        """See rich."""
+        return super().render(task) if task.id == 0 else Text("")
+
+
 class RoundBars:
     """Rich bars over a history; use in `with`."""
 
@@ -102,7 +111,7 @@ class RoundBars:
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
+            LeftColumn(),
             console=console,
         )
         self._rounds = self._progress.add_task("rounds", total=num_rounds_max, told="")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from farflung.apps.finetune.accuracy import Score, score
+from farflung.apps.finetune.charter import JOURNAL_FILE
 from farflung.apps.finetune.materials import TuningMaterials
 from farflung.runtime.store import write_durably
 from farflung.systems.onebyte.journal import read_journal
 from farflung.systems.onebyte.replay import replay
-
-JOURNAL_FILE = "journal.flj"
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,11 @@ def _begin(job: AnyJob, run: Any) -> Path:
 def _check_same(job: AnyJob, run: Any, kept: Path) -> None:
     if not kept.exists():
         raise ValueError(f"there is no run in {kept.parent} to resume: start it without --resume")
-    before, now = job.tables_of(job.run_from(read_toml(kept))), job.tables_of(run)
+    begun = job.run_from(read_toml(kept))
+    before, now = job.tables_of(begun), job.tables_of(run)
     section, key = job.budget
-    if now[section][key] >= before[section][key]:
+    is_longer = now[section][key] > before[section][key]
+    if is_longer:
         before[section][key] = now[section][key]
     for section in before:
         if section not in MAY_CHANGE and before[section] != now[section]:
@@ -153,6 +155,8 @@ def _check_same(job: AnyJob, run: Any, kept: Path) -> None:
                 f"the run in {kept.parent} was begun with another [{section}]{keys}: resume it with "
                 f"`{_resuming(job, kept)}`, or choose another run.folder"
             )
+    if is_longer:
+        job.check_longer(begun, run, kept.parent)
 
 
 def _differing(before: object, now: object) -> str:

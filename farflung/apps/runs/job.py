@@ -95,6 +95,14 @@ class Job(Protocol[AnyRun, AnyMaterials]):
         """The full effective run as tables; `run_from` of them is the same run."""
         ...
 
+    def check_longer(self, before: AnyRun, now: AnyRun, folder: Path) -> None:
+        """Whether the run in `folder` can have a larger budget than it was begun with.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        ...
+
     def gather(self, run: AnyRun) -> AnyMaterials:
         """On the lead: load everything, and try what seats will do.
 

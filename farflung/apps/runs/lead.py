@@ -248,6 +248,8 @@ class Lead(Role):
         if asked.seat is not None and self._is_anothers(asked.seat, peer):
             name = self.seats[asked.seat].name
             return f"{name} is what another machine keeps on its disk: it must come back itself, with its --home"
+        if asked.seat is not None and self._holders.get(asked.seat, peer) != peer:
+            return f"somebody sits on {self.seats[asked.seat].name} already: leave out --seat, and another one is given"
         regions = list(dict.fromkeys(seat.region for seat in self.seats))
         if asked.region is not None and asked.region not in regions:
             return f"this run has no region {asked.region!r}: it has {', '.join(regions)}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -142,12 +143,23 @@ def terminal(history: History, time_name: str, *, width: int = 64, height: int =
     return Group(*parts, table)
 
 
+def _joined(points: Series, step: float) -> Series:
+    """The points, and others on the straight lines between them, no further apart than `step`."""
+    found: Series = points[:1]
+    for (x_before, y_before), (x, y) in pairwise(points):
+        num_steps = max(1, math.ceil((x - x_before) / step)) if math.isfinite(y_before + y) else 1
+        shares = [number / num_steps for number in range(1, num_steps)]
+        found += [(x_before + share * (x - x_before), y_before + share * (y - y_before)) for share in shares]
+        found.append((x, y))
+    return found
+
+
 def _braille(series: dict[str, Series], bounds: tuple[float, float, float], width: int, height: int) -> list[Text]:
     x_max, low, high = bounds
     cells = [[0] * width for _ in range(height)]
     owners = [[0] * width for _ in range(height)]
     for index, points in enumerate(series.values()):
-        for x, y in points:
+        for x, y in _joined(points, x_max / (2 * width)):
             column = min(2 * width - 1, int(x / x_max * (2 * width - 1)))
             row = min(4 * height - 1, max(0, int((high - y) / (high - low) * (4 * height - 1))))
             cells[row // 4][column // 2] |= BRAILLE_DOTS[row % 4][column % 2]

@@ -45,7 +45,9 @@ class Session:
     def simulate(self) -> Any:
         """Do the run on virtual time; its result."""
         with self._bars:
-            return SimulatedRun(self._job, self._run, self._materials, self._gathered).work()
+            result = SimulatedRun(self._job, self._run, self._materials, self._gathered).work()
+            self._bars.show()
+        return result
 
     @property
     def is_alone(self) -> bool:
@@ -75,7 +77,9 @@ class Session:
             show=self._show,
         )
         with self._bars:
-            return run.work(is_resumed=is_resumed)
+            result = run.work(is_resumed=is_resumed)
+            self._bars.show()
+        return result
 
     def _on_point(self, point: Point) -> None:
         self._write(report_entry(point))
