@@ -1,6 +1,6 @@
 """One small model, one fleet of real processes and one client for all tests of this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM as Whole
 
+from farflung.apps.fork_server import ForkServer
 from farflung.apps.library import AutoModelForCausalLM
 from tests.apps.tiny import save_tiny_model
-from tests.loopback.fleet import Fleet, wait_until
+from tests.loopback.fleet import Fleet, open_forge, wait_until
 from tests.loopback.pretraining import Command
 
 CONTEXT_LENGTH_MAX = 2048
@@ -32,10 +33,17 @@ def whole(folder: Path) -> Any:
     return model
 
 
+@pytest.fixture(scope="session")
+def forge() -> Iterator[ForkServer]:
+    """Has imported everything, and forks commands."""
+    with open_forge() as forge:
+        yield forge
+
+
 @pytest.fixture(scope="package")
-def processes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def processes(folder: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     other_folder = save_tiny_model(tmp_path_factory.mktemp("other"), num_blocks=1)
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), folder, other_folder)
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), folder, other_folder, forge)
     try:
         fleet.found()
         yield fleet
@@ -55,6 +63,17 @@ def fleet(processes: Fleet, model: Any) -> Fleet:
     processes.complete()
     wait_until(lambda: processes.sees(model._blocks.view.servers()), "the client knows all servers")
     return processes
+
+
+@pytest.fixture
+def lead(tmp_path: Path, commands: list[Command], forge: ForkServer) -> Callable[..., Command]:
+    """Starts a command that leads a run, with these arguments; it is stopped at the end of the test."""
+
+    def start(*arguments: str, kind: str = "pretrain") -> Command:
+        commands.append(Command(tmp_path, *arguments, kind=kind, forge=forge))
+        return commands[-1]
+
+    return start
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """A swarm of real server processes that tests kill and freeze, kept complete: two servers for either half."""
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from farflung.apps.fork_server import Forked, ForkServer
 from farflung.apps.tickets import invite
 from farflung.systems.swarm.info import ServerInfo
 from farflung.wire.identity import Identity
@@ -31,14 +30,28 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def open_forge() -> Iterator[ForkServer]:
+    """A process that starts others, which end with it; see `tests.loopback.forge`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.loopback.forge"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield ForkServer(process.stdin.fileno(), process.stdout.fileno())
+
+
 @dataclass
 class Program:
     """One `farflung` process."""
 
-    pid: int
+    process: Forked
     home: Path
     log: Path
     blocks: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def text(self) -> str:
@@ -53,11 +66,11 @@ class Program:
     @property
     def status(self) -> int:
         """With what it ended."""
-        return int(self.log.with_name(self.log.name + ".status").read_text())
+        return self.process.wait(PATIENCE_SECONDS)
 
     @property
     def is_alive(self) -> bool:
-        return psutil.pid_exists(self.pid)
+        return self.process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -76,28 +89,20 @@ class Fleet:
     folder: Path
     model: Path
     other_model: Path
+    forge: ForkServer
     programs: list[Program] = field(default_factory=list[Program])
     servers: list[Program] = field(default_factory=list[Program])
 
-    def __post_init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._forge = subprocess.Popen(
-            [sys.executable, "-m", "tests.loopback.forge"],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.ticket_file = self.folder / "ticket"
-
     def found(self) -> None:
         """Start the founder and the servers."""
-        assert self._forge.stdout is not None
-        assert self._forge.stdout.readline() == "ready\n", "the forge does not start; see its errors above"
         self.founder = self._serve(self.other_model, "0:1", "--new-swarm", "--ticket-file", str(self.ticket_file))
         wait_until(self.ticket_file.exists, "the founder's ticket")
         self.complete()
+
+    @property
+    def ticket_file(self) -> Path:
+        """Where the founder leaves its own."""
+        return self.folder / "ticket"
 
     @property
     def admin_ticket(self) -> str:
@@ -115,11 +120,7 @@ class Fleet:
         """A process of its own, of the command line."""
         home = home or self.folder / f"home-{len(self.programs)}"
         log = self.folder / f"log-{len(self.programs)}"
-        assert self._forge.stdin is not None and self._forge.stdout is not None
-        order = {"arguments": arguments, "home": str(home), "log": str(log)}
-        self._forge.stdin.write(json.dumps(order) + "\n")
-        self._forge.stdin.flush()
-        program = Program(int(self._forge.stdout.readline()), home, log)
+        program = Program(self.forge.start(arguments, {"FARFLUNG_HOME": str(home)}, log), home, log)
         self.programs.append(program)
         return program
 
@@ -165,7 +166,3 @@ class Fleet:
     def close(self) -> None:
         for program in self.programs:
             program.kill()
-        assert self._forge.stdin is not None and self._forge.stdout is not None
-        self._forge.stdin.close()
-        self._forge.wait(60)
-        self._forge.stdout.close()

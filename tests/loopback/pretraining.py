@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 
+from farflung.apps.fork_server import ForkServer
+from farflung.apps.processes import Process
 from farflung.apps.runs.history import read_history
 from tests.loopback.fleet import ROOT, wait_until
 
@@ -20,7 +23,8 @@ SECONDS_MAX = 400.0
 class Command:
     """`farflung pretrain`, or a run of another kind, at work."""
 
-    def __init__(self, folder: Path, *arguments: str, kind: str = "pretrain") -> None:
+    def __init__(self, folder: Path, *arguments: str, kind: str = "pretrain", forge: ForkServer | None = None) -> None:
+        """With a forge, it is forked there instead of importing everything by itself."""
         self.folder = folder / "run"
         self.output = folder / "output.txt"
         variables = {
@@ -29,7 +33,12 @@ class Command:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        with self.output.open("ab") as output:
+        self.process: Process
+        if forge is not None:
+            self.output.write_bytes(b"")
+            self.process = forge.start([kind, *arguments], variables, self.output)
+            return
+        with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "farflung", kind, *arguments],
                 cwd=ROOT,
@@ -63,10 +72,14 @@ class Command:
         """Its exit status."""
         return self.process.wait(SECONDS_MAX)
 
+    def send(self, number: signal.Signals) -> None:
+        """To the command alone."""
+        os.kill(self.process.pid, number)
+
     def close(self) -> None:
         """Stop it, if it still runs."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.send(signal.SIGTERM)
             self.process.wait(SECONDS_MAX)
 
 

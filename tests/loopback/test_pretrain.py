@@ -1,25 +1,27 @@
 """Pretraining with real processes: it learns, survives kill -9 of workers and servers, is interrupted, resumed."""
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from farflung.apps.fork_server import ForkServer
 from farflung.apps.runs.history import read_history
 from farflung.apps.runs.local import STOP_SECONDS
 from farflung.wire.ticket import Ticket
 from tests.apps.runs import HALOS, ONE_SERVER, write_run
-from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.fleet import wait_until
 from tests.loopback.pretraining import LEARNT_LOSS, SECONDS_MAX, Command, summary, tracebacks, wait_trained
 
 pytestmark = pytest.mark.loopback
 
+OVERSHOOT = 10_000
+"""Tokens that workers may train on beyond the budget, as they were at it when it was used up."""
 DISK_BYTES = 60_000
 """No file is longer: room for a log, but not for a model of 18,168 values."""
 TWO_SEATS = ["--set", "regions=[{name='east', workers=1}]", "--set", "links=[]"]
@@ -35,16 +37,15 @@ FARFLUNG = 'name = "farflung"\n[algorithm.rounds]\nask_again_seconds = 1.0'
     ids=["halos", "farflung"],
 )
 def test_a_run_learns_though_its_processes_are_killed(
-    algorithm: str, victims: list[str], tmp_path: Path, commands: list[Command]
+    algorithm: str, victims: list[str], tmp_path: Path, lead: Callable[..., Command]
 ) -> None:
-    path = write_run(tmp_path, algorithm=algorithm, tokens=200_000)
-    command = Command(tmp_path, str(path))
-    commands.append(command)
-    wait_trained(command, 20_000)
+    path = write_run(tmp_path, algorithm=algorithm, tokens=100_000)
+    command = lead(str(path))
+    wait_trained(command, 10_000)
     for victim in victims:
         before = command.num_tokens
         command.seat(victim).send_signal(signal.SIGKILL)
-        wait_trained(command, before + 20_000)
+        wait_trained(command, before + 10_000)
     assert command.wait() == 0, command.output.read_text()
     text = command.output.read_text().replace("\n", " ")
     for victim in victims:
@@ -54,42 +55,39 @@ def test_a_run_learns_though_its_processes_are_killed(
 
 
 @pytest.mark.parametrize("algorithm", [HALOS, FARFLUNG], ids=["halos", "farflung"])
-def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path, commands: list[Command]) -> None:
-    path = write_run(tmp_path, algorithm=algorithm, tokens=150_000)
-    first = Command(tmp_path, str(path))
-    commands.append(first)
-    wait_trained(first, 30_000)
+def test_an_interrupted_run_goes_on_where_it_was(algorithm: str, tmp_path: Path, lead: Callable[..., Command]) -> None:
+    path = write_run(tmp_path, algorithm=algorithm, tokens=80_000)
+    first = lead(str(path))
+    wait_trained(first, 25_000)
     children = psutil.Process(first.process.pid).children(recursive=True)
-    first.process.send_signal(signal.SIGINT)
+    first.send(signal.SIGINT)
     assert first.wait() == 130, first.output.read_text()
     assert "Go on with: farflung pretrain" in first.output.read_text()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not tracebacks(first)
     before = first.num_tokens
-    assert 30_000 <= before < 150_000
-    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
-    commands.append(second)
+    assert 25_000 <= before < 80_000
+    second = lead(str(first.folder / "run.toml"), "--resume")
     assert second.wait() == 0, second.output.read_text()
     assert "begins anew" not in second.text
     result = summary(tmp_path)
     assert result["validation_loss"] < LEARNT_LOSS
     # Without what the first part had done, it would take the whole budget again.
-    assert result["num_tokens"] - before < 150_000 - 0.5 * before + 40_000
+    assert result["num_tokens"] - before < 80_000 - 0.5 * before + OVERSHOOT
     history = read_history(first.folder / "log.jsonl")
     times = [point.seconds for point in history.points]
     assert times == sorted(times)
 
 
-def test_a_second_interrupt_ends_a_stop_at_once(tmp_path: Path, commands: list[Command]) -> None:
-    command = Command(tmp_path, str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
-    commands.append(command)
+def test_a_second_interrupt_ends_a_stop_at_once(tmp_path: Path, lead: Callable[..., Command]) -> None:
+    command = lead(str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
     wait_trained(command, 1_000)
     children = psutil.Process(command.process.pid).children(recursive=True)
     command.seat("east-worker-0").send_signal(signal.SIGSTOP)  # it never hears that it should leave
-    command.process.send_signal(signal.SIGINT)
+    command.send(signal.SIGINT)
     wait_until(lambda: "Ctrl-C again ends them at once" in command.text, "the lead has heard the first", SECONDS_MAX)
     began_at = time.monotonic()
-    command.process.send_signal(signal.SIGINT)
+    command.send(signal.SIGINT)
     assert command.wait() == 130, command.text
     assert time.monotonic() - began_at < STOP_SECONDS, "it has waited for the worker all the same"
     assert "Stopped at once; what was saved before is kept. Go on with: farflung pretrain" in command.text
@@ -99,9 +97,8 @@ def test_a_second_interrupt_ends_a_stop_at_once(tmp_path: Path, commands: list[C
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set")
-def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, commands: list[Command]) -> None:
-    command = Command(tmp_path, str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
-    commands.append(command)
+def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, lead: Callable[..., Command]) -> None:
+    command = lead(str(write_run(tmp_path, algorithm=ONE_SERVER, tokens=10_000_000)), *TWO_SEATS)
     limited: set[int] = set()
 
     def has_ended() -> bool:
@@ -119,38 +116,27 @@ def test_a_full_disk_of_a_seat_ends_the_run_with_a_way_out(tmp_path: Path, comma
     assert not tracebacks(command)
 
 
-def test_a_worker_of_another_machine_joins(tmp_path: Path, commands: list[Command]) -> None:
-    path = write_run(tmp_path, algorithm=HALOS, tokens=400_000)
-    command = Command(tmp_path, str(path), "--set", "training.joiners_max=1")
-    commands.append(command)
+def test_a_worker_of_another_machine_joins(tmp_path: Path, lead: Callable[..., Command], forge: ForkServer) -> None:
+    path = write_run(tmp_path, algorithm=HALOS, tokens=120_000)
+    command = lead(str(path), "--set", "training.joiners_max=1")
     wait_trained(command, 20_000)
     ticket = (tmp_path / "run" / "ticket").read_text().strip()
-    joining = subprocess.Popen(
-        [sys.executable, "-m", "farflung", "join", ticket, "--region", "west", "--home", str(tmp_path / "elsewhere")],
-        cwd=ROOT,
-        env={**os.environ, "FARFLUNG_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert command.wait() == 0, command.output.read_text()
-        output, _ = joining.communicate(timeout=SECONDS_MAX)
-    finally:
-        joining.kill()
-        joining.wait()
-    assert "takes the seat west-worker-5" in output
+    log = tmp_path / "joining.log"
+    arguments = ["join", ticket, "--region", "west", "--home", str(tmp_path / "elsewhere")]
+    joining = forge.start(arguments, {"FARFLUNG_CACHE": str(tmp_path / "cache")}, log)
+    assert command.wait() == 0, command.output.read_text()
+    assert joining.wait(SECONDS_MAX) == 0, log.read_text()
+    assert "takes the seat west-worker-5" in log.read_text()
     steps = {point.seat: point.num_steps for point in read_history(tmp_path / "run" / "log.jsonl").newest()}
     assert steps["west-worker-5"] > 0 and len(steps) == 5
 
 
-def test_a_killed_lead_leaves_no_process(tmp_path: Path, commands: list[Command]) -> None:
-    command = Command(tmp_path, str(write_run(tmp_path, tokens=10_000_000)))
-    commands.append(command)
+def test_a_killed_lead_leaves_no_process(tmp_path: Path, lead: Callable[..., Command]) -> None:
+    command = lead(str(write_run(tmp_path, tokens=10_000_000)))
     wait_trained(command, 1_000)
     children = psutil.Process(command.process.pid).children(recursive=True)
     assert len(children) == 8, "seven seats and what has forked them"
-    command.process.kill()
+    command.send(signal.SIGKILL)
     command.process.wait()
     began_at = time.monotonic()
     _, alive = psutil.wait_procs(children, timeout=60)
@@ -158,16 +144,16 @@ def test_a_killed_lead_leaves_no_process(tmp_path: Path, commands: list[Command]
     assert not alive, f"{len(alive)} processes live {time.monotonic() - began_at:.0f} s after their lead"
 
 
-def test_a_run_whose_lead_was_killed_is_found_at_the_same_place_again(tmp_path: Path, commands: list[Command]) -> None:
-    first = Command(tmp_path, str(write_run(tmp_path, tokens=10_000_000)))
-    commands.append(first)
+def test_a_run_whose_lead_was_killed_is_found_at_the_same_place_again(
+    tmp_path: Path, lead: Callable[..., Command]
+) -> None:
+    first = lead(str(write_run(tmp_path, tokens=10_000_000)))
     wait_trained(first, 1_000)
     before = Ticket.parse((first.folder / "ticket").read_text().strip(), time.time()).meetings
-    first.process.kill()
+    first.send(signal.SIGKILL)
     first.process.wait()
     trained = first.num_tokens
-    second = Command(tmp_path, str(first.folder / "run.toml"), "--resume")
-    commands.append(second)
+    second = lead(str(first.folder / "run.toml"), "--resume")
     wait_trained(second, trained + 1_000)
     after = Ticket.parse((first.folder / "ticket").read_text().strip(), time.time()).meetings
     assert [meeting.endpoints for meeting in after] == [meeting.endpoints for meeting in before]
