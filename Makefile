@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_OFFLINE := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup demo test lint types chaos bench clean
+.PHONY: help setup demo test suite lint types chaos bench clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,7 +33,10 @@ setup: $(VENV)/.setup-dev  ## make .venv with everything that development needs
 demo: $(VENV)/.setup-demo  ## train a small model, serve it by several processes, kill one, compare
 	$(BIN)/farflung demo
 
-test: setup lint types  ## all checks, then the whole suite but its slow part
+test: setup lint  ## all checks, and beside the types the whole suite but its slow part
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: setup  ## the tests alone, without the slow ones
 	$(BIN)/python -m pytest -m "not slow and not network" --numprocesses $(JOBS)
 
 lint: setup  ## style, format and the import contracts
