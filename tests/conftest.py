@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from farflung.apps.fork_server import ForkServer
     from tests.scheduling import FilesTogether
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would the processes that tests interrupt.
@@ -59,6 +60,15 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the user's keys, journals and tickets."""
     monkeypatch.setenv("FARFLUNG_HOME", str(tmp_path / "farflung-home"))
     monkeypatch.delenv("FARFLUNG_TICKET", raising=False)
+
+
+@pytest.fixture(scope="session")
+def forge() -> "Iterator[ForkServer]":
+    """Has imported everything, and forks commands: see `tests.forge`."""
+    from tests.forge import open_forge
+
+    with open_forge() as forge:
+        yield forge
 
 
 @pytest.fixture(scope="session", autouse=True)

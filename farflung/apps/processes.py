@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from farflung.apps.fork_server import fork_server
+from farflung.apps.fork_server import ForkServer, fork_server
 from farflung.apps.parents import PARENT_VARIABLE
 
 STOP_SECONDS = 5.0
@@ -111,9 +111,10 @@ class Child:
 class Supervisor:
     """Starts children and, on leaving its `with` block, ends all that are left."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` gets a log per child."""
+    def __init__(self, folder: Path, server: ForkServer | None = None) -> None:
+        """`folder` gets a log per child; `server` forks commands, in place of that of this process."""
         self._folder = folder
+        self._server = server
         self._children: list[Child] = []
 
     def __enter__(self) -> "Supervisor":
@@ -140,8 +141,8 @@ class Supervisor:
         return child
 
     def command(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Start `farflung ARGUMENTS` as `start` does; this process's fork server, if there is one, does it at once."""
-        server = fork_server()
+        """Start `farflung ARGUMENTS` as `start` does; a fork server, if there is one, does it at once."""
+        server = self._server or fork_server()
         if server is None:
             return self.start(name, [sys.executable, "-m", "farflung", *arguments], environment)
         log = self._folder / f"{name}.log"

@@ -5,35 +5,33 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from farflung.apps import cli
+from farflung.apps.fork_server import ForkServer
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Meeting, SwarmAuthority, Ticket
 from farflung.world.errors import Unreachable
 from tests.apps.processes import ROOT, free_port
+from tests.forge import Ended, run
 
 pytestmark = pytest.mark.loopback
 
 
-def farflung(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "farflung", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def farflung(forge: ForkServer, tmp_path: Path) -> Callable[..., Ended]:
+    """Runs a command to its end, with these arguments and variables."""
+    return partial(run, forge, tmp_path)
 
 
-def sentence_of(done: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a mistake."""
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+def sentence_of(ended: Ended) -> str:
+    """The one sentence of a mistake, beside which nothing is written."""
+    assert ended.status == 2, ended.text
+    (line,) = ended.text.strip().splitlines()
     assert line.startswith("farflung: ")
     return line
 
@@ -86,14 +84,15 @@ def test_help_is_quick_and_loads_no_torch() -> None:
         (["serve"], "Missing argument"),
     ],
 )
-def test_mistakes_end_with_one_sentence_and_status_2(tiny_folder: Path, arguments: list[str], sentence: str) -> None:
+def test_mistakes_end_with_one_sentence_and_status_2(
+    farflung: Callable[..., Ended], tiny_folder: Path, arguments: list[str], sentence: str
+) -> None:
     meant = {"TINY": str(tiny_folder), "TICKET": ticket_to("127.0.0.1:1").text()}
     done = farflung(*(meant.get(argument, argument) for argument in arguments))
     assert sentence in sentence_of(done)
-    assert done.stdout == ""
 
 
-def test_a_port_in_use_is_named(tiny_folder: Path) -> None:
+def test_a_port_in_use_is_named(farflung: Callable[..., Ended], tiny_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ticket = ticket_to("127.0.0.1:1").text()
@@ -101,25 +100,25 @@ def test_a_port_in_use_is_named(tiny_folder: Path) -> None:
         assert f":{port}" in sentence_of(farflung("api", str(tiny_folder), "--join", ticket, "--port", port))
 
 
-def test_an_expired_ticket_says_when_it_ended() -> None:
+def test_an_expired_ticket_says_when_it_ended(farflung: Callable[..., Ended]) -> None:
     expired = ticket_to("127.0.0.1:1", seconds=-60).text()
     assert "this ticket expired" in sentence_of(farflung("status", FARFLUNG_TICKET=expired))
 
 
-def test_a_swarm_that_does_not_answer_is_named_with_its_place() -> None:
+def test_a_swarm_that_does_not_answer_is_named_with_its_place(farflung: Callable[..., Ended]) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     sentence = sentence_of(farflung("status", "--join", ticket_to(endpoint).text()))
     assert f"swarm 'elsewhere' cannot be joined at {endpoint}" in sentence
 
 
-def test_invite_makes_narrower_tickets_and_refuses_wider_ones() -> None:
+def test_invite_makes_narrower_tickets_and_refuses_wider_ones(farflung: Callable[..., Ended]) -> None:
     admin = ticket_to("127.0.0.1:1").text()
     done = farflung("invite", "--role", "server", "--expires", "30m", "--join", admin)
-    assert done.returncode == 0, done.stderr
-    invited = Ticket.parse(done.stdout, time.time())
+    assert done.status == 0, done.text
+    invited = Ticket.parse(done.text, time.time())
     assert invited.role == "server"
     assert invited.expires_at - time.time() == pytest.approx(1800, abs=60)
-    assert "cannot make further tickets" in sentence_of(farflung("invite", "--join", done.stdout.strip()))
+    assert "cannot make further tickets" in sentence_of(farflung("invite", "--join", done.text.strip()))
     assert "cannot outlive" in sentence_of(farflung("invite", "--expires", "7d", "--join", admin))
     assert "is no duration" in sentence_of(farflung("invite", "--expires", "soon", "--join", admin))
     assert "--role must be one of" in sentence_of(farflung("invite", "--role", "king", "--join", admin))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM as Whole
 from farflung.apps.fork_server import ForkServer
 from farflung.apps.library import AutoModelForCausalLM
 from tests.apps.tiny import save_tiny_model
-from tests.loopback.fleet import Fleet, open_forge, wait_until
+from tests.loopback.fleet import Fleet, wait_until
 from tests.loopback.pretraining import Command
 
 CONTEXT_LENGTH_MAX = 2048
@@ -31,13 +31,6 @@ def whole(folder: Path) -> Any:
     for weight in model.parameters():
         weight.data = weight.data.clone()  # the alignment of mapped files changes how kernels group their sums
     return model
-
-
-@pytest.fixture(scope="session")
-def forge() -> Iterator[ForkServer]:
-    """Has imported everything, and forks commands."""
-    with open_forge() as forge:
-        yield forge
 
 
 @pytest.fixture(scope="package")

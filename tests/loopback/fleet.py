@@ -1,12 +1,9 @@
 """A swarm of real server processes that tests kill and freeze, kept complete: two servers for either half."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,16 +25,6 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def open_forge() -> Iterator[ForkServer]:
-    """A process that starts others, which end with it; see `tests.loopback.forge`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.loopback.forge"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
-        yield ForkServer(process.stdin.fileno(), process.stdout.fileno())
 
 
 @dataclass

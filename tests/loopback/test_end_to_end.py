@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung import AutoModelForCausalLM as RemoteModel
 from farflung.apps.demo.swarm import DemoSwarm
+from farflung.apps.fork_server import ForkServer
 from farflung.apps.processes import Supervisor
 from farflung.apps.tickets import invite
 from farflung.wire.ticket import SwarmAuthority, Ticket
 from tests.apps.tiny import save_tiny_model
+from tests.forge import run
 
 pytestmark = pytest.mark.loopback
 
@@ -36,9 +38,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swarm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoSwarm]:
+def swarm(model_folder: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoSwarm]:
     folder = tmp_path_factory.mktemp("swarm")
-    with Supervisor(folder) as supervisor:
+    with Supervisor(folder, forge) as supervisor:
         swarm = DemoSwarm(supervisor, model_folder, 4, folder)
         swarm.start()
         yield swarm
@@ -62,12 +64,6 @@ def local_answer(folder: Path, prompt: str, num_tokens: int, *, is_end_forbidden
     return tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-def run(*arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "farflung", *arguments]
-    variables = {**os.environ, **environment}
-    return subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=300, check=False)
-
-
 def ticket(swarm: DemoSwarm, role: str) -> str:
     return invite((swarm.folder / "ticket").read_text().strip(), role, "1h", None)
 
@@ -80,20 +76,20 @@ def test_a_streamed_chat_has_the_words_of_one_machine(swarm: DemoSwarm, client: 
     assert text == local_answer(model_folder, PROMPT + "\n", 48)
 
 
-def test_the_command_line_has_them_too_with_a_ticket_for_clients(swarm: DemoSwarm, model_folder: Path) -> None:
-    done = run(
-        "generate", str(model_folder), "--prompt", PROMPT, "--max-tokens", "24", FARFLUNG_TICKET=ticket(swarm, "client")
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == local_answer(model_folder, PROMPT, 24) + "\n"
+def test_the_command_line_has_them_too_with_a_ticket_for_clients(
+    swarm: DemoSwarm, model_folder: Path, forge: ForkServer, tmp_path: Path
+) -> None:
+    arguments = ("generate", str(model_folder), "--prompt", PROMPT, "--max-tokens", "24")
+    done = run(forge, tmp_path, *arguments, FARFLUNG_TICKET=ticket(swarm, "client"))
+    assert done.status == 0, done.text
+    assert done.text == local_answer(model_folder, PROMPT, 24) + "\n"
 
 
 def test_a_conversation_in_the_terminal_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:
-    done = run(
-        *("chat", str(model_folder), "--temperature", "0", "--max-tokens", "16"),
-        typed=PROMPT.strip() + "\n",
-        FARFLUNG_TICKET=ticket(swarm, "client"),
-    )
+    command = [sys.executable, "-m", "farflung", "chat", str(model_folder), "--temperature", "0", "--max-tokens", "16"]
+    variables = {**os.environ, "FARFLUNG_TICKET": ticket(swarm, "client")}
+    typed = PROMPT.strip() + "\n"
+    done = subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("> ", 1)[1].startswith(local_answer(model_folder, PROMPT, 16))
 
@@ -107,33 +103,37 @@ def test_python_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:
     assert text == local_answer(model_folder, PROMPT, 24)
 
 
-def test_status_lists_the_servers(swarm: DemoSwarm) -> None:
-    done = run("status", "--json", "--join", ticket(swarm, "client"))
-    assert done.returncode == 0, done.stderr
-    servers = {server["peer"]: server for server in json.loads(done.stdout)["servers"]}
+def test_status_lists_the_servers(swarm: DemoSwarm, forge: ForkServer, tmp_path: Path) -> None:
+    done = run(forge, tmp_path, "status", "--json", "--join", ticket(swarm, "client"))
+    assert done.status == 0, done.text
+    servers = {server["peer"]: server for server in json.loads(done.text)["servers"]}
     assert {name: servers[swarm.peer_of(name)]["blocks"] for name in swarm.servers} == {
         "A": [0, 2],
         "B": [2, 4],
         "B'": [2, 4],
     }
-    shown = run("status", "--join", ticket(swarm, "client"))
-    assert "servers per block: 1122" in " ".join(shown.stdout.split())
+    shown = run(forge, tmp_path, "status", "--join", ticket(swarm, "client"))
+    assert "servers per block: 1122" in " ".join(shown.text.split())
 
 
-def test_a_ticket_of_another_swarm_is_refused_with_the_reason(swarm: DemoSwarm) -> None:
+def test_a_ticket_of_another_swarm_is_refused_with_the_reason(
+    swarm: DemoSwarm, forge: ForkServer, tmp_path: Path
+) -> None:
     now = time.time()
     meetings = Ticket.parse(ticket(swarm, "client"), now).meetings
     other = SwarmAuthority.found("other", now).ticket(meetings, now + 600, now)
-    done = run("status", "--join", other.text())
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    done = run(forge, tmp_path, "status", "--join", other.text())
+    assert done.status == 2
+    (line,) = done.text.splitlines()
     assert "is of another swarm, or its ticket has expired" in line
 
 
-def test_a_clients_ticket_does_not_let_one_serve_unnoticed(swarm: DemoSwarm, model_folder: Path) -> None:
-    done = run("serve", str(model_folder), "--blocks", "0:2", "--join", ticket(swarm, "client"))
-    assert done.returncode == 2
-    assert "a client ticket does not let this node serve" in done.stderr
+def test_a_clients_ticket_does_not_let_one_serve_unnoticed(
+    swarm: DemoSwarm, model_folder: Path, forge: ForkServer, tmp_path: Path
+) -> None:
+    done = run(forge, tmp_path, "serve", str(model_folder), "--blocks", "0:2", "--join", ticket(swarm, "client"))
+    assert done.status == 2
+    assert "a client ticket does not let this node serve" in done.text
 
 
 def test_the_answer_goes_on_with_the_same_words_when_its_server_is_killed(
