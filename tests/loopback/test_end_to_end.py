@@ -89,7 +89,7 @@ def test_a_conversation_in_the_terminal_has_them_too(swarm: DemoSwarm, model_fol
     command = [sys.executable, "-m", "farflung", "chat", str(model_folder), "--temperature", "0", "--max-tokens", "16"]
     variables = {**os.environ, "FARFLUNG_TICKET": ticket(swarm, "client")}
     typed = PROMPT.strip() + "\n"
-    done = subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=variables, input=typed, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("> ", 1)[1].startswith(local_answer(model_folder, PROMPT, 16))
 
