@@ -29,6 +29,8 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama",
 )
 SECONDS_MAX = 300.0
+IMPORT_SECONDS_MAX = 600.0
+"""No test's own deadline runs while the forge imports."""
 command_line = cli.main
 
 
@@ -41,7 +43,10 @@ def open_forge() -> Iterator[ForkServer]:
     folder = Path(__file__).parents[1]
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forge:
         assert forge.stdin is not None and forge.stdout is not None
-        yield ForkServer(forge.stdin.fileno(), forge.stdout.fileno())
+        server = ForkServer(forge.stdin.fileno(), forge.stdout.fileno())
+        first = server.start(["--help"], {}, Path(os.devnull))
+        assert first.wait(IMPORT_SECONDS_MAX) == 0, "the forge does not start; see its errors above"
+        yield server
 
 
 @dataclass(frozen=True)
