@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from farflung.apps.align.materials import Materials
 from farflung.apps.runs.take_seat import take_seat
@@ -37,7 +38,7 @@ def lie() -> None:
         made.__class__ = LyingPolicy
         return made
 
-    Materials.policy = policy
+    pytest.MonkeyPatch().setattr(Materials, "policy", policy)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_ten_kills_in_any_order(seed: int, tmp_path: Path, commands: list[Comman
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, commands: list[Command]) -> None:
     path, first = start(tmp_path, commands, 24)
     wait_rounds(first, 5)
-    first.process.send_signal(signal.SIGINT)
+    first.send(signal.SIGINT)
     assert first.wait() == 130, first.output.read_text()
     assert f"Go on with: farflung finetune {first.folder / 'run.toml'} --resume" in first.text
     seen = look(first)

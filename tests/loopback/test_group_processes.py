@@ -32,7 +32,7 @@ def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: l
     commands.append(first)
     wait_trained(first, 10_000)
     children = psutil.Process(first.process.pid).children(recursive=True)
-    first.process.send_signal(signal.SIGINT)
+    first.send(signal.SIGINT)
     assert first.wait() == 130, first.output.read_text()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.pretraining_kills import differences, train
+from bench.pretraining_kills import Kill, differences, train
 
 pytestmark = pytest.mark.loopback
 
@@ -13,7 +13,8 @@ LEARNT_LOSS = 3.4
 
 
 def test_every_acknowledged_update_is_applied_once_over_kills(tmp_path: Path) -> None:
-    outcome = train(tmp_path, 250_000, ["west-worker-2", "west-local-server"], lived_seconds_min=3.0)
+    kills = [Kill("west-worker-2", 10_000), Kill("west-local-server", 80_000)]
+    outcome = train(tmp_path, 250_000, kills, lived_seconds_min=3.0)
     assert outcome.killed == ["west-worker-2", "west-local-server"]
     assert differences(outcome.counters) == []
     assert sum(counters["acknowledged"] for seat, counters in outcome.counters.items() if "worker" in seat) > 20

@@ -85,7 +85,7 @@ def test_a_joiner_may_be_an_actor_and_a_killed_lead_leaves_none(tmp_path: Path, 
         wait_until(lambda: "east-worker-1" in num_steps(command), "the joiner has made steps", SECONDS_MAX)
         everybody = psutil.Process(command.process.pid).children(recursive=True)
         everybody += psutil.Process(joining.pid).children(recursive=True)
-        command.process.kill()
+        command.send(signal.SIGKILL)
         assert joining.wait(120) == 2, "the lead is gone"
     finally:
         joining.terminate()

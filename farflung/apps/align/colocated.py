@@ -1,7 +1,7 @@
 """`--mode colocated`: one seat samples and trains by turns, as a run with rollout workers is compared with."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farflung.apps.align.materials import Materials
@@ -60,7 +60,7 @@ class ColocatedPart:
             raise result.error
         return result
 
-    def _step(self) -> tuple[Sequence[Group], dict[str, float]]:
+    def _step(self) -> tuple[Sequence[Group], Mapping[str, float]]:
         """Runs on the compute door."""
         number = self._learner.version
         install(self._policy, number, self._learner.snapshot())
