@@ -1,7 +1,10 @@
 """A fine-tuning run of real processes, looked at from outside: what it has told, and what lies on its disks."""
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +19,7 @@ from farflung.systems.onebyte.messages import View
 from farflung.systems.onebyte.records import Round, decode_record, encode_record
 from farflung.systems.onebyte.views import decode_view, members
 from farflung.wire.identity import Identity
-from tests.loopback.fleet import wait_until
+from tests.loopback.fleet import ROOT, wait_until
 from tests.loopback.pretraining import SECONDS_MAX, Command, tracebacks
 
 
@@ -125,3 +128,14 @@ def require_one_state(command: Command, count: int) -> None:
     told = {one["decision"] for one in entries if one["kind"] == "decision"}
     assert told == {f"its weights have the state {summary(command.folder)['state']}"}
     assert tracebacks(command) == {} and "Traceback" not in command.text
+
+
+def join(tmp_path: Path, command: Command, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`farflung join` as another machine would."""
+    variables = {"FARFLUNG_HOME": str(tmp_path / name), "FARFLUNG_CACHE": str(tmp_path / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "farflung", "join", (command.folder / "ticket").read_text(), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+    )

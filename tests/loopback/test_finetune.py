@@ -1,11 +1,8 @@
 """Fine-tuning with real processes: kill -9 of a worker, the sequencer and its standby loses nothing, forks nothing."""
 
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from farflung.systems.onebyte.records import Round, encode_record
 from tests.apps.tunings import example, write_tuning
 from tests.loopback.finetuning import (
     Seen,
+    join,
     journal,
     look,
     require_one_state,
@@ -30,7 +28,7 @@ from tests.loopback.finetuning import (
     wait_measured,
     wait_rounds,
 )
-from tests.loopback.fleet import ROOT, wait_until
+from tests.loopback.fleet import wait_until
 from tests.loopback.pretraining import SECONDS_MAX, Command
 
 pytestmark = pytest.mark.loopback
@@ -140,17 +138,6 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, commands: list[
     require_one_state(second, 24)
     require_kept([seen], second)
     assert summary(second.folder)["state"] == undisturbed_state(path, second)
-
-
-def join(tmp_path: Path, command: Command, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    """`farflung join` as another machine would."""
-    variables = {"FARFLUNG_HOME": str(tmp_path / name), "FARFLUNG_CACHE": str(tmp_path / "cache")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "farflung", "join", (command.folder / "ticket").read_text(), *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.mark.slow
