@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from farflung.apps.align.evaluated import EVALUATED_PASS_RATE, EVALUATED_VERSION
+from farflung.apps.runs.bars import HistoryBars
 from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.plot import byte_text
 from farflung.apps.runs.seats import Seat
@@ -48,11 +49,10 @@ def shown(history: History, trainer: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-class StepBar:
+class StepBar(HistoryBars):
     """A bar of the steps and a line below it; use in `with`."""
 
     def __init__(self, history: History, seats: Sequence[Seat], num_steps: int, console: Console) -> None:
-        self._history = history
         self._trainer = seats[0].name
         self._line = Text()
         self._progress = Progress(
@@ -61,15 +61,7 @@ class StepBar:
             TimeRemainingColumn(),
         )
         self._task = self._progress.add_task("steps", total=num_steps)
-        self._live = Live(Group(self._progress, self._line), console=console)
-
-    def __enter__(self) -> "StepBar":
-        self._live.start()
-        self.show()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        super().__init__(history, Live(Group(self._progress, self._line), console=console))
 
     def show(self) -> None:
         """Bring both up to date."""

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from farflung.apps.runs.bars import HistoryBars
 from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.plot import byte_text
 
@@ -53,11 +54,10 @@ def privacy_words(point: Point) -> list[str]:
     return [f"epsilon {point.values['epsilon']:.3f}", *(["its budget is spent"] if point.values["is_spent"] else [])]
 
 
-class LoneBar:
+class LoneBar(HistoryBars):
     """A rich bar over the history of a run on one machine; use in `with`."""
 
     def __init__(self, history: History, num_rounds_max: int, console: Console) -> None:
-        self._history = history
         self._progress = Progress(
             TextColumn("rounds"),
             BarColumn(bar_width=24),
@@ -66,15 +66,8 @@ class LoneBar:
             TimeRemainingColumn(),
             console=console,
         )
+        super().__init__(history, self._progress)
         self._rounds = self._progress.add_task("", total=num_rounds_max, completed=num_rounds(history), told="")
-
-    def __enter__(self) -> "LoneBar":
-        self._progress.start()
-        self.show()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
     def show(self) -> None:
         """Bring the bar up to date."""
@@ -93,7 +86,7 @@ class LeftColumn(TimeRemainingColumn):
         return super().render(task) if task.id == 0 else Text("")
 
 
-class RoundBars:
+class RoundBars(HistoryBars):
     """Rich bars over a history; use in `with`."""
 
     def __init__(
@@ -104,7 +97,6 @@ class RoundBars:
         console: Console,
     ) -> None:
         """`gradient_bytes_of`: rounds and workers -> what whole gradients would have taken."""
-        self._history = history
         self._gradient_bytes_of = gradient_bytes_of
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -114,16 +106,9 @@ class RoundBars:
             LeftColumn(),
             console=console,
         )
+        super().__init__(history, self._progress)
         self._rounds = self._progress.add_task("rounds", total=num_rounds_max, told="")
         self._workers: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "RoundBars":
-        self._progress.start()
-        self.show()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
     def show(self) -> None:
         """Bring the bars up to date."""

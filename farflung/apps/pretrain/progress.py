@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from farflung.apps.runs.bars import HistoryBars
 from farflung.apps.runs.history import History
 from farflung.apps.runs.plot import byte_text
 from farflung.apps.runs.seats import Seat
@@ -34,11 +35,10 @@ def row(history: History, region: str | None) -> dict[str, Any]:
     }
 
 
-class TokenBars:
+class TokenBars(HistoryBars):
     """Rich bars over a history; use in `with`."""
 
     def __init__(self, history: History, seats: Sequence[Seat], num_tokens: int, console: Console) -> None:
-        self._history = history
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -50,18 +50,11 @@ class TokenBars:
             TimeRemainingColumn(),
             console=console,
         )
+        super().__init__(history, self._progress)
         self._tasks: dict[str | None, TaskID] = {}
         for region, share in shares(seats).items():
             self._tasks[region] = self._progress.add_task(region, total=share * num_tokens, **row(history, region))
         self._tasks[None] = self._progress.add_task("all regions", total=num_tokens, **row(history, None))
-
-    def __enter__(self) -> "TokenBars":
-        self._progress.start()
-        self.show()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
     def show(self) -> None:
         """Bring the bars up to date."""
