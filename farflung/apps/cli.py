@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from farflung.apps.align.commands import align
+from farflung.apps.config.commands import app as config_app
 from farflung.apps.finetune.commands import finetune
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.parents import tie_to_parent
@@ -24,10 +25,10 @@ INTERRUPTED = 130
 app = typer.Typer(
     help="Serve, tune, pretrain and align language models on machines that are far apart.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(journal_app, name="journal")
+app.add_typer(config_app, name="config")
 
 Model = Annotated[str, typer.Argument(help="A folder in Hugging Face format, or a Hub id.")]
 Join = Annotated[

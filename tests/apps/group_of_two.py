@@ -13,7 +13,7 @@ import torch
 from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.group_trainer import GroupTrainer
 from farflung.apps.pretrain.materials import Materials
-from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.group import open_group
 from farflung.learn.parameters import Tensors, copies
 from farflung.learn.trainer import Trainer
@@ -56,7 +56,7 @@ def farthest(one: Tensors, other: Tensors) -> float:
 
 
 def main(path: Path, folder: Path, *overrides: str) -> None:
-    run = load_run_file(path, overrides)
+    run = PRETRAIN.load(path, overrides)
     materials = Materials.gather(run)
     seat = next(seat for seat in engine_of(run).seats(run) if seat.kind == "worker")
     alone = work(materials.trainer(seat))

@@ -11,7 +11,7 @@ from farflung.apps.align.advice import print_advice
 from farflung.apps.align.job import Alignment
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.parts import run_identity
-from farflung.apps.align.run_file import load_run_file, run_from, tables_of
+from farflung.apps.align.run_file import ALIGN
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import read_history
 from tests.apps.aligned import write_align_run
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        load_run_file(None, [override])
+        ALIGN.load(None, [override])
 
 
 @pytest.mark.parametrize(
@@ -53,21 +53,21 @@ def test_block_servers_stand_only_behind_workers_that_are_started_here(
     overrides: list[str], is_simulated: bool, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        load_run_file(None, ["rollout.stages=2", *overrides], is_simulated=is_simulated)
+        ALIGN.load(None, ["rollout.stages=2", *overrides], is_simulated=is_simulated)
 
 
 def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:
     link = "links=[{between=['a', 'b'], bandwidth_mbit=20, latency_ms=5000}]"
     overrides = ["regions=[{name='a'}, {name='b'}]", link, "run.is_shaped=true"]
     with pytest.raises(ValueError, match=r"5000 ms one way.*at most 2000: try longer ones with --simulate"):
-        load_run_file(None, overrides)
-    assert load_run_file(None, overrides[:2], is_simulated=True).links[0].latency_ms == 5000
+        ALIGN.load(None, overrides)
+    assert ALIGN.load(None, overrides[:2], is_simulated=True).links[0].latency_ms == 5000
 
 
 def test_the_example_and_what_is_shown_of_a_run_are_runs() -> None:
-    run = load_run_file(ROOT / "examples" / "align.toml", is_simulated=True)
-    assert run_from(tables_of(run)) == run
-    assert run.conversation.staleness_max == 1 and load_run_file(None, ["sync.mode=sequential"]).conversation.num_steps
+    run = ALIGN.load(ROOT / "examples" / "align.toml", is_simulated=True)
+    assert ALIGN.read(ALIGN.tables(run)) == run
+    assert run.conversation.staleness_max == 1 and ALIGN.load(None, ["sync.mode=sequential"]).conversation.num_steps
 
 
 def test_answers_become_better_and_equal_those_of_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,11 +121,11 @@ def test_a_reward_that_always_raises_stops_the_run_in_a_sentence(tmp_path: Path)
 
 def test_a_worker_with_another_tokenizer_is_of_another_run(tmp_path: Path) -> None:
     path = write_align_run(tmp_path, steps=2)
-    ours = Materials.gather(load_run_file(path))
+    ours = Materials.gather(ALIGN.load(path))
     shutil.copytree(tmp_path / "small", tmp_path / "other")
     file = tmp_path / "other" / "tokenizer.json"
     file.write_text(file.read_text().replace('"0": 0', '"0": 1', 1).replace('"1": 1', '"1": 0', 1))
-    theirs = Materials.gather(load_run_file(path, [f'model.path="{tmp_path}/other"']))
+    theirs = Materials.gather(ALIGN.load(path, [f'model.path="{tmp_path}/other"']))
     assert ours.tokenizer.encode("01") == [0, 1] and theirs.tokenizer.encode("01") == [1, 0]
     assert run_identity(ours) != run_identity(theirs)
 

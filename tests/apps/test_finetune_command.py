@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung.apps.finetune.job import Finetuning
-from farflung.apps.finetune.run_file import load_run_file, tables_of
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.toml_text import toml_text
 from farflung.systems.onebyte.journal import JournalSection, read_journal
@@ -79,8 +79,8 @@ def test_what_cannot_be_made_longer_says_so(tmp_path: Path) -> None:
         ('method.decay="linear"', "falls to nothing over 2 rounds"),
         ("method={shared_slots=true, num_slots=8, privacy={}}", "was chosen for 2 rounds"),
     ):
-        run = load_run_file(path, (kept,))
-        (tmp_path / "run" / "run.toml").write_text(toml_text(tables_of(run)))
+        run = FINETUNE.load(path, (kept,))
+        (tmp_path / "run" / "run.toml").write_text(toml_text(FINETUNE.tables(run)))
         with pytest.raises(ValueError, match=sentence):
             do_run(Finetuning(), Wish(path=tmp_path / "run" / "run.toml", overrides=more, is_resumed=True))
 

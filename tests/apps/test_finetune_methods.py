@@ -17,7 +17,7 @@ from farflung.apps.finetune.accuracy import score
 from farflung.apps.finetune.baseline import STATE_FILE, Baseline, read_kept
 from farflung.apps.finetune.job import Finetuning
 from farflung.apps.finetune.materials import TuningMaterials
-from farflung.apps.finetune.run_file import FinetuneRun, load_run_file
+from farflung.apps.finetune.run_file import FINETUNE, FinetuneRun
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import read_history
 from tests.apps.tunings import write_tuning
@@ -55,7 +55,7 @@ def test_every_method_leaves_a_model_and_a_summary_to_compare(method: str, tmp_p
     assert (summary["bytes_sent"] > 0) == (method == "fedavg-lora")
     passes = {"mezo": (64, 0), "adam": (16, 16), "fedavg-lora": (64, 64)}[method]
     assert (summary["forward_passes"], summary["backward_passes"]) == passes
-    materials = TuningMaterials.gather(load_run_file(path))
+    materials = TuningMaterials.gather(FINETUNE.load(path))
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
     found = score(model, materials.task.objective, materials.held_out)
     assert found.loss == pytest.approx(summary["loss"], abs=1e-5) and found.accuracy == summary["accuracy"]
@@ -74,7 +74,7 @@ def test_onebyte_tells_the_same_of_itself(tmp_path: Path) -> None:
 def sitting(method: str, tmp_path: Path, name: str, rounds: int) -> tuple[FinetuneRun, TuningMaterials, Path]:
     folder = tmp_path / name
     folder.mkdir(exist_ok=True)
-    run = load_run_file(write_tuning(tmp_path, rounds=rounds), overrides_of(method))
+    run = FINETUNE.load(write_tuning(tmp_path, rounds=rounds), overrides_of(method))
     return run, TuningMaterials.gather(run), folder
 
 
@@ -177,8 +177,8 @@ def test_what_was_kept_and_is_damaged_is_named(tmp_path: Path) -> None:
 
 
 def test_a_first_try_without_a_file_has_settings_of_its_own() -> None:
-    rates = [load_run_file(None, (f'method.name="{name}"',)).method.learning_rate for name in ("adam", "mezo")]
+    rates = [FINETUNE.load(None, (f'method.name="{name}"',)).method.learning_rate for name in ("adam", "mezo")]
     assert rates == [1e-3, 3e-4]
-    onebyte = load_run_file(None)
+    onebyte = FINETUNE.load(None)
     assert onebyte.onebyte.is_exact and onebyte.training.rounds == 120
-    assert not load_run_file(None, ("method.is_exact=false",)).onebyte.is_exact
+    assert not FINETUNE.load(None, ("method.is_exact=false",)).onebyte.is_exact

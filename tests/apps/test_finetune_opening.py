@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from farflung.apps.finetune.materials import TuningMaterials
 from farflung.apps.finetune.opening import opening_words
-from farflung.apps.finetune.run_file import load_run_file
+from farflung.apps.finetune.run_file import FINETUNE
 from tests.onebyte_journals import tiny_model
 
 RUN = """
@@ -42,7 +42,7 @@ def said(folder: Path, *overrides: str) -> list[str]:
     """With these settings on top of the run file."""
     path = folder / "run.toml"
     path.write_text(RUN.format(folder=folder))
-    run = load_run_file(path, overrides)
+    run = FINETUNE.load(path, overrides)
     return opening_words(run, TuningMaterials.gather(run))
 
 

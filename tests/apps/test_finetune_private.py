@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farflung.apps.finetune.job import Finetuning
-from farflung.apps.finetune.run_file import load_run_file, run_from, tables_of
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import read_history
 from farflung.apps.runs.seats import Seat
@@ -69,8 +69,8 @@ def test_a_run_whose_budgets_are_spent_ends_with_a_sentence(tmp_path: Path, caps
 
 def test_what_is_shown_is_the_same_run() -> None:
     method = {"shared_slots": True, "masked": True, "privacy": {"epsilon": 3.0}}
-    run = run_from({"method": method, "regions": [{"name": "here", "workers": 3}]})
-    assert run_from(tables_of(run)) == run and run.onebyte.num_needed == 3
+    run = FINETUNE.read({"method": method, "regions": [{"name": "here", "workers": 3}]})
+    assert FINETUNE.read(FINETUNE.tables(run)) == run and run.onebyte.num_needed == 3
     assert run.onebyte.num_slots == 8 and not run.onebyte.is_exact, "settings of a first try with noise"
 
 
@@ -103,12 +103,12 @@ def test_who_joins_brings_data_where_they_are_private_and_only_there(tmp_path: P
     path, job = write_tuning(tmp_path), Finetuning()
     joiner = Seat(index=9, kind="worker", region="east", number=2, is_remote=True)
     with pytest.raises(ValueError, match="join with --data FILE"):
-        job.gather_for(load_run_file(path, (SHARED,)), joiner, None, None)
+        job.gather_for(FINETUNE.load(path, (SHARED,)), joiner, None, None)
     with pytest.raises(ValueError, match="leave out --data"):
-        job.gather_for(load_run_file(path), joiner, None, tmp_path / "own.tsv")
+        job.gather_for(FINETUNE.load(path), joiner, None, tmp_path / "own.tsv")
     own = tmp_path / "own.tsv"
     own.write_text("text\tlabel\nbaba baba\tgood\nbabe\tbad\n")
-    run = load_run_file(path, (SHARED,))
+    run = FINETUNE.load(path, (SHARED,))
     materials: Any = job.gather_for(run, joiner, None, own)
     assert len(materials.rows_of(joiner)) == 2
     assert materials.fingerprint == job.gather(run).fingerprint, "nobody learns even the hash of what is private"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from farflung.apps.finetune.job import Finetuning
-from farflung.apps.finetune.run_file import load_run_file, run_from, tables_of
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.toml_text import toml_text
 from tests.apps.runs import write_run
@@ -30,20 +30,20 @@ MISTAKES = [
 def test_a_mistake_in_the_file_is_one_sentence(override: str, sentence: str, tmp_path: Path) -> None:
     path = write_tuning(tmp_path)
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        load_run_file(path, (override,))
+        FINETUNE.load(path, (override,))
 
 
 def test_what_is_shown_is_the_same_run() -> None:
-    run = run_from({"training": {"rounds": 3}})
-    assert run_from(tables_of(run)) == run
-    assert 'name = "onebyte"' in toml_text(tables_of(run))
+    run = FINETUNE.read({"training": {"rounds": 3}})
+    assert FINETUNE.read(FINETUNE.tables(run)) == run
+    assert 'name = "onebyte"' in toml_text(FINETUNE.tables(run))
 
 
 def test_the_file_of_another_kind_of_run_is_told_apart(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     path.write_text(path.read_text().replace("[run]", '[run]\nkind = "pretrain"'))
     with pytest.raises(ValueError, match="start it with `farflung pretrain`"):
-        load_run_file(path)
+        FINETUNE.load(path)
 
 
 REFUSED = [
@@ -68,7 +68,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(override: str, s
 def test_who_does_not_measure_does_without_torch(part: str) -> None:
     program = (
         "import sys; from farflung.apps.runs.job import job_of; import farflung.apps.runs.take_seat; "
-        f"import farflung.apps.finetune.{part}; job_of('finetune').run_from({{}}); "
+        f"import farflung.apps.finetune.{part}; job_of('finetune').form.read({{}}); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0

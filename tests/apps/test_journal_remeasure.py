@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from farflung.apps.cli import app
 from farflung.apps.finetune.materials import measured_data
-from farflung.apps.finetune.run_file import load_run_file
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.systems.onebyte.code import SIGN_BIT
 from farflung.systems.onebyte.header import schedule_of
 from farflung.systems.onebyte.journal import JournalWriter
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     examples = [f"w{5 + number} w{20 + 3 * number}\t{'good' if number % 2 else 'bad'}" for number in range(12)]
     (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *examples, ""]))
     (tmp_path / "run.toml").write_text(RUN.format(folder=tmp_path))
-    objective, batch_of = measured_data(load_run_file(tmp_path / "run.toml"), tokenizer, model)
+    objective, batch_of = measured_data(FINETUNE.load(tmp_path / "run.toml"), tokenizer, model)
     schedule = schedule_of(0.02, num_slots=NUM_SLOTS, exponent=24)
     header = header_for(model, num_slots=NUM_SLOTS, epsilon=2e-3, exponent=24, schedule=schedule)
     for name, mask in (("honest", 0), ("lies", SIGN_BIT)):

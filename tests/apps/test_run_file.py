@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from farflung.apps.pretrain.algorithms import NAMES
-from farflung.apps.pretrain.run_file import load_run_file, run_from, tables_of
+from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.toml_text import toml_text
 from farflung.systems.desync.config import DesyncConfig
 from tests.apps.runs import write_run
@@ -41,23 +41,23 @@ MISTAKES: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("override", "sentence"), MISTAKES)
 def test_mistakes_are_refused_in_a_sentence(override: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)) as refused:
-        load_run_file(write_run(tmp_path), [override])
+        PRETRAIN.load(write_run(tmp_path), [override])
     assert "\n" not in str(refused.value)
 
 
 def test_what_is_shown_is_the_same_run(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    run = load_run_file(path)
+    run = PRETRAIN.load(path)
     for name in NAMES:
-        run = load_run_file(path, [f"algorithm={{name='{name}'}}"])
-        assert run_from(tomllib.loads(toml_text(tables_of(run)))) == run
+        run = PRETRAIN.load(path, [f"algorithm={{name='{name}'}}"])
+        assert PRETRAIN.read(tomllib.loads(toml_text(PRETRAIN.tables(run)))) == run
     assert [region.speeds for region in run.regions] == [(1.0, 1.0), (1.0, 0.5)]
 
 
 def test_names_stand_for_their_settings(tmp_path: Path) -> None:
     def rounds(name: str, **changes: object) -> DesyncConfig:
         sets = [f"algorithm={{name='{name}'}}", *(f"algorithm.{key}={value}" for key, value in changes.items())]
-        run = load_run_file(write_run(tmp_path), sets)
+        run = PRETRAIN.load(write_run(tmp_path), sets)
         return run.algorithm.desync_config(100, run.training.optimizer, {}, 4)
 
     assert rounds("ddp").averages_gradients
@@ -71,25 +71,25 @@ def test_names_stand_for_their_settings(tmp_path: Path) -> None:
 
 def test_a_simulation_needs_links_and_a_real_run_does_not(tmp_path: Path) -> None:
     path = write_run(tmp_path)
-    load_run_file(path, ["links=[]"])
+    PRETRAIN.load(path, ["links=[]"])
     with pytest.raises(ValueError, match="regions 'east' and 'west' have no link, which a simulation needs"):
-        load_run_file(path, ["links=[]"], is_simulated=True)
+        PRETRAIN.load(path, ["links=[]"], is_simulated=True)
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no run file"):
-        load_run_file(tmp_path / "missing.toml")
+        PRETRAIN.load(tmp_path / "missing.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[run\n")
     with pytest.raises(ValueError, match="is not TOML"):
-        load_run_file(broken)
+        PRETRAIN.load(broken)
 
 
 def test_the_example_is_a_run() -> None:
-    run = load_run_file(Path(__file__).parents[2] / "examples" / "pretrain.toml", is_simulated=True)
+    run = PRETRAIN.load(Path(__file__).parents[2] / "examples" / "pretrain.toml", is_simulated=True)
     assert [region.name for region in run.regions] == ["eu", "us"] and run.num_shards == 6
 
 
 def test_the_run_without_a_file_is_complete() -> None:
-    run = load_run_file(None, is_simulated=True)
+    run = PRETRAIN.load(None, is_simulated=True)
     assert run.num_workers == 4 and run.num_steps > 1000 and run.algorithm.name == "farflung"

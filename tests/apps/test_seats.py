@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from farflung.apps.finetune.engine import OneByteEngine
-from farflung.apps.finetune.run_file import run_from
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.pretrain.engines import engine_of
-from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.history import History
 from farflung.apps.runs.lead import Gathered, Lead
 from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport, StopSeat
@@ -21,7 +21,7 @@ from tests.apps.runs import HALOS, write_run
 
 
 def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None:
-    run = load_run_file(write_run(tmp_path, algorithm='name = "diloco"'))
+    run = PRETRAIN.load(write_run(tmp_path, algorithm='name = "diloco"'))
     seats = engine_of(run).seats(run)
     told: list[tuple[str, str]] = []
     gathered = Gathered(seats, History(), lambda point: None, lambda seconds, seat, why: told.append((seat, why)))
@@ -49,7 +49,7 @@ def test_the_lead_tells_who_sits_where_and_who_has_ended(tmp_path: Path) -> None
 
 
 def test_a_joiner_whose_link_broke_for_a_moment_keeps_its_seat(tmp_path: Path) -> None:
-    run = load_run_file(write_run(tmp_path))
+    run = PRETRAIN.load(write_run(tmp_path))
     seats = engine_of(run).seats(run)
     lead = Lead(
         Gathered(seats, History(), lambda point: None, lambda *_: None), job="", run="", materials="", version="1"
@@ -77,7 +77,7 @@ def test_a_joiner_whose_link_broke_for_a_moment_keeps_its_seat(tmp_path: Path) -
 
 @pytest.mark.parametrize("algorithm", [HALOS, 'name = "diloco"', 'name = "farflung"'])
 def test_a_run_that_kept_nothing_says_so(algorithm: str, tmp_path: Path) -> None:
-    run = load_run_file(write_run(tmp_path, algorithm=algorithm))
+    run = PRETRAIN.load(write_run(tmp_path, algorithm=algorithm))
     engine = engine_of(run)
     seats = tuple(engine.seats(run))
     homes = {seat.index: tmp_path / seat.name for seat in seats}
@@ -94,7 +94,7 @@ def placed(*servers: str, is_remote: bool = True) -> dict[str, object]:
 
 
 def test_a_standby_sits_where_a_region_names_it_and_nobody_else_can_be_it() -> None:
-    seats = OneByteEngine().seats(run_from(placed("standby", "witness")))
+    seats = OneByteEngine().seats(FINETUNE.read(placed("standby", "witness")))
     assert [(seat.name, seat.is_remote) for seat in seats if seat.kind != WORKER] == [
         ("here-sequencer", False),
         ("far-standby", True),
@@ -126,11 +126,11 @@ def test_a_standby_sits_where_a_region_names_it_and_nobody_else_can_be_it() -> N
 )
 def test_servers_that_cannot_be_placed_are_refused(tables: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        run_from(tables)
+        FINETUNE.read(tables)
 
 
 def test_what_a_seat_tells_last_is_not_counted_twice(tmp_path: Path) -> None:
-    seats = engine_of(load_run_file(write_run(tmp_path))).seats(load_run_file(write_run(tmp_path)))
+    seats = engine_of(PRETRAIN.load(write_run(tmp_path))).seats(PRETRAIN.load(write_run(tmp_path)))
     told: list[str] = []
     gathered = Gathered(seats, History(), lambda point: None, lambda seconds, seat, why: told.append(why))
     lead = Lead(gathered, job="", run="", materials="", version="1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farflung.apps.pretrain.run_file import load_run_file
+from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.processes import ChildFailed, Supervisor
 from farflung.apps.runs.group import meet, watched
 from tests.apps.runs import write_run
@@ -40,8 +40,8 @@ def test_a_rank_that_dies_before_the_group_meets_ends_the_others(tmp_path: Path)
 def test_ranks_that_cannot_share_a_batch_are_refused(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     with pytest.raises(ValueError, match="batch_size = 4 cannot be shared equally by 3 ranks: choose a multiple of 3"):
-        load_run_file(path, ["regions=[{name='east', ranks_per_worker=3}]", "links=[]"])
+        PRETRAIN.load(path, ["regions=[{name='east', ranks_per_worker=3}]", "links=[]"])
     with pytest.raises(ValueError, match="'east' needs at least one rank per worker"):
-        load_run_file(path, ["regions=[{name='east', ranks_per_worker=0}]", "links=[]"])
+        PRETRAIN.load(path, ["regions=[{name='east', ranks_per_worker=0}]", "links=[]"])
     with pytest.raises(ValueError, match=r"unknown value 'fdsp' in .*: did you mean 'fsdp'"):
-        load_run_file(path, ["regions=[{name='east', parallelism='fdsp'}]", "links=[]"])
+        PRETRAIN.load(path, ["regions=[{name='east', parallelism='fdsp'}]", "links=[]"])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from farflung.apps.align.run_file import RunFile, load_run_file
+from farflung.apps.align.run_file import ALIGN, RunFile
 from farflung.apps.runs.history import History, read_history
 from farflung.apps.runs.logs import LOG_NAME
 from farflung.systems.alignment.overlap import Measured, advise
@@ -37,7 +37,7 @@ def print_advice(path: Path | None) -> None:
     """
     if path is None:
         raise ValueError("--advise reads what a run has measured: give the run.toml in its folder")
-    run = load_run_file(path)
+    run = ALIGN.load(path)
     if run.sync.mode == "colocated":
         raise ValueError("a colocated run overlaps nothing: try --mode async")
     measured = measured_of(run, read_history(path.parent / LOG_NAME))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -10,7 +9,7 @@ from farflung.apps.align.engine import AlignmentEngine
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.progress import StepBar
 from farflung.apps.align.result import evaluation, load_result, save_result, write_policy
-from farflung.apps.align.run_file import KIND, RunFile, load_run_file, run_from, tables_of
+from farflung.apps.align.run_file import ALIGN, KIND, RunFile
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import History
@@ -24,16 +23,8 @@ class Alignment:
     """See `runs.job.Job`."""
 
     name = KIND
+    form = ALIGN
     budget = ("training", "steps")
-
-    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> RunFile:
-        return load_run_file(path, overrides, is_simulated=is_simulated)
-
-    def run_from(self, tables: dict[str, Any]) -> RunFile:
-        return run_from(tables)
-
-    def tables_of(self, run: RunFile) -> dict[str, Any]:
-        return tables_of(run)
 
     def check_longer(self, before: RunFile, now: RunFile, folder: Path) -> None:
         pass  # any run can

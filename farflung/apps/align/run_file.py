@@ -3,14 +3,12 @@
 A key that is left out has the value that `farflung align --show` prints.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from farflung.apps.align.environments import EnvironmentConfig
-from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
-from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain
+from farflung.apps.runs.form import RunForm
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
 from farflung.apps.runs.sites import LinkSettings, RegionSettings
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.learner import LearnerConfig
@@ -170,41 +168,24 @@ class RunFile:
         return replace(settings, optimizer=optimizer)
 
 
-SECTIONS = tuple(one.name for one in fields(RunFile))
+class AlignForm(RunForm[RunFile]):
+    """See `runs.form.RunForm`."""
+
+    def check(self, run: RunFile, *, is_simulated: bool) -> None:
+        check_places(run, is_simulated=is_simulated)
+        if any(region.ranks_per_worker > 1 for region in run.regions):
+            raise ValueError("a rollout worker is one process: leave out ranks_per_worker, and add workers instead")
+        if run.environment.kind == "addition" and run.model.path:
+            raise ValueError(
+                "the environment addition is for the small model that adds: give [environment] another kind"
+            )
+        if run.environment.kind != "addition" and not run.model.path:
+            raise ValueError("the small model only adds: give [model] the path of a causal language model")
+        _check_stages(run, is_simulated=is_simulated)
+        _ = run.conversation
 
 
-def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> RunFile:
-    """The run of a TOML file (None: two-digit sums with two workers) with `--set` values on top.
-
-    Raises:
-        ValueError: a mistake in it, in one sentence.
-    """
-    tables = {} if path is None else read_toml(path)
-    for override in overrides:
-        apply_override(tables, override)
-    return run_from(tables, is_simulated=is_simulated)
-
-
-def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFile:
-    """The run that these tables describe; what only the parts together tell is checked too.
-
-    Raises:
-        ValueError: as `load_run_file`.
-    """
-    check_kind(read_table(tables.get("run", {}), "run"), KIND)
-    for name in tables:
-        check_known(name, SECTIONS, "")
-    run = read(RunFile, dict(tables), "")
-    check_places(run, is_simulated=is_simulated)
-    if any(region.ranks_per_worker > 1 for region in run.regions):
-        raise ValueError("a rollout worker is one process: leave out ranks_per_worker, and add workers instead")
-    if run.environment.kind == "addition" and run.model.path:
-        raise ValueError("the environment addition is for the small model that adds: give [environment] another kind")
-    if run.environment.kind != "addition" and not run.model.path:
-        raise ValueError("the small model only adds: give [model] the path of a causal language model")
-    _check_stages(run, is_simulated=is_simulated)
-    _ = run.conversation
-    return run
+ALIGN = AlignForm(kind=KIND, run_type=RunFile)
 
 
 def _check_stages(run: RunFile, *, is_simulated: bool) -> None:
@@ -217,8 +198,3 @@ def _check_stages(run: RunFile, *, is_simulated: bool) -> None:
         raise ValueError(
             "block servers stand behind workers that are started here: leave out rollout.stages, or remote regions"
         )
-
-
-def tables_of(run: RunFile) -> dict[str, Any]:
-    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
-    return {name: plain(getattr(run, name)) for name in SECTIONS}

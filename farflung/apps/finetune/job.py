@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -12,7 +12,7 @@ from farflung.apps.finetune.charter import JOURNAL_FILE, RUN_KEY_FILE, Charter, 
 from farflung.apps.finetune.engine import CANDIDATES, OneByteEngine, load_part
 from farflung.apps.finetune.method import name_of
 from farflung.apps.finetune.progress import LoneBar, RoundBars, gradient_bytes
-from farflung.apps.finetune.run_file import KIND, FinetuneRun, load_run_file, run_from, tables_of
+from farflung.apps.finetune.run_file import FINETUNE, KIND, FinetuneRun
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.history import History
 from farflung.apps.runs.job import Bars, Ended, refuse_own_data
@@ -30,16 +30,8 @@ class Finetuning:
     """See `runs.job.Job`."""
 
     name = KIND
+    form = FINETUNE
     budget = ("training", "rounds")
-
-    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> FinetuneRun:
-        return load_run_file(path, overrides, is_simulated=is_simulated)
-
-    def run_from(self, tables: dict[str, Any]) -> FinetuneRun:
-        return run_from(tables)
-
-    def tables_of(self, run: FinetuneRun) -> dict[str, Any]:
-        return tables_of(run)
 
     def check_longer(self, before: FinetuneRun, now: FinetuneRun, folder: Path) -> None:
         if not now.is_onebyte:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from farflung.apps.finetune.baselines.settings import AdamSettings, FedAvgLoraSettings, MezoSettings
 from farflung.apps.finetune.sharing import SharingSettings
+from farflung.apps.runs.form import Choice, NamedSection
 from farflung.apps.runs.reader import check_known, read
+from farflung.apps.runs.run import plain
 from farflung.systems.onebyte.config import RoundsConfig
 
 ONEBYTE = "onebyte"
@@ -117,3 +119,11 @@ def name_in(table: object) -> object:
 def name_of(method: Method) -> str:
     """As a run file has it."""
     return next(name for name, kind in METHODS.items() if isinstance(method, kind))
+
+
+METHOD_SECTION = NamedSection(
+    read=read_method,
+    table=lambda method: {"name": name_of(method), **plain(method)},
+    choices=tuple(Choice(names=(name,), settings=settings) for name, settings in METHODS.items()),
+    name_default=ONEBYTE,
+)

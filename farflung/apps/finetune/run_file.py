@@ -3,16 +3,16 @@
 A key that is left out has the value that `farflung finetune --show` prints.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from farflung.apps.finetune.first_try import with_first_try
-from farflung.apps.finetune.method import Method, OneByteSettings, name_in, name_of, read_method
+from farflung.apps.finetune.method import METHOD_SECTION, Method, OneByteSettings, name_in, name_of
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
-from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
-from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain
+from farflung.apps.runs.form import RunForm, Tables
+from farflung.apps.runs.reader import apply_override, check_known, read_table
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
 from farflung.apps.runs.sites import LinkSettings, RegionSettings
 
 KIND = "finetune"
@@ -120,74 +120,46 @@ class FinetuneRun:
         return sum(len(region.speeds) for region in self.regions)
 
 
-SECTIONS = tuple(one.name for one in fields(FinetuneRun))
+class FinetuneForm(RunForm[FinetuneRun]):
+    """See `runs.form.RunForm`."""
 
+    def usual(self, tables: Mapping[str, Any]) -> Tables:
+        """Two regions on this machine, over a thin link."""
+        links = [{"between": ["east", "west"], "bandwidth_mbit": 0.05, "latency_ms": 150.0}]
+        return {
+            "method": {},
+            "regions": [{"name": "east", "workers": 1}, {"name": "west", "workers": 1}],
+            "links": [] if "regions" in tables else links,
+        }
 
-def default_tables() -> dict[str, Any]:
-    """Where a run takes place if its file does not say: two regions on this machine, over a thin link."""
-    return {
-        "regions": [{"name": "east", "workers": 1}, {"name": "west", "workers": 1}],
-        "links": [{"between": ["east", "west"], "bandwidth_mbit": 0.05, "latency_ms": 150.0}],
-    }
-
-
-def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> FinetuneRun:
-    """The run of a TOML file (None: the example task) with `--set` values on top.
-
-    Raises:
-        ValueError: a mistake in it, in one sentence.
-    """
-    tables = {} if path is None else read_toml(path)
-    for override in overrides:
+    def override(self, tables: Tables, override: str) -> None:
         before = name_in(tables.get("method"))
         apply_override(tables, override)
         if (name := name_in(tables.get("method"))) != before:
             tables["method"] = {"name": name}  # what the file says about its own method is not about this one
-    return run_from(tables, is_simulated=is_simulated)
+
+    def completed(self, tables: Tables) -> Tables:
+        if read_table(tables.get("model", {}), "model").get("path"):
+            return tables
+        return with_first_try(tables, str(name_in(tables["method"])))
+
+    def check(self, run: FinetuneRun, *, is_simulated: bool) -> None:
+        if is_simulated and not run.is_onebyte:
+            raise ValueError(
+                f"{name_of(run.method)} computes on this machine alone, so that there is nothing to simulate: leave "
+                f"out --simulate"
+            )
+        has_standby = run.is_onebyte and run.onebyte.has_standby
+        check_places(run, is_simulated=is_simulated, servers=PLACED_SERVERS if has_standby else ())
+        _check_task(run)
+        if is_simulated and run.onebyte.shared_slots and run.num_workers < run.onebyte.num_needed:
+            raise ValueError(
+                f"a round needs {run.onebyte.num_needed} workers (method.participants_min), and nobody joins a "
+                f"simulation: give regions with more workers"
+            )
 
 
-def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> FinetuneRun:
-    """The run that these tables describe; what only the parts together tell is checked too.
-
-    Raises:
-        ValueError: as `load_run_file`.
-    """
-    defaults = default_tables()
-    if "regions" in tables:
-        defaults["links"] = []
-    given = {**defaults, **tables}
-    if not read_table(given.get("model", {}), "model").get("path"):
-        given = with_first_try(given, str(name_in(given.get("method"))))
-    own = read_table(given.get("run", {}), "run")
-    check_kind(own, KIND)
-    for name in given:
-        check_known(name, SECTIONS, "")
-    run = FinetuneRun(
-        run=read(FinetuningSettings, own, "run"),
-        model=read(ModelSettings, given.get("model", {}), "model"),
-        data=read(DataSettings, given["data"], "data") if "data" in given else None,
-        objective=read(ObjectiveSettings, given["objective"], "objective") if "objective" in given else None,
-        training=read(TuningSettings, given.get("training", {}), "training"),
-        method=read_method(read_table(given.get("method", {}), "method")),
-        regions=read(tuple[RegionSettings, ...], given["regions"], "regions"),
-        links=read(tuple[LinkSettings, ...], given["links"], "links"),
-        simulation=read(SimulationSettings, given.get("simulation", {}), "simulation"),
-        logging=read(LoggingSettings, given.get("logging", {}), "logging"),
-    )
-    if is_simulated and not run.is_onebyte:
-        raise ValueError(
-            f"{name_of(run.method)} computes on this machine alone, so that there is nothing to simulate: leave out "
-            f"--simulate"
-        )
-    has_standby = run.is_onebyte and run.onebyte.has_standby
-    check_places(run, is_simulated=is_simulated, servers=PLACED_SERVERS if has_standby else ())
-    _check_task(run)
-    if is_simulated and run.onebyte.shared_slots and run.num_workers < run.onebyte.num_needed:
-        raise ValueError(
-            f"a round needs {run.onebyte.num_needed} workers (method.participants_min), and nobody joins a simulation: "
-            f"give regions with more workers"
-        )
-    return run
+FINETUNE = FinetuneForm(kind=KIND, run_type=FinetuneRun, named={"method": METHOD_SECTION})
 
 
 def _check_task(run: FinetuneRun) -> None:
@@ -206,9 +178,3 @@ def _check_task(run: FinetuneRun) -> None:
             raise ValueError("a worker of a fine-tuning run is one process: leave ranks_per_worker out, add workers")
         if region.data is not None:
             raise ValueError(f"region {region.name!r} has data of its own, which is for pretraining: give [data] alone")
-
-
-def tables_of(run: FinetuneRun) -> dict[str, Any]:
-    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
-    tables = {name: plain(getattr(run, name)) for name in SECTIONS if getattr(run, name) is not None}
-    return {**tables, "method": {"name": name_of(run.method), **tables["method"]}}

@@ -10,7 +10,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from farflung.apps.finetune.materials import measured_data
-from farflung.apps.finetune.run_file import load_run_file
+from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.journal.base import load_base
 from farflung.systems.onebyte.edit import name_of
 from farflung.systems.onebyte.journal import JournalSection
@@ -50,7 +50,7 @@ def remeasure_journal(sections: Sequence[JournalSection], base: str, run_file: P
 
 
 def _remeasured(section: JournalSection, base: str, run_file: Path, share: float) -> dict[int, Compared]:
-    header, run = section.header, load_run_file(run_file)
+    header, run = section.header, FINETUNE.load(run_file)
     model = load_base(base, header.dtype, header.quantised_as)
     require_base(header, dict(model.named_parameters()))
     try:

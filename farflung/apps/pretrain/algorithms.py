@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from farflung.apps.runs.form import Choice, NamedSection
 from farflung.apps.runs.reader import check_known, read
 from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT, OptimizerConfig
 from farflung.learn.rules import Descent, Nesterov, Rule
@@ -182,3 +183,14 @@ def read_algorithm(table: Mapping[str, Any]) -> AlgorithmSettings:
         check_known(key, known, "algorithm")
     decided = {**HIERARCHICAL[name], **given, "budget_steps": BUDGET_PLACEHOLDER}
     return AlgorithmSettings(name=name, hierarchy=read(HierarchyConfig, decided, "algorithm"))
+
+
+ALGORITHM_SECTION = NamedSection(
+    read=read_algorithm,
+    table=AlgorithmSettings.table,
+    choices=(
+        Choice(names=tuple(SYNCHRONOUS), settings=SynchronousSettings, explained_in=DesyncConfig),
+        Choice(names=tuple(HIERARCHICAL), settings=HierarchyConfig, hidden=RUN_DECIDES),
+    ),
+    name_default=NAME_DEFAULT,
+)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -11,7 +10,7 @@ from farflung.apps.pretrain.engines import engine_of
 from farflung.apps.pretrain.materials import Materials
 from farflung.apps.pretrain.progress import TokenBars
 from farflung.apps.pretrain.result import load_result, save_result, trained_model, validation_loss
-from farflung.apps.pretrain.run_file import KIND, RunFile, load_run_file, run_from, tables_of
+from farflung.apps.pretrain.run_file import KIND, PRETRAIN, RunFile
 from farflung.apps.runs.engine import Engine
 from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import History
@@ -26,16 +25,8 @@ class Pretraining:
     """See `runs.job.Job`."""
 
     name = KIND
+    form = PRETRAIN
     budget = ("training", "tokens")
-
-    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> RunFile:
-        return load_run_file(path, overrides, is_simulated=is_simulated)
-
-    def run_from(self, tables: dict[str, Any]) -> RunFile:
-        return run_from(tables)
-
-    def tables_of(self, run: RunFile) -> dict[str, Any]:
-        return tables_of(run)
 
     def check_longer(self, before: RunFile, now: RunFile, folder: Path) -> None:
         pass  # any run can

@@ -3,17 +3,16 @@
 A key that is left out has the value that `farflung pretrain --show` prints.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from farflung.apps.pretrain.algorithms import AlgorithmSettings, read_algorithm
+from farflung.apps.pretrain.algorithms import ALGORITHM_SECTION, NAME_DEFAULT, AlgorithmSettings
 from farflung.apps.pretrain.data import DataSettings
 from farflung.apps.pretrain.model import check_model_table
 from farflung.apps.pretrain.training import TrainingSettings
-from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
-from farflung.apps.runs.run import LoggingSettings, RunSettings, check_kind, check_places, plain, region_of
+from farflung.apps.runs.form import RunForm, Tables
+from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places, region_of
 from farflung.apps.runs.sites import LinkSettings, RegionSettings
 
 KIND = "pretrain"
@@ -90,69 +89,36 @@ class RunFile:
         return self.training.tokens // self.training.tokens_per_step
 
 
-SECTIONS = tuple(one.name for one in fields(RunFile))
+class PretrainForm(RunForm[RunFile]):
+    """See `runs.form.RunForm`."""
+
+    def usual(self, tables: Mapping[str, Any]) -> Tables:
+        """Two regions on this machine."""
+        regions = [{"name": "east", "workers": 2}, {"name": "west", "workers": 2}]
+        links = [{"between": ["east", "west"], "bandwidth_mbit": 100.0, "latency_ms": 50.0}]
+        return {
+            "algorithm": {"name": NAME_DEFAULT},
+            "regions": regions,
+            "links": [] if "regions" in tables else links,
+        }
+
+    def without_file(self, tables: Tables) -> Tables:
+        """A tiny model, a few minutes."""
+        model = tables.get("model")
+        if isinstance(model, dict) and not model.keys() & {"path", "model_type"}:
+            return {**tables, "model": {**DEFAULT_MODEL, **model}}
+        return tables
+
+    def check(self, run: RunFile, *, is_simulated: bool) -> None:
+        check_model_table(run.model)
+        check_places(run, is_simulated=is_simulated)
+        for region in run.regions:
+            run.training.check_ranks(region.ranks_per_worker)
+        if run.num_steps < 1:
+            raise ValueError(
+                f"training.tokens = {run.training.tokens} is less than one step, which takes "
+                f"{run.training.tokens_per_step} tokens: raise it, or lower sequence_length or batch_size"
+            )
 
 
-def default_tables() -> dict[str, Any]:
-    """The run without a file: two regions on this machine, a tiny model, a few minutes."""
-    return {
-        "algorithm": {"name": "farflung"},
-        "regions": [{"name": "east", "workers": 2}, {"name": "west", "workers": 2}],
-        "links": [{"between": ["east", "west"], "bandwidth_mbit": 100.0, "latency_ms": 50.0}],
-    }
-
-
-def load_run_file(path: Path | None, overrides: Sequence[str] = (), *, is_simulated: bool = False) -> RunFile:
-    """The run of a TOML file (None: the default one) with `--set` values on top.
-
-    Raises:
-        ValueError: a mistake in it, in one sentence.
-    """
-    tables = {} if path is None else read_toml(path)
-    for override in overrides:
-        apply_override(tables, override)
-    if path is None and isinstance(model := tables.get("model"), dict) and not model.keys() & {"path", "model_type"}:
-        tables["model"] = {**DEFAULT_MODEL, **model}
-    return run_from(tables, is_simulated=is_simulated)
-
-
-def run_from(tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFile:
-    """The run that these tables describe; what only the parts together tell is checked too.
-
-    Raises:
-        ValueError: as `load_run_file`.
-    """
-    defaults = default_tables()
-    if "regions" in tables:
-        defaults["links"] = []
-    given = {**defaults, **tables}
-    own = read_table(given.get("run", {}), "run")
-    check_kind(own, KIND)
-    for name in given:
-        check_known(name, SECTIONS, "")
-    run = RunFile(
-        run=read(PretrainingSettings, own, "run"),
-        model=dict(read_table(given.get("model", DEFAULT_MODEL), "model")),
-        data=read(DataSettings, given.get("data", {}), "data"),
-        training=read(TrainingSettings, given.get("training", {}), "training"),
-        algorithm=read_algorithm(read_table(given["algorithm"], "algorithm")),
-        regions=read(tuple[RegionSettings, ...], given["regions"], "regions"),
-        links=read(tuple[LinkSettings, ...], given["links"], "links"),
-        simulation=read(SimulationSettings, given.get("simulation", {}), "simulation"),
-        logging=read(LoggingSettings, given.get("logging", {}), "logging"),
-    )
-    check_model_table(run.model)
-    check_places(run, is_simulated=is_simulated)
-    for region in run.regions:
-        run.training.check_ranks(region.ranks_per_worker)
-    if run.num_steps < 1:
-        raise ValueError(
-            f"training.tokens = {run.training.tokens} is less than one step, which takes "
-            f"{run.training.tokens_per_step} tokens: raise it, or lower sequence_length or batch_size"
-        )
-    return run
-
-
-def tables_of(run: RunFile) -> dict[str, Any]:
-    """The full effective run, as the tables of its file; `run_from` of them is the same run."""
-    return {name: plain(run.algorithm.table() if name == "algorithm" else getattr(run, name)) for name in SECTIONS}
+PRETRAIN = PretrainForm(kind=KIND, run_type=RunFile, named={"algorithm": ALGORITHM_SECTION})

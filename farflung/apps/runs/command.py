@@ -1,6 +1,6 @@
 """The command that leads a run of any kind: from a run file to what it leaves, on processes or on virtual time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from farflung.apps.runs.job import AnyJob
 from farflung.apps.runs.launchers import LauncherName
 from farflung.apps.runs.local import Interrupted
 from farflung.apps.runs.logs import check_installed
-from farflung.apps.runs.reader import read_toml
+from farflung.apps.runs.reader import overrides_of, read_toml
 from farflung.apps.runs.session import Session
 from farflung.apps.runs.toml_text import toml_text
 from farflung.apps.wiring import Place
@@ -31,11 +31,21 @@ class Wish:
     path: Path | None = None
     """None: the run that the command has by itself."""
     overrides: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables; FARFLUNG_TRAINING__BATCH_SIZE and the like change the file, and `overrides` change them."""
     is_simulated: bool = False
     is_resumed: bool = False
     place: Place = field(default_factory=Place)
     launcher: LauncherName = "processes"
     """What the seats of this site run in."""
+
+    def load(self, job: AnyJob) -> Any:
+        """The run.
+
+        Raises:
+            ValueError: a mistake in it.
+        """
+        return job.form.load(self.path, self.overrides, environment=self.environment, is_simulated=self.is_simulated)
 
 
 def show_run(job: AnyJob, wish: Wish) -> None:
@@ -44,8 +54,8 @@ def show_run(job: AnyJob, wish: Wish) -> None:
     Raises:
         ValueError: a mistake in it.
     """
-    run = job.load(wish.path, wish.overrides, is_simulated=wish.is_simulated)
-    print(toml_text(job.tables_of(run)), end="")
+    run = wish.load(job)
+    print(toml_text(job.form.tables(run)), end="")
 
 
 def do_run(job: AnyJob, wish: Wish) -> None:
@@ -59,7 +69,7 @@ def do_run(job: AnyJob, wish: Wish) -> None:
     console = Console()
     if wish.is_simulated and wish.is_resumed:
         raise ValueError("a simulation is replayed, not resumed: leave out --resume and choose another run.folder")
-    run = job.load(wish.path, wish.overrides, is_simulated=wish.is_simulated)
+    run = wish.load(job)
     check_installed(run.logging)
     run = _with_folder(run, wish)
     _check_folder(job, run, wish)
@@ -102,7 +112,8 @@ def _resuming(job: AnyJob, kept: Path) -> str:
 
 def _with_folder(run: Any, wish: Wish) -> Any:
     """The default run never stands in the way of the one before it; a named folder is the user's word."""
-    is_named = wish.path is not None or any(one.startswith("run.") for one in wish.overrides)
+    changes = (*overrides_of(wish.environment).values(), *wish.overrides)
+    is_named = wish.path is not None or any(one.startswith("run.") for one in changes)
     if wish.is_resumed or is_named:
         return run
     names = (run.run.folder if number == 1 else f"{run.run.folder}-{number}" for number in range(1, 10_000))
@@ -133,7 +144,7 @@ def _begin(job: AnyJob, run: Any) -> Path:
     folder = Path(run.run.folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / RUN_FILE, toml_text(job.tables_of(run)).encode(), mode=0o644)
+        write_durably(folder / RUN_FILE, toml_text(job.form.tables(run)).encode(), mode=0o644)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another run.folder") from None
     return folder
@@ -142,8 +153,8 @@ def _begin(job: AnyJob, run: Any) -> Path:
 def _check_same(job: AnyJob, run: Any, kept: Path) -> None:
     if not kept.exists():
         raise ValueError(f"there is no run in {kept.parent} to resume: start it without --resume")
-    begun = job.run_from(read_toml(kept))
-    before, now = job.tables_of(begun), job.tables_of(run)
+    begun = job.form.read(read_toml(kept))
+    before, now = job.form.tables(begun), job.form.tables(run)
     section, key = job.budget
     is_longer = now[section][key] > before[section][key]
     if is_longer:

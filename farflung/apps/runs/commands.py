@@ -1,5 +1,6 @@
 """`farflung join`, and the options of every command that leads a run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +55,7 @@ def lead(
     wish = Wish(
         path=run_file,
         overrides=tuple(overrides),
+        environment=dict(os.environ),
         is_simulated=simulate,
         is_resumed=resume,
         place=Place(host=host, port=port, advertise=advertise or ()),

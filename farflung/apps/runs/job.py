@@ -3,7 +3,7 @@
 A run of any kind is led by one process, which gives out seats (`lead`), starts those of its own machine (`local`) or of
 a simulation (`simulated`) and keeps the log (`session`). Who takes a seat (`take_seat`) hears of which kind the run is:
 
-    lead    job.load ── gather ── engine.seats ────────────────────────── bars ··· leave
+    lead    job.form ── gather ── engine.seats ────────────────────────── bars ··· leave
     seat    SeatGiven(job, run, charter) ── gather_for ── engine.part ── sit ── keep
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from rich.console import Console
 
 from farflung.apps.runs.engine import Engine
+from farflung.apps.runs.form import RunForm
 from farflung.apps.runs.history import History
 from farflung.apps.runs.run import Run
 from farflung.apps.runs.seats import Seat
@@ -75,24 +76,9 @@ class Job(Protocol[AnyRun, AnyMaterials]):
         """Section and key of how long the run is; a resumed run may have more of it."""
         ...
 
-    def load(self, path: Path | None, overrides: Sequence[str], *, is_simulated: bool = False) -> AnyRun:
-        """The run of a TOML file (None: the one that the command has by itself), with `--set` values on top.
-
-        Raises:
-            ValueError: a mistake in it, in one sentence.
-        """
-        ...
-
-    def run_from(self, tables: dict[str, Any]) -> AnyRun:
-        """The run that these tables describe.
-
-        Raises:
-            ValueError: as `load`.
-        """
-        ...
-
-    def tables_of(self, run: AnyRun) -> dict[str, Any]:
-        """The full effective run as tables; `run_from` of them is the same run."""
+    @property
+    def form(self) -> RunForm[AnyRun]:
+        """Its run file."""
         ...
 
     def check_longer(self, before: AnyRun, now: AnyRun, folder: Path) -> None:
@@ -164,6 +150,8 @@ class Job(Protocol[AnyRun, AnyMaterials]):
 
 
 AnyJob = Job[Any, Any]
+KINDS = ("pretrain", "align", "finetune")
+"""Names that `job_of` knows."""
 
 
 def refuse_own_data(own_data: Path | None) -> None:

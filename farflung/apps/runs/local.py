@@ -92,7 +92,7 @@ class LocalRun:
         self._lead = Lead(
             gathered,
             job=job.name,
-            run=json.dumps(job.tables_of(run)),
+            run=json.dumps(job.form.tables(run)),
             materials=materials.fingerprint,
             version=__version__,
             charter=lambda seat: job.charter(run, materials, seat, place.home),

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 Settings = TypeVar("Settings")
+PREFIX = "FARFLUNG_"
+"""Of variables that mean this program; those that name a section and a key have __ between them."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -51,6 +53,12 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ValueError(f"--set {override!r}: {name!r} is no table that values can be set in")
     table[names[-1]] = value
+
+
+def overrides_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """What variables such as FARFLUNG_TRAINING__BATCH_SIZE=4 set, by their name: `training.batch_size=4`."""
+    own = {name: name.removeprefix(PREFIX) for name in sorted(environment) if name.startswith(PREFIX)}
+    return {name: f"{key.lower().replace('__', '.')}={environment[name]}" for name, key in own.items() if "__" in key}
 
 
 def read(kind: type[Settings], table: object, where: str) -> Settings:

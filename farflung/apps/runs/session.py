@@ -36,7 +36,7 @@ class Session:
         seats = job.engine(run).seats(run) if self._lone is None else [self._lone.seat]
         self._gathered = Gathered(seats, self._history, self._on_point, self._on_decision)
         self._log = JsonLines(folder / LOG_NAME)
-        self._recorders = open_recorders(run.logging, folder, run.run.name, job.tables_of(run))
+        self._recorders = open_recorders(run.logging, folder, run.run.name, job.form.tables(run))
         self._bars = job.bars(run, materials, self._history, self._gathered.seats, console)
         self._shown_at = 0.0
         self._logged_at = 0.0

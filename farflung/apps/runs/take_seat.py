@@ -151,7 +151,7 @@ class _Seat:
             print(f"takes the seat {given.seat.name}", flush=True)
             # Loading torch takes seconds, in which the node must go on showing that it is there.
             job = await asyncio.to_thread(job_of, given.job)
-            run: Run = job.run_from(json.loads(given.run))
+            run: Run = job.form.read(json.loads(given.run))
             engine = await asyncio.to_thread(job.engine, run)
             materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group, self._own_data)
             if materials is not None and materials.fingerprint != given.materials:

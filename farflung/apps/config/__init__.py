@@ -1,0 +1,1 @@
+"""`farflung config`: run files checked, shown in full, and described for editors."""
