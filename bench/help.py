@@ -34,7 +34,7 @@ def seconds_of(path: tuple[str, ...]) -> float:
 def main() -> int:
     """Run; the exit status says whether all claims hold."""
     arguments = bench_arguments(__doc__ or "").parse_args()
-    repeats = 1 if arguments.quick else 3
+    repeats = 1 if arguments.quick else 5
     report = Report("help", {"repeats": repeats})
     seconds_of(())  # from here on the files are in memory
     found = {path: min(seconds_of(path) for _ in range(repeats)) for path in commands(typer.main.get_command(cli.app))}
