@@ -1,6 +1,5 @@
 """`farflung api`: the HTTP interface over models of a swarm."""
 
-import socket
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
 from farflung.apps.http.metrics import Metrics
 from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
+from farflung.apps.listening import bind
 from farflung.apps.wiring import Connection
 from farflung.model.generator import ModelGenerator, stop_tokens_of
 from farflung.model.sample import Sampling
@@ -74,18 +74,6 @@ def make_engine(connected: ConnectedModel, limits: EngineLimits) -> Engine:
         limits=limits,
         why_unavailable=connected.why_unavailable,
     )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-        ValueError: the port is taken, or the host is not this machine's.
-    """
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from None
 
 
 def serve_api(

@@ -81,6 +81,18 @@ class Member(Role):
         """Rendezvous nodes that hold a record of this node, in order of their ids."""
         return [peer for peer in sorted(self._sources) if self._sources[peer].acknowledged >= 0]
 
+    def clocks_ahead_seconds(self) -> dict[PeerId, float]:
+        """How far the wall clocks of other nodes are ahead of this one's, off by as long as their records travelled.
+
+        What is left of a lease counts on clocks that need not agree, from when its record was made.
+        """
+        ahead: dict[PeerId, float] = {}
+        for held in self._book:
+            record, own_end = held.record, held.expires_at + self._wall_offset_seconds
+            if record.peer in self._view and record.peer != self.peer:
+                ahead[record.peer] = record.issued_at + record.lease_seconds - own_end
+        return ahead
+
     def watch(self, watcher: Watcher) -> None:
         """Be told of every change of the view (renewals of a lease are none), in order."""
         self._watchers.append(watcher)

@@ -38,6 +38,8 @@ class Swarm:
     members: dict[str, Member] = field(default_factory=dict[str, Member])
     meeting: dict[str, Rendezvous] = field(default_factory=dict[str, Rendezvous])
     hosts: dict[str, Host] = field(default_factory=dict[str, Host])
+    clocks_ahead_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Members' wall clocks, before the true one."""
 
     def __post_init__(self) -> None:
         self.simulation = Simulation(seed=self.seed, faults=self.faults, topology=self.topology, must_introduce=True)
@@ -78,7 +80,7 @@ class Swarm:
         self, world: World, name: str, site: str, known: dict[PeerId, Contact], *, is_rendezvous: bool = False
     ) -> None:
         profile = Profile(role=TicketRole.SERVER, contact=contact(name), site=site, is_rendezvous=is_rendezvous)
-        offset = world.clock.wall_seconds() - world.clock.now()
+        offset = world.clock.wall_seconds() - world.clock.now() + self.clocks_ahead_seconds.get(name, 0.0)
         member = Member(identity(name), profile, known, wall_offset_seconds=offset, config=self.member_config)
         member.publish("name", name.encode(), world.clock.now())
         self.members[name] = member

@@ -193,6 +193,22 @@ def record_of(name: str, *, sequence: int, issued_at: float, content: bytes = b"
     )
 
 
+def test_a_member_tells_how_far_the_clocks_of_others_are_off() -> None:
+    swarm = Swarm(clocks_ahead_seconds={"node-0": 40.0, "node-1": -7.0})
+    for name in MEETINGS:
+        swarm.meet(name)
+    for name in ("node-0", "node-1", "node-2"):
+        swarm.join(name)
+    with swarm:
+        for _ in range(3):
+            swarm.simulation.advance(17.0)  # at different times of a lease
+            ahead = {name: swarm.members[name].clocks_ahead_seconds() for name in swarm.members}
+            assert ahead["node-2"][swarm.peer("node-0")] == pytest.approx(40.0, abs=1.0)
+            assert ahead["node-2"][swarm.peer("node-1")] == pytest.approx(-7.0, abs=1.0)
+            assert ahead["node-0"][swarm.peer("node-1")] == pytest.approx(-47.0, abs=1.0)
+            assert len(ahead["node-2"]) == 5
+
+
 def test_forged_replayed_and_borrowed_records_are_refused() -> None:
     with full() as swarm:
         swarm.simulation.advance(1.0)

@@ -1,0 +1,1 @@
+"""`farflung doctor`: tries on this machine, and against a swarm, what the other commands will need."""
