@@ -128,7 +128,7 @@ class Hub(Role):
         member.version = message.version
         member.answers_per_second = message.answers_per_second
         dropped = self.ledger.renew(message.name, message.running, now)
-        wanted = min(message.num_answers, self._share(member, now))
+        wanted = min(message.num_answers, self._share(member, message, now))
         keys, reason = self.ledger.give(message.name, message.version, wanted, now)
         member.is_hungry = len(keys) < message.num_answers
         tasks, effects = self._tasks(keys)
@@ -144,16 +144,22 @@ class Hub(Role):
         )
         return [*effects, Send(member.address, leases)]
 
-    def _share(self, member: Member, now: float) -> int:
+    def _share(self, member: Member, message: AlignAsk, now: float) -> int:
         """How many answers this worker should have of those that are free, so that all end at the same time.
 
         Each time a part in proportion to its speed: what is left is divided ever finer, so the last ones are short.
+        But a share that is sampled sooner than the next one can be here makes it wait for the way: of such it is given
+        more at once, up to its part of all that is under way.
         """
         present = [one for one in self.members.values() if now - one.heard_at < self._config.silence_seconds]
         known = [one.answers_per_second for one in present if one.answers_per_second]
         usual = sum(known) / len(known) if known else 1.0
-        total = sum(one.answers_per_second or usual for one in present)
-        return math.ceil(self.ledger.num_free() * (member.answers_per_second or usual) / total) or 1
+        speed = member.answers_per_second or usual
+        part = speed / sum(one.answers_per_second or usual for one in present)
+        num_free = self.ledger.num_free()
+        num_open = part * (num_free + len(self.ledger.leases)) - len(message.running)
+        num_meanwhile = member.answers_per_second * message.round_trip_seconds
+        return math.ceil(max(part * num_free, min(num_open, num_meanwhile))) or 1
 
     def _tasks(self, keys: Sequence[Key]) -> tuple[tuple[Task, ...], list[Effect]]:
         """The tasks of these answers; a prompt that the environment cannot make is given up."""

@@ -107,6 +107,8 @@ class AlignAsk(Message, kw_only=True):
     """Room for so many."""
     answers_per_second: float
     """Measured; 0: not yet."""
+    round_trip_seconds: float
+    """From the last question to its tasks; 0: not yet known."""
     running: tuple[tuple[int, int], ...]
     """(prompt, member) of all that I am at: their leases go on."""
     ask: int

@@ -92,8 +92,11 @@ class Worker:
         self._is_asked = False
         self._asked_at = NEVER
         self._ask_at = NEVER
+        self._has_news = False
+        """Something happened since the last question that its answer knows nothing of."""
         self._heard_at = world.clock.now()
         self._pace = Pace()
+        self._round_trip_seconds = 0.0
         self._why_idle = "hub"
 
     @property
@@ -154,7 +157,7 @@ class Worker:
         if now < (self._asked_at + self._config.silence_seconds if self._is_asked else self._ask_at) or self._is_over:
             return
         self._ask += 1
-        self._asked_at, self._is_asked = now, True
+        self._asked_at, self._is_asked, self._has_news = now, True, False
         if not self._is_in:
             self._send(mailbox, AlignJoin(name=self._name, code=__version__, run=self._run, ask=self._ask))
             return
@@ -164,6 +167,7 @@ class Worker:
             version=self.weights.held.number,
             num_answers=room,
             answers_per_second=self.answers_per_second,
+            round_trip_seconds=self._round_trip_seconds,
             running=tuple(sorted({*self._running, *self.outbox.keys()})),
             ask=self._ask,
         )
@@ -213,7 +217,7 @@ class Worker:
                 self._ask_again_in(seconds)
             case AlignNews(version=version):
                 self.weights.newest = max(self.weights.newest, version)
-                self._ask_at = NEVER
+                self._ask_soon()
             case AlignTaken():
                 self._take_verdicts(message)
             case AlignLeases() if self._is_asked and message.ask == self._ask:
@@ -223,6 +227,10 @@ class Worker:
             case _:
                 pass
 
+    def _ask_soon(self) -> None:
+        """Now, or when the question that is out was answered."""
+        self._ask_at, self._has_news = NEVER, True
+
     def _ask_again_in(self, seconds: float) -> None:
         self._is_asked, self._ask_at = False, self._world.clock.now() + seconds
 
@@ -231,10 +239,11 @@ class Worker:
         if num_answers:
             self.report.num_refused += len(message.refused)
             self.report.num_taken += num_answers - len(message.refused)
-            self._ask_at = NEVER
+            self._ask_soon()
 
     def _take_tasks(self, message: AlignLeases) -> None:
         self._is_asked, self._is_over = False, message.is_over
+        self._round_trip_seconds = self._world.clock.now() - self._asked_at
         self.weights.newest = max(self.weights.newest, message.version)
         dropped = dict.fromkeys(message.dropped)
         for prompt in dict.fromkeys(prompt for prompt, _ in message.dropped):
@@ -246,7 +255,7 @@ class Worker:
             self._policy.begin(task)
             self._running.update({(task.prompt, member): None for member in task.members})
         self._why_idle = "weights" if self.weights.is_behind else "tasks"
-        self._ask_at = self._world.clock.now() + message.retry_after_seconds
+        self._ask_at = NEVER if self._has_news else self._world.clock.now() + message.retry_after_seconds
 
     # Computing
 
@@ -280,7 +289,8 @@ class Worker:
         self._is_computing = False
         if done.what == "renew":
             self.weights.renewed(mailbox.send, done.result)
-            self._ask_at = NEVER
+            self._is_asked = self._is_asked and len(self._running) > 0  # idle: what was asked was about older weights
+            self._ask_soon()
         elif isinstance(done.result, Failed):
             raise done.result.error
         else:
@@ -297,4 +307,4 @@ class Worker:
         self.report.num_tokens += sum(len(one.answer_tokens) for one in rollouts)
         if rollouts or failures:
             self.outbox.add(rollouts, failures)
-            self._ask_at = NEVER
+            self._ask_soon()

@@ -106,7 +106,7 @@ def test_a_worker_of_another_run_is_refused_in_a_sentence() -> None:
 
 def answers_per_second(workers: dict[str, float], sites: dict[str, str], topology: Topology) -> float:
     """Of a whole run, whose trainer is never what is waited for."""
-    settings = config(staleness_max=4, num_steps=10, prompts_per_step=8)
+    settings = config(staleness_max=4, num_steps=20, prompts_per_step=8)
     with SimulatedAlignment(
         settings, workers, sites=sites, topology=topology, seconds_per_token=0.02, seconds_per_step=0.01
     ) as run:
@@ -121,3 +121,17 @@ def test_uneven_workers_together_are_as_fast_as_the_sum_of_what_each_can_do() ->
     workers = {"near": 1.0, "slow": 5.0, "far": 1.0}
     alone = sum(answers_per_second({name: workers[name]}, sites, topology) for name in workers)
     assert answers_per_second(workers, sites, topology) >= 0.85 * alone
+
+
+def test_far_workers_are_given_their_whole_part_at_once() -> None:
+    """Sequential with a second each way: news, two questions about weights, tasks, answers. Not a trip for every half."""
+    sites = {"w0": "far", "w1": "farther"}
+    topology = Topology(between=Link(latency_seconds=1.0))
+    settings = config(staleness_max=0, num_steps=10, prompts_per_step=8, silence_seconds=25.0)
+    with SimulatedAlignment(
+        settings, dict.fromkeys(sites, 1.0), sites=sites, topology=topology, num_answers_max=32
+    ) as run:
+        run.run()
+        assert run.errors == {}
+        assert torch.equal(run.table, in_one_place(settings).table)
+        assert run.simulation.now() / settings.num_steps < 11
