@@ -128,12 +128,15 @@ def test_planted_bugs_are_caught(
     plant(monkeypatch)
     said: list[str] = []
 
+    def is_caught(seed: int) -> bool:
+        goes_wrong(lambda: breaches(seed))
+        return any(sentence in breach for breach in said)
+
     def breaches(seed: int) -> list[str]:
         said.extend(alignment_scenario.run(seed).breaches)
         return said
 
-    assert any(goes_wrong(lambda seed=seed: breaches(seed)) for seed in range(1, 60, 2))
-    assert any(sentence in breach for breach in said)
+    assert any(is_caught(seed) for seed in range(1, 60, 2))
 
 
 def test_two_processes_that_hash_differently_tell_the_same_story() -> None:

@@ -239,7 +239,7 @@ class Worker:
         if num_answers:
             self.report.num_refused += len(message.refused)
             self.report.num_taken += num_answers - len(message.refused)
-            self._ask_soon()
+            self._ask_at = NEVER
 
     def _take_tasks(self, message: AlignLeases) -> None:
         self._is_asked, self._is_over = False, message.is_over
