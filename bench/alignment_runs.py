@@ -16,8 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
-from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, SumsTask
-from farflung.apps.align.addition import ANSWER_TOKENS
+from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, Task
 from farflung.learn.parameters import Tensors
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
@@ -49,14 +48,14 @@ class Arm:
     loss: str = "dppo"
     drift_budget: float = 0.0
 
-    def config(self, num_steps: int, seed: int, delay_seconds: float) -> AlignmentConfig:
+    def config(self, num_steps: int, seed: int, delay_seconds: float, answer_tokens: int) -> AlignmentConfig:
         """The run's conversation; waiting times fit the delay."""
         steps_per_version = self.staleness_max + 1 if self.drift_budget else 1
         return AlignmentConfig(
             num_steps=num_steps,
             prompts_per_step=PROMPTS_PER_STEP,
             answers_per_prompt=ANSWERS_PER_PROMPT,
-            num_tokens_max=ANSWER_TOKENS,
+            num_tokens_max=answer_tokens,
             staleness_max=max(0, self.staleness_max),
             seed=seed,
             silence_seconds=15.0 + 10 * delay_seconds,
@@ -75,6 +74,8 @@ class Job:
     delay_seconds: float
     num_steps: int
     folder: Path
+    """Of the pretrained model, named by what it was trained on."""
+    subject: str = "sums"
 
     @property
     def key(self) -> str:
@@ -131,11 +132,11 @@ Moment = tuple[float, int, Tensors]
 def run(job: Job) -> Curve:
     """Make one run."""
     torch.set_num_threads(1)
-    task = SumsTask(job.folder, job.seed, job.arm.loss)
+    task = Task(job.folder, job.seed, job.subject, job.arm.loss)
     learner = task.learner()
     moments: list[Moment] = [(0.0, 0, learner.snapshot())]
     curve = Curve()
-    config = job.arm.config(job.num_steps, job.seed, job.delay_seconds)
+    config = job.arm.config(job.num_steps, job.seed, job.delay_seconds, task.answer_tokens)
     if job.arm.staleness_max == COLOCATED:
 
         def told(step: Step) -> None:
@@ -147,15 +148,13 @@ def run(job: Job) -> Curve:
         curve.staleness = {0: job.num_steps * PROMPTS_PER_STEP * ANSWERS_PER_PROMPT}
     else:
         _simulate(job, task, learner, config, moments, curve)
-    policy = task.policy(rows_at_once=512)
+    judge = task.judge()
     for seconds, num_steps, weights in moments:
-        curve.points.append(Point(seconds, num_steps, task.accuracy(policy, weights, num_steps)))
+        curve.points.append(Point(seconds, num_steps, judge(weights, num_steps)))
     return curve
 
 
-def _simulate(
-    job: Job, task: SumsTask, learner: Any, config: AlignmentConfig, moments: list[Moment], curve: Curve
-) -> None:
+def _simulate(job: Job, task: Task, learner: Any, config: AlignmentConfig, moments: list[Moment], curve: Curve) -> None:
     """Trainer and workers at sites of their own."""
     between = Link(latency_seconds=job.delay_seconds, bytes_per_second=BYTES_PER_SECOND)
     with Simulation(seed=job.seed, topology=Topology(between=between), keep_trace=False) as simulation:
@@ -180,8 +179,8 @@ def _simulate(
         def boot_worker(world: World) -> None:
             name = str(world.network.peer)
             settings: dict[str, Any] = {"name": name, "hub": PeerId(TRAINER), "run": b"bench"}
-            settings |= {"num_answers_max": answers_at_once(job.arm), "tokens_per_slice": ANSWER_TOKENS}
-            num_tokens = PROMPTS_PER_STEP * ANSWERS_PER_PROMPT * ANSWER_TOKENS / NUM_WORKERS
+            settings |= {"num_answers_max": answers_at_once(job.arm), "tokens_per_slice": task.answer_tokens}
+            num_tokens = PROMPTS_PER_STEP * ANSWERS_PER_PROMPT * task.answer_tokens / NUM_WORKERS
             settings["seconds_per_token"] = SAMPLING_SECONDS / num_tokens
             start(Worker(world, config, task.policy(), **settings).run())
 

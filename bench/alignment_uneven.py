@@ -16,10 +16,8 @@ from typing import Any
 
 import torch
 
-from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, SumsTask
+from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, Task, model_folder
 from bench.report import Report, bench_arguments
-from farflung.apps.align.addition import ANSWER_TOKENS, addition_model
-from farflung.runtime.home import default_home
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
 from farflung.systems.alignment.config import AlignmentConfig
@@ -66,12 +64,12 @@ class Outcome:
 def run(folder: Path, nodes: Sequence[Node], staleness_max: int, num_steps: int) -> Outcome:
     """Train with these nodes."""
     torch.set_num_threads(1)
-    task = SumsTask(folder, seed=0)
+    task = Task(folder, seed=0)
     config = AlignmentConfig(
         num_steps=num_steps,
         prompts_per_step=PROMPTS_PER_STEP,
         answers_per_prompt=ANSWERS_PER_PROMPT,
-        num_tokens_max=ANSWER_TOKENS,
+        num_tokens_max=task.answer_tokens,
         staleness_max=staleness_max,
         steps_per_checkpoint=num_steps,
     )
@@ -98,8 +96,8 @@ def run(folder: Path, nodes: Sequence[Node], staleness_max: int, num_steps: int)
         def boot_worker(world: World) -> None:
             name = str(world.network.peer)
             settings: dict[str, Any] = {"name": name, "hub": PeerId(TRAINER), "run": b"bench"}
-            settings |= {"num_answers_max": 64, "tokens_per_slice": ANSWER_TOKENS}
-            settings["seconds_per_token"] = 1 / (ANSWERS_PER_SECOND * ANSWER_TOKENS)
+            settings |= {"num_answers_max": 64, "tokens_per_slice": task.answer_tokens}
+            settings["seconds_per_token"] = 1 / (ANSWERS_PER_SECOND * task.answer_tokens)
             workers[name] = Worker(world, config, task.policy(), **settings)
             start(workers[name].run())
 
@@ -123,7 +121,7 @@ def main(arguments_given: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="of a run; 20 with --quick")
     arguments = parser.parse_args(arguments_given)
     num_steps = 20 if arguments.quick else arguments.steps
-    folder = addition_model(default_home() / "models")
+    folder = model_folder("sums")
     report = Report("alignment_uneven", {"num_steps": num_steps})
     rows: list[tuple[object, ...]] = []
     for bound in (2,) if arguments.quick else (1, 2, 4):

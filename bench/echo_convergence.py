@@ -1,12 +1,14 @@
 """Rollouts apart from training against both in one place: accuracy, speed and staleness of ECHO's two protocols.
 
-A small pretrained model learns to be sure of two-digit sums. Sampling and training in one place is the baseline;
-Sequential, bounded staleness of 1, 2 and 4 steps, publishing by drift, and a run without any correction are compared
-with it, over links of 20 Mbit/s with a delay in each direction. Arithmetic, messages and bytes are real, the time is
-virtual: the workers together sample a step's answers in a second, and a step takes a second.
+A small pretrained model learns to be sure of two-digit sums, or of its way over a frozen lake, a game of up to eight
+turns (`--subject lake`). Sampling and training in one place is the baseline; Sequential, bounded staleness of 1, 2 and
+4 steps, publishing by drift, and a run without any correction are compared with it, over links of 20 Mbit/s with a
+delay in each direction. Arithmetic, messages and bytes are real, the time is virtual: the workers together sample a
+step's answers in a second, and a step takes a second.
 
-It sharpens: the model's most likely answer was right before. Its learning rate of 1e-3 makes one step of staleness
-worth about a thousand of those with which large models are trained, so what is lost here is lost sooner than there.
+With sums it sharpens: the model's most likely answer was right before. The learning rate of 1e-3 makes one step of
+staleness worth about a thousand of those with which large models are trained, so what is lost here is lost sooner than
+there.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.alignment_runs import COLOCATED, Arm, Curve, Job, Runs
+from bench.alignment_task import SUBJECTS, model_folder
 from bench.report import Report, bench_arguments
-from farflung.apps.align.addition import addition_model
-from farflung.runtime.home import default_home
 
 COLOCATED_ARM = Arm("co-located", COLOCATED)
 SEQUENTIAL = Arm("Sequential", 0)
@@ -118,6 +119,7 @@ def judge(report: Report, curves: dict[str, list[Curve]]) -> None:
 def main(arguments_given: Sequence[str] | None = None) -> int:
     """Run all arms at all delays, print and judge."""
     parser = bench_arguments(__doc__ or "")
+    parser.add_argument("--subject", choices=sorted(SUBJECTS), default="sums", help="what is learned")
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of a run; 20 with --quick")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each arm; 1 with --quick")
     parser.add_argument("--delays", type=float, nargs="+", default=[1.0, 0.0], help="seconds, one way")
@@ -127,11 +129,15 @@ def main(arguments_given: Sequence[str] | None = None) -> int:
     num_steps, num_seeds, delays, arms = arguments.steps, arguments.seeds, arguments.delays, ARMS
     if arguments.quick:
         num_steps, num_seeds, delays, arms = 20, 1, [JUDGED_DELAY_SECONDS], QUICK_ARMS
-    folder = addition_model(default_home() / "models")
-    report = Report("echo_convergence", {"num_steps": num_steps, "seeds": num_seeds, "delays": delays})
+    folder = model_folder(arguments.subject)
+    report = Report(
+        "echo_convergence", {"subject": arguments.subject, "num_steps": num_steps, "seeds": num_seeds, "delays": delays}
+    )
     runs = Runs(arguments.processes, arguments.resume)
     for delay in delays:
-        jobs = [Job(arm, seed, delay, num_steps, folder) for seed in range(num_seeds) for arm in arms]
+        jobs = [
+            Job(arm, seed, delay, num_steps, folder, arguments.subject) for seed in range(num_seeds) for arm in arms
+        ]
         made = runs.curves(jobs)
         curves = {arm.name: [made[job] for job in jobs if job.arm == arm] for arm in arms}
         show(report, delay, curves)
