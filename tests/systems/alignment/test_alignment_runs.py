@@ -124,7 +124,7 @@ def test_uneven_workers_together_are_as_fast_as_the_sum_of_what_each_can_do() ->
 
 
 def test_far_workers_are_given_their_whole_part_at_once() -> None:
-    """Sequential with a second each way: news, two questions about weights, tasks, answers. Not a trip for every half."""
+    """Sequential with a second each way: news, two questions about weights, tasks, answers; no trip for every half."""
     sites = {"w0": "far", "w1": "farther"}
     topology = Topology(between=Link(latency_seconds=1.0))
     settings = config(staleness_max=0, num_steps=10, prompts_per_step=8, silence_seconds=25.0)
