@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from farflung.systems.alignment.asking import Asking
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.installing import renew
 from farflung.systems.alignment.leases import Key
@@ -39,8 +40,6 @@ from farflung.world.errors import Refused, Unreachable
 from farflung.world.host import Host
 from farflung.world.mailbox import Mailbox, PeerLost
 from farflung.world.version import __version__
-
-NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +87,9 @@ class Worker:
         self._is_computing = False
         self._is_in = False
         self._is_over = False
-        self._ask = 0
-        self._is_asked = False
-        self._asked_at = NEVER
-        self._ask_at = NEVER
-        self._has_news = False
-        """Something happened since the last question that its answer knows nothing of."""
+        self._asking = Asking(config.silence_seconds)
         self._heard_at = world.clock.now()
         self._pace = Pace()
-        self._round_trip_seconds = 0.0
         self._why_idle = "hub"
 
     @property
@@ -134,7 +127,7 @@ class Worker:
         if self._is_over:
             return float("inf")  # what is being computed ends, and then all does
         silence = self._config.silence_seconds
-        times = [self._asked_at + silence if self._is_asked else self._ask_at]
+        times = [self._asking.due_at]
         times += [self.weights.deadline()] if self._is_in else []
         return min([*times, now + silence] if len(self.outbox) else times)
 
@@ -154,12 +147,11 @@ class Worker:
 
     def _ask_hub(self, mailbox: Mailbox, now: float) -> None:
         """One question at a time: let me in, or give me tasks. The latter also says what is still being sampled."""
-        if now < (self._asked_at + self._config.silence_seconds if self._is_asked else self._ask_at) or self._is_over:
+        if now < self._asking.due_at or self._is_over:
             return
-        self._ask += 1
-        self._asked_at, self._is_asked, self._has_news = now, True, False
+        number = self._asking.ask(now)
         if not self._is_in:
-            self._send(mailbox, AlignJoin(name=self._name, code=__version__, run=self._run, ask=self._ask))
+            self._send(mailbox, AlignJoin(name=self._name, code=__version__, run=self._run, ask=number))
             return
         room = max(0, self._num_answers_max - len(self._running)) if self.weights.held.tensors else 0
         ask = AlignAsk(
@@ -167,9 +159,9 @@ class Worker:
             version=self.weights.held.number,
             num_answers=room,
             answers_per_second=self.answers_per_second,
-            round_trip_seconds=self._round_trip_seconds,
+            round_trip_seconds=self._asking.round_trip_seconds,
             running=tuple(sorted({*self._running, *self.outbox.keys()})),
-            ask=self._ask,
+            ask=number,
         )
         self._send(mailbox, ask)
 
@@ -202,11 +194,13 @@ class Worker:
 
     def _take_of_hub(self, message: object) -> None:
         match message:
-            case AlignWelcome(version=version) if self._is_asked and message.ask == self._ask:
-                self._is_in, self._is_asked, self._ask_at = True, False, NEVER
+            case AlignWelcome(version=version) if self._asking.is_awaited(message.ask):
+                self._is_in = True
+                self._asking.anew()
                 self.weights.newest = max(self.weights.newest, version)
             case AlignJoinAgain():
-                self._is_in, self._is_asked, self._ask_at = False, False, NEVER
+                self._is_in = False
+                self._asking.anew()
                 self.weights.hub_started_anew()
                 self.outbox.send_all_again()
             case NoSuchActor():
@@ -217,33 +211,29 @@ class Worker:
                 self._ask_again_in(seconds)
             case AlignNews(version=version):
                 self.weights.newest = max(self.weights.newest, version)
-                self._ask_soon()
+                self._asking.soon()
             case AlignTaken():
                 self._take_verdicts(message)
-            case AlignLeases() if self._is_asked and message.ask == self._ask:
+            case AlignLeases() if self._asking.is_awaited(message.ask):
                 self._take_tasks(message)
             case AlignPath():
                 self.weights.take_path(message)
             case _:
                 pass
 
-    def _ask_soon(self) -> None:
-        """Now, or when the question that is out was answered."""
-        self._ask_at, self._has_news = NEVER, True
-
     def _ask_again_in(self, seconds: float) -> None:
-        self._is_asked, self._ask_at = False, self._world.clock.now() + seconds
+        self._asking.anew(self._world.clock.now() + seconds)
 
     def _take_verdicts(self, message: AlignTaken) -> None:
         num_answers = self.outbox.taken(message.batch)
         if num_answers:
             self.report.num_refused += len(message.refused)
             self.report.num_taken += num_answers - len(message.refused)
-            self._ask_at = NEVER
+        if message.refused:
+            self._asking.soon()
 
     def _take_tasks(self, message: AlignLeases) -> None:
-        self._is_asked, self._is_over = False, message.is_over
-        self._round_trip_seconds = self._world.clock.now() - self._asked_at
+        self._is_over = message.is_over
         self.weights.newest = max(self.weights.newest, message.version)
         dropped = dict.fromkeys(message.dropped)
         for prompt in dict.fromkeys(prompt for prompt, _ in message.dropped):
@@ -255,7 +245,7 @@ class Worker:
             self._policy.begin(task)
             self._running.update({(task.prompt, member): None for member in task.members})
         self._why_idle = "weights" if self.weights.is_behind else "tasks"
-        self._ask_at = NEVER if self._has_news else self._world.clock.now() + message.retry_after_seconds
+        self._asking.answered(self._world.clock.now(), message.retry_after_seconds)
 
     # Computing
 
@@ -289,8 +279,9 @@ class Worker:
         self._is_computing = False
         if done.what == "renew":
             self.weights.renewed(mailbox.send, done.result)
-            self._is_asked = self._is_asked and len(self._running) > 0  # idle: what was asked was about older weights
-            self._ask_soon()
+            self._asking.soon()
+            if not self._running:
+                self._asking.anew()  # what is out was asked with older weights
         elif isinstance(done.result, Failed):
             raise done.result.error
         else:
@@ -307,4 +298,4 @@ class Worker:
         self.report.num_tokens += sum(len(one.answer_tokens) for one in rollouts)
         if rollouts or failures:
             self.outbox.add(rollouts, failures)
-            self._ask_soon()
+            self._asking.soon()
