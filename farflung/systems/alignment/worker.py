@@ -126,10 +126,10 @@ class Worker:
     def _deadline(self, now: float) -> float:
         if self._is_over:
             return float("inf")  # what is being computed ends, and then all does
-        silence = self._config.silence_seconds
         times = [self._asking.due_at]
         times += [self.weights.deadline()] if self._is_in else []
-        return min([*times, now + silence] if len(self.outbox) else times)
+        times += [now + self._config.silence_seconds] if len(self.outbox) else []
+        return min(times)
 
     # Acting
 
@@ -151,10 +151,9 @@ class Worker:
             return
         number = self._asking.ask(now)
         if not self._is_in:
-            self._send(mailbox, AlignJoin(name=self._name, code=__version__, run=self._run, ask=number))
-            return
+            return self._send(mailbox, AlignJoin(name=self._name, code=__version__, run=self._run, ask=number))
         room = max(0, self._num_answers_max - len(self._running)) if self.weights.held.tensors else 0
-        ask = AlignAsk(
+        question = AlignAsk(
             name=self._name,
             version=self.weights.held.number,
             num_answers=room,
@@ -163,7 +162,7 @@ class Worker:
             running=tuple(sorted({*self._running, *self.outbox.keys()})),
             ask=number,
         )
-        self._send(mailbox, ask)
+        self._send(mailbox, question)
 
     def _send(self, mailbox: Mailbox, message: object) -> None:
         mailbox.send(Address(self._hub, HUB_ACTOR), message)
@@ -229,8 +228,8 @@ class Worker:
         if num_answers:
             self.report.num_refused += len(message.refused)
             self.report.num_taken += num_answers - len(message.refused)
-        if message.refused:
-            self._asking.soon()
+            if message.refused:
+                self._asking.soon()
 
     def _take_tasks(self, message: AlignLeases) -> None:
         self._is_over = message.is_over
