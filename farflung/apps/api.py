@@ -8,9 +8,10 @@ import uvicorn
 from farflung.apps.announced import AnnouncedServers
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
-from farflung.apps.http.metrics import Metrics
+from farflung.apps.http.metrics import Metrics, RerouteCollector
 from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
 from farflung.apps.listening import bind
+from farflung.apps.metrics.node import NodeCollector
 from farflung.apps.wiring import Connection
 from farflung.model.generator import ModelGenerator, stop_tokens_of
 from farflung.model.sample import Sampling
@@ -96,8 +97,8 @@ def serve_api(
     with listening, Connection(ticket) as connection:
         models = [connect_model(source, connection, dtype=dtype) for source in find_models(named, connection)]
         metrics = Metrics()
-        traffic = connection.node.world.traffic
-        metrics.report_wire(traffic, lambda: sum(connected.num_reroutes for connected in models))
+        metrics.report(RerouteCollector(lambda: sum(connected.num_reroutes for connected in models)))
+        metrics.report(NodeCollector(connection.node, connection.bridge.call))
         engines = {connected.source.name: make_engine(connected, limits) for connected in models}
         app = build_app(engines, api_keys=api_keys, metrics=metrics)
         shown_host, shown_port = listening.getsockname()[:2]

@@ -15,7 +15,7 @@ from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.parents import tie_to_parent
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
-from farflung.apps.runs.commands import join
+from farflung.apps.runs.commands import Metrics, join
 from farflung.world.errors import FarflungError, Unreachable
 
 FAILED = 1
@@ -83,6 +83,7 @@ def serve(
     ] = True,
     site: Annotated[str, typer.Option("--site", help="Name of the place; machines of one site are near.")] = "",
     home: Home = None,
+    metrics: Metrics = None,
 ) -> None:
     """Serve blocks of a model: found a swarm with --new-swarm, or join one with a ticket."""
     if join is not None and new_swarm:
@@ -115,7 +116,7 @@ def serve(
         is_rendezvous=rendezvous and not dial_only,
         site=site,
     )
-    serve(model, options, place, Membership(ticket=join, swarm_name=name, ticket_file=ticket_file))
+    serve(model, options, place, Membership(ticket=join, swarm_name=name, ticket_file=ticket_file, metrics=metrics))
 
 
 @app.command()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.apps.announced import SERVING_ROLES
+from farflung.apps.metrics.exporter import exporting
+from farflung.apps.metrics.node import NodeCollector, on_running_loop
 from farflung.apps.serving import BlockServer, ServeOptions, Tell
 from farflung.apps.tickets import ticket_path, write_ticket
 from farflung.apps.wiring import Place, SwarmNode, join
@@ -27,7 +29,7 @@ TICKET_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How a server gets into its swarm."""
+    """How a server gets into its swarm, and who may look at it."""
 
     ticket: str | None
     """None: found a new swarm."""
@@ -35,6 +37,8 @@ class Membership:
     """Of a new swarm; None: the model's name."""
     ticket_file: Path | None = None
     """Where to write the founder's admin ticket besides the home."""
+    metrics: str | None = None
+    """Where Prometheus may ask: a port, or host:port."""
 
 
 def serve(model: str, options: ServeOptions, place: Place, membership: Membership) -> None:
@@ -72,12 +76,14 @@ async def _serve(source: ModelSource, server: BlockServer, place: Place, members
     node = await join(place, ticket=membership.ticket, new_swarm=new_swarm)
     _tell(f"node {node.peer}")
     try:
-        async with open_nursery() as nursery:
-            if new_swarm is not None:
-                _tell_how_to_join(node, source.name)
-                paths = [ticket_path(place.home), *([membership.ticket_file] if membership.ticket_file else [])]
-                nursery.start(keep_tickets(node, paths, _tell), name="tickets")
-            await server.serve(node, _tell)
+        own = NodeCollector(node, on_running_loop())
+        with exporting(membership.metrics, [own], _tell):
+            async with open_nursery() as nursery:
+                if new_swarm is not None:
+                    _tell_how_to_join(node, source.name)
+                    paths = [ticket_path(place.home), *([membership.ticket_file] if membership.ticket_file else [])]
+                    nursery.start(keep_tickets(node, paths, _tell), name="tickets")
+                await server.serve(node, _tell)
     except asyncio.CancelledError:
         if not is_terminated:
             raise  # an interrupt: the caller ends with its own status

@@ -199,6 +199,14 @@ class LoopBridge:
         """Run to the end and return the result; called from outside the loop's thread."""
         return self._thread.run(coroutine)
 
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Call `function` on the loop and return what it returns; called from outside the loop's thread."""
+
+        async def on_loop() -> Result:
+            return function()
+
+        return self.run(on_loop())
+
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` on the loop soon; nothing happens once the loop has ended."""
         with contextlib.suppress(RuntimeError):

@@ -8,6 +8,7 @@ from farflung.apps.runs.commands import (
     Advertise,
     EngineOption,
     Host,
+    Metrics,
     Override,
     Port,
     Resume,
@@ -38,6 +39,7 @@ def align(
     port: Port = 0,
     advertise: Advertise = None,
     engine: EngineOption = "processes",
+    metrics: Metrics = None,
 ) -> None:
     """Improve a model by reinforcement learning: a trainer here, and rollout workers here and wherever they join."""
     if advise:
@@ -56,4 +58,5 @@ def align(
         port=port,
         advertise=advertise,
         engine=engine,
+        metrics=metrics,
     )

@@ -8,6 +8,7 @@ from farflung.apps.runs.commands import (
     Advertise,
     EngineOption,
     Host,
+    Metrics,
     Override,
     Port,
     Resume,
@@ -32,6 +33,7 @@ def finetune(
     port: Port = 0,
     advertise: Advertise = None,
     engine: EngineOption = "processes",
+    metrics: Metrics = None,
 ) -> None:
     """Fine-tune a model by one byte per measured direction: on this machine and others that join, or simulated.
 
@@ -49,4 +51,5 @@ def finetune(
         port=port,
         advertise=advertise,
         engine=engine,
+        metrics=metrics,
     )

@@ -1,13 +1,13 @@
-"""What the interface tells Prometheus: requests, tokens, waiting times, sessions, reroutes and bytes on the wire."""
+"""What the interface tells Prometheus: requests, tokens, waiting times, sessions and reroutes."""
 
 import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from farflung.world.doors import TrafficMeter
+from farflung.apps.metrics.families import counter
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -58,9 +58,9 @@ class Metrics:
             self._running.labels(model),
         )
 
-    def report_wire(self, traffic: TrafficMeter, num_reroutes: Callable[[], int]) -> None:
-        """Also report what the byte counter of a node and its sessions' reroutes say at the time of asking."""
-        self._registry.register(_WireCollector(traffic, num_reroutes))
+    def report(self, collector: Collector) -> None:
+        """Also report what `collector` finds at the time of asking."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """All series in Prometheus' text format."""
@@ -93,18 +93,12 @@ class AnswerWatch:
         self._running.dec()
 
 
-class _WireCollector(Collector):
-    def __init__(self, traffic: TrafficMeter, num_reroutes: Callable[[], int]) -> None:
-        self._traffic = traffic
+class RerouteCollector(Collector):
+    """Counts at the time of asking."""
+
+    def __init__(self, num_reroutes: Callable[[], int]) -> None:
         self._num_reroutes = num_reroutes
 
     def collect(self) -> Iterable[Metric]:
-        yield CounterMetricFamily(
-            "farflung_reroutes", "Stages moved to another server in mid-answer", value=self._num_reroutes()
-        )
-        family = CounterMetricFamily(
-            "farflung_wire_bytes", "Bytes on the wire by peer, kind and direction", labels=["peer", "kind", "direction"]
-        )
-        for (peer, kind, is_sent), num_bytes in sorted(self._traffic.num_bytes.copy().items()):
-            family.add_metric([peer, kind, "sent" if is_sent else "received"], num_bytes)
-        yield family
+        what = "Stages moved to another server in mid-answer"
+        return [counter("farflung_reroutes", what, [], [([], self._num_reroutes())])]

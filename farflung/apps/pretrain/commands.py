@@ -4,6 +4,7 @@ from farflung.apps.runs.commands import (
     Advertise,
     EngineOption,
     Host,
+    Metrics,
     Override,
     Port,
     Resume,
@@ -24,6 +25,7 @@ def pretrain(
     port: Port = 0,
     advertise: Advertise = None,
     engine: EngineOption = "processes",
+    metrics: Metrics = None,
 ) -> None:
     """Pretrain a model over regions: on this machine and others that join, or simulated."""
     lead(
@@ -37,4 +39,5 @@ def pretrain(
         port=port,
         advertise=advertise,
         engine=engine,
+        metrics=metrics,
     )

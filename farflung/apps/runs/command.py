@@ -9,6 +9,7 @@ import torch
 import transformers
 from rich.console import Console
 
+from farflung.apps.metrics.exporter import exporting
 from farflung.apps.runs.job import AnyJob
 from farflung.apps.runs.launchers import LauncherName
 from farflung.apps.runs.local import Interrupted
@@ -38,6 +39,8 @@ class Wish:
     place: Place = field(default_factory=Place)
     launcher: LauncherName = "processes"
     """What the seats of this site run in."""
+    metrics: str | None = None
+    """Where Prometheus may ask: a port, or host:port."""
 
     def load(self, job: AnyJob) -> Any:
         """The run.
@@ -95,12 +98,13 @@ def do_run(job: AnyJob, wish: Wish) -> None:
 
 def _work(session: Session, wish: Wish) -> None:
     try:
-        if wish.is_simulated:
-            result = session.simulate()
-        elif session.is_alone:
-            result = session.work_alone(is_resumed=wish.is_resumed)
-        else:
-            result = session.lead(wish.place, wish.launcher, is_resumed=wish.is_resumed)
+        with exporting(wish.metrics, [session.collector], session.tell):
+            if wish.is_simulated:
+                result = session.simulate()
+            elif session.is_alone:
+                result = session.work_alone(is_resumed=wish.is_resumed)
+            else:
+                result = session.lead(wish.place, wish.launcher, is_resumed=wish.is_resumed)
     finally:
         session.close()
     session.leave(result, "virtual seconds" if wish.is_simulated else "seconds")

@@ -21,6 +21,10 @@ RunFileArgument = Annotated[
 Simulate = Annotated[bool, typer.Option("--simulate", help="Compute in virtual time, with links as the file says.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 Show = Annotated[bool, typer.Option("--show", help="Print the full run file and do nothing.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", help="Port, or host:port, at which Prometheus may ask; 0: any that is free."),
+]
 Override = Annotated[
     list[str] | None, typer.Option("--set", help="Change one value: training.batch_size=4; may be repeated.")
 ]
@@ -43,6 +47,7 @@ def lead(
     port: int,
     advertise: Sequence[str] | None,
     engine: str,
+    metrics: str | None,
 ) -> None:
     """What every command that leads a run of some kind does with its options."""
     from farflung.apps.runs.launchers import check_launcher
@@ -60,6 +65,7 @@ def lead(
         is_resumed=resume,
         place=Place(host=host, port=port, advertise=advertise or ()),
         launcher=launcher,
+        metrics=metrics,
     )
     job = job_of(kind)
     if show:
@@ -90,6 +96,7 @@ def join(
     dial_only: Annotated[bool, typer.Option("--dial-only", help="Accept no calls (behind NAT).")] = False,
     home: Home = None,
     engine: EngineOption = "processes",
+    metrics: Metrics = None,
 ) -> None:
     """Take part in a run of any kind that is led elsewhere, as one of its workers."""
     from farflung.apps.runs.launchers import check_launcher, run_with
@@ -104,7 +111,12 @@ def join(
         folder = (home or default_home()).absolute()
         place = _options(host=host, port=port, advertise=advertise, dial_only=dial_only, home=folder)
         part = _options(
-            region=region, seat=seat, result=result and result.absolute(), data=data and data.absolute(), ranks=ranks
+            region=region,
+            seat=seat,
+            result=result and result.absolute(),
+            data=data and data.absolute(),
+            ranks=ranks,
+            metrics=metrics,
         )
         run_with(launcher, folder / "logs", ["join", *place, *part], ranks, found)
         return
@@ -112,7 +124,7 @@ def join(
     from farflung.apps.wiring import Place
 
     place = Place(home=home, host=host, port=port, advertise=advertise or (), is_dial_only=dial_only)
-    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks, own_data=data)
+    take_seat(found, place, seat=seat, region=region, result=result, num_ranks=ranks, own_data=data, metrics=metrics)
 
 
 def _options(**values: object) -> list[str]:

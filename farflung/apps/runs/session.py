@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from farflung.apps.metrics.run import RunCollector
 from farflung.apps.runs.history import Point, bytes_entry, decision_entry, read_history, report_entry
 from farflung.apps.runs.job import AnyJob, Ended, Materials
 from farflung.apps.runs.launchers import LauncherName
@@ -42,6 +43,15 @@ class Session:
         self._logged_at = 0.0
         self._disk_error: OSError | None = None
 
+    @property
+    def collector(self) -> RunCollector:
+        """What Prometheus hears."""
+        return RunCollector(self._run, self._history)
+
+    def tell(self, sentence: str) -> None:
+        """To the user, above the bars."""
+        self._console.print(sentence)
+
     def simulate(self) -> Any:
         """Do the run on virtual time; its result."""
         with self._bars:
@@ -57,7 +67,7 @@ class Session:
     def work_alone(self, *, is_resumed: bool) -> Any:
         """Do the run in this process; its result."""
         assert self._lone is not None
-        run = LoneRun(self._lone, self._gathered, self._folder, tell=self._console.print, show=self._show)
+        run = LoneRun(self._lone, self._gathered, self._folder, tell=self.tell, show=self._show)
         with self._bars:
             result = run.work(self._run, self._materials, is_resumed=is_resumed)
             self._bars.show()
@@ -73,7 +83,7 @@ class Session:
             self._folder,
             replace(place, home=self._folder / LEAD_FOLDER, is_rendezvous=True),
             launcher,
-            tell=self._console.print,
+            tell=self.tell,
             show=self._show,
         )
         with self._bars:

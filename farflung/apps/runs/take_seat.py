@@ -5,11 +5,14 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farflung.apps.metrics.exporter import exporting
+from farflung.apps.metrics.node import NodeCollector, on_running_loop
+from farflung.apps.metrics.run import SeatCollector
 from farflung.apps.processes import end_at_once
 from farflung.apps.runs.asking import CALL_AGAIN_SECONDS, Answer, RunStopped, ask_lead
 from farflung.apps.runs.engine import Engine
@@ -62,11 +65,12 @@ def take_seat(
     result: Path | None,
     num_ranks: int = 1,
     own_data: Path | None = None,
+    metrics: str | None = None,
 ) -> None:
     """Take part until the run is over, the lead says stop, or a signal comes.
 
     `num_ranks`: processes that are this worker together; those of a `torchrun` group are one by themselves.
-    `own_data`: a file that is learned from here, and that nobody else sees.
+    `own_data`: a file that is learned from here, and that nobody else sees. `metrics`: where Prometheus may ask.
 
     Raises:
         ValueError: a bad ticket, other data or another model than the lead's, ranks that cannot share a batch.
@@ -80,7 +84,7 @@ def take_seat(
         if group is not None and group.rank:
             group.follow()
         else:
-            asyncio.run(_take_seat(ticket, place, wish, _Means(result, group, own_data)))
+            asyncio.run(_take_seat(ticket, place, wish, _Means(result, group, own_data, metrics)))
 
 
 @contextlib.contextmanager
@@ -132,6 +136,7 @@ class _Means:
     result: Path | None
     group: "Group | None"
     own_data: Path | None
+    metrics: str | None
 
 
 class _Seat:
@@ -142,6 +147,7 @@ class _Seat:
         self._result = means.result
         self._group = means.group
         self._own_data = means.own_data
+        self._metrics = means.metrics
         self._lead = Address(node.node.ticket.meetings[0].peer, LEAD_ACTOR)
         self._is_stopped = False
 
@@ -197,19 +203,26 @@ class _Seat:
 
     async def _work(self, mailbox: Mailbox, part: Part, given: SeatGiven, run: Run) -> None:
         last = SeatReport(seat=given.seat.index)
+        collector = SeatCollector(run, given.seat)
 
         def tell(report: SeatReport) -> None:
             nonlocal last
             last = report
+            collector.take(report)
             mailbox.send(self._lead, report)
 
+        own = NodeCollector(self._node, on_running_loop())
+        with exporting(self._metrics, [own, collector], print):
+            await self._sit_through(mailbox, part, tell, run)
+        await self._tell_end(mailbox, SeatEnded(seat=given.seat.index, report=last))
+
+    async def _sit_through(self, mailbox: Mailbox, part: Part, tell: Callable[[SeatReport], None], run: Run) -> None:
         async with open_nursery() as nursery:
             listening = nursery.start(self._listen(mailbox, part), name="listening")
             watching = nursery.start(self._watch_group(), name="watching the group")
             await sit(part, tell, run.logging.every_seconds)
             listening.cancel()
             watching.cancel()
-        await self._tell_end(mailbox, SeatEnded(seat=given.seat.index, report=last))
 
     async def _listen(self, mailbox: Mailbox, part: Part) -> None:
         """Until cancelled: stop the part when the lead says so, and call a lead that is out of reach for a while.
