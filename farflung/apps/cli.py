@@ -224,13 +224,16 @@ def doctor(
     join: Join = None,
     host: Annotated[str, typer.Option("--host", help="Address that a server would listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port that it would listen on; 0: any that is free.")] = 0,
+    advertise: Annotated[
+        list[str] | None, typer.Option("--advertise", help="host:port at which the swarm is to call back, to try it.")
+    ] = None,
     home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> int:
     """Try what other commands need, here and in a swarm; say what is wrong and what mends it, with status 1."""
     from farflung.apps.doctor.command import Patient, report
 
-    return report(Patient(ticket=join, host=host, port=port, home=home), as_json=as_json)
+    return report(Patient(ticket=join, host=host, port=port, advertise=advertise or (), home=home), as_json=as_json)
 
 
 app.command()(pretrain)

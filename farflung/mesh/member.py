@@ -81,6 +81,12 @@ class Member(Role):
         """Rendezvous nodes that hold a record of this node, in order of their ids."""
         return [peer for peer in sorted(self._sources) if self._sources[peer].acknowledged >= 0]
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether a rendezvous node holds all that this node says now."""
+        newest = max((source.acknowledged for source in self._sources.values()), default=-1)
+        return self._publish_at is None and newest >= self._sequence
+
     def clocks_ahead_seconds(self) -> dict[PeerId, float]:
         """How far the wall clocks of other nodes are ahead of this one's, off by as long as their records travelled.
 

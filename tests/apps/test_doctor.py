@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from farflung.apps.announced import TOPIC
+from farflung.apps.doctor.callback import check_called_back
 from farflung.apps.doctor.command import Patient, examine
 from farflung.apps.doctor.finding import Finding, State
 from farflung.apps.doctor.machine import check_devices, check_disk, check_home, check_memory, check_port
@@ -167,6 +168,20 @@ def test_something_else_listens_where_the_ticket_says(swarm: Connection) -> None
         found = list(steps)
         listening.join()
     assert_wrong(only(found, "tls"), "does not speak TLS", "ss -ltnp")
+
+
+def test_the_swarm_can_call_back(swarm: Connection, tmp_path: Path) -> None:
+    port = free_port()
+    patient = Patient(ticket=ticket_of(swarm).text(), port=port, advertise=[f"127.0.0.1:{port}"], home=tmp_path)
+    assert f"can call this machine at 127.0.0.1:{port}" in only(list(examine(patient)), "calls").says
+
+
+@pytest.mark.slow
+def test_the_swarm_cannot_call_back_where_nobody_listens(swarm: Connection) -> None:
+    other = free_port()
+    place = Place(port=free_port(), advertise=[f"127.0.0.1:{other}"])
+    finding = check_called_back(ticket_of(swarm).text(), place)
+    assert_wrong(finding, f"nobody of the swarm could call this machine at 127.0.0.1:{other}", "--dial-only")
 
 
 def test_a_swarm_that_refuses(swarm: Connection) -> None:

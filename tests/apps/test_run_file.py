@@ -14,6 +14,7 @@ from tests.apps.runs import write_run
 
 MISTAKES: list[tuple[str, str]] = [
     ("trainin.tokens=3", "unknown key 'trainin' at the top of the run file: did you mean 'training'?"),
+    ("optimizer.learning_rate=1e-4", "unknown key 'optimizer' at the top of the run file: did you mean 'training.opt"),
     ("training.batchsize=3", "unknown key 'batchsize' in [training]: did you mean 'batch_size'?"),
     ("training.optimizer.learning_rte=1", "in [training.optimizer]: did you mean 'learning_rate'?"),
     ("training.optimizer.name=adamm", "unknown value 'adamm' in [training.optimizer.name]: did you mean 'adam"),

@@ -3,17 +3,19 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from farflung.apps.doctor.callback import check_called_back
 from farflung.apps.doctor.finding import Finding, State, note
 from farflung.apps.doctor.machine import check_devices, check_disk, check_home, check_memory, check_port
 from farflung.apps.doctor.swarm import check_swarm
 from farflung.apps.doctor.way import check_clock_alone, check_ticket, check_way
 from farflung.apps.tickets import TICKET_VARIABLE, read_ticket, ticket_path
+from farflung.apps.wiring import Place
 from farflung.runtime.home import default_home
 
 STYLES = {State.FINE: "green", State.NOTE: "yellow", State.WRONG: "bold red"}
@@ -27,6 +29,8 @@ class Patient:
     """None: that of the environment, or the one that a founder has at home, if there is one."""
     host: str = "127.0.0.1"
     port: int = 0
+    advertise: Sequence[str] = ()
+    """host:port pairs under which others are to reach this machine; whether they do is tried."""
     home: Path | None = None
     disk_bytes_min: int = 1 << 30
     memory_bytes_min: int = 1 << 30
@@ -55,6 +59,9 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from on_the_way
     if any(one.subject == "tls" and one.state is State.FINE for one in on_the_way):
         yield from check_swarm(text)
+        if patient.advertise:
+            place = Place(host=patient.host, port=patient.port, advertise=patient.advertise)
+            yield check_called_back(text, place)
 
 
 def report(patient: Patient, *, as_json: bool) -> int:

@@ -88,7 +88,8 @@ def _check_address(connection: socket.socket) -> Finding:
     if own.is_global or not other.is_global:
         return fine("nat", f"this machine goes by {own} there, and can be called if its firewall lets calls in")
     says = f"this machine goes by {own}, which the internet cannot call: it is behind NAT"
-    return note("nat", says, "--dial-only, or forward a port and --advertise ITS_PUBLIC_ADDRESS:PORT")
+    way = "farflung doctor --host 0.0.0.0 --port PORT --advertise ADDRESS:PORT"
+    return note("nat", says, f"--dial-only; or forward a port, and try it: {way}")
 
 
 def _check_tls(ticket: Ticket, meeting: Meeting, endpoint: str, connection: socket.socket, now: float) -> Finding:

@@ -97,7 +97,7 @@ class RunForm(Generic[AnyRun]):
         given = self.completed({**self.usual(tables), **tables})
         check_kind(read_table(given.get("run", {}), "run"), self.kind)
         for name in given:
-            check_known(name, self.sections, "")
+            self._check_section(name)
         run = self.run_type(**{name: self._section(name, value) for name, value in given.items()})
         self.check(run, is_simulated=is_simulated)
         return run
@@ -109,6 +109,13 @@ class RunForm(Generic[AnyRun]):
             name: plain(self.named[name].table(value) if name in self.named else value)
             for name, value in values.items()
         }
+
+    def _check_section(self, name: str) -> None:
+        """Refuse a name that is no section, with the section where it belongs if one has such a table."""
+        homes = [section for section, kind in self.types.items() if name in getattr(kind, "__dataclass_fields__", ())]
+        if name not in self.sections and homes:
+            raise ValueError(f"unknown key {name!r} at the top of the run file: did you mean '{homes[0]}.{name}'?")
+        check_known(name, self.sections, "")
 
     def _section(self, name: str, value: object) -> Any:
         if name in self.named:
