@@ -5,7 +5,7 @@ own shards nothing does. Values cross in float32.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import distributed
@@ -35,6 +35,11 @@ class Site:
         values: list[object] = [None] * self.num_ranks
         distributed.all_gather_object(values, value, group=self._group)  # pyright: ignore[reportUnknownMemberType]
         return values
+
+    def add_up_(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Put the sum over all ranks in the place of each, to the same bits on every rank."""
+        for tensor in tensors:
+            distributed.all_reduce(tensor, group=self._group)  # pyright: ignore[reportUnknownMemberType]
 
     def layouts(self, own: Layout) -> list[Layout]:
         """The layouts of all ranks."""

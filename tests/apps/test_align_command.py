@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -13,6 +14,7 @@ from farflung.apps.align.materials import Materials
 from farflung.apps.align.parts import run_identity
 from farflung.apps.align.run_file import ALIGN
 from farflung.apps.runs.command import Wish, do_run
+from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import read_history
 from tests.apps.aligned import write_align_run
 
@@ -34,6 +36,10 @@ ROOT = Path(__file__).parents[2]
         ("rollout.stages=-1", "stages must be 0"),
         ("training.steps_per_evaluation=-1", "steps_per_evaluation must be 0"),
         ("regions=[{name='a', ranks_per_worker=2}]", "add workers instead"),
+        ("training.ranks=0", "ranks must be at least 1"),
+        ("training.ranks=two", "training.ranks: expected whole number"),
+        ("training.ranks=129", "ranks = 129 have only 128 answers to share"),
+        ("training.parallelism=fsdp2", "did you mean 'fsdp'"),
     ],
 )
 def test_a_mistake_is_one_sentence(override: str, sentence: str) -> None:
@@ -54,6 +60,17 @@ def test_block_servers_stand_only_behind_workers_that_are_started_here(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         ALIGN.load(None, ["rollout.stages=2", *overrides], is_simulated=is_simulated)
+
+
+def test_only_a_trainer_may_be_several_processes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a colocated run is one process: leave out training\.ranks"):
+        ALIGN.load(None, ["training.ranks=2", "sync.mode=colocated"])
+    run = ALIGN.load(write_align_run(tmp_path, steps=2), ["training.ranks=2"])
+    assert [seat.num_ranks for seat in Alignment().engine(run).seats(run)] == [2, 1, 1]
+    assert ALIGN.load(tmp_path / "run.toml", ["training.ranks=2"], is_simulated=True).training.ranks == 1
+    worker = Alignment().engine(run).seats(run)[1]
+    with pytest.raises(ValueError, match="here-worker-0 is one process: leave out --ranks"):
+        Alignment().gather_for(run, worker, cast(Group, object()), None)
 
 
 def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:

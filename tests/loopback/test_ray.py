@@ -118,4 +118,5 @@ def test_accelerators_are_shared_fairly() -> None:
     assert gpus_each(8.0, 8, 4) == 4.0
     assert gpus_each(1.0, 4, 1) == 0.25
     assert gpus_each(3.0, 8, 4) == 1.0, "Ray gives parts of one accelerator, or whole ones"
+    assert gpus_each(2.0, 3, 1) == 0.5, "Ray would find no place for a third that asks for two thirds of one"
     assert gpus_each(8.0, 4, 0) == 0.0, "servers need none"

@@ -26,7 +26,7 @@ class AlignmentEngine:
         if self._is_colocated:
             return [replace(worker_seats(run.regions, 0)[0], is_remote=False)]
         workers = worker_seats(run.regions, 1)
-        trainer = Seat(index=0, kind=TRAINER, region=run.regions[0].name)
+        trainer = Seat(index=0, kind=TRAINER, region=run.regions[0].name, num_ranks=run.training.ranks)
         return [trainer, *workers, *stage_seats(workers, run.rollout.stages)]
 
     def needs(self, seat: Seat, seats: tuple[Seat, ...]) -> list[int]:

@@ -1,6 +1,7 @@
 """A learner that is put to the test as it learns: prompts that are not trained on, answered by exactly one version."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from farflung.learn.checkpoint import Json
 from farflung.learn.parameters import Tensors
@@ -10,6 +11,9 @@ from farflung.systems.alignment.learner import PolicyLearner
 from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.alignment.protocols import Environment
 from farflung.systems.alignment.rollouts import Group
+
+if TYPE_CHECKING:
+    from farflung.apps.align.group_learner import GroupLearner
 
 EVALUATED_REWARD, EVALUATED_PASS_RATE, EVALUATED_VERSION = (
     "evaluated_reward",
@@ -24,7 +28,7 @@ class EvaluatedLearner:
 
     def __init__(
         self,
-        learner: PolicyLearner,
+        learner: "PolicyLearner | GroupLearner",
         policy: SamplingPolicy,
         environment: Environment,
         config: AlignmentConfig,

@@ -1,11 +1,12 @@
 """Alignment as a kind of run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from farflung.apps.align.engine import AlignmentEngine
+from farflung.apps.align.engine import TRAINER, AlignmentEngine
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.progress import StepBar
 from farflung.apps.align.result import evaluation, load_result, save_result, write_policy
@@ -36,9 +37,14 @@ class Alignment:
 
     def gather_for(self, run: RunFile, seat: Seat, group: Group | None, own_data: Path | None) -> Materials:
         refuse_own_data(own_data)
-        if group is not None:
+        if group is None:
+            return Materials.gather(run)
+        if seat.kind != TRAINER:
             raise ValueError(f"{seat.name} is one process: leave out --ranks, and let more workers join")
-        return Materials.gather(run)
+        from farflung.apps.align.group_learner import GroupLearner
+
+        materials = Materials.gather(run)
+        return replace(materials, group_learner=GroupLearner(group, materials))
 
     def engine(self, run: RunFile) -> Engine[RunFile, Materials]:
         return AlignmentEngine(run)
@@ -55,6 +61,7 @@ class Alignment:
         how = run.sync.mode if run.sync.mode != "async" else f"async, at most {config.staleness_max} steps stale"
         num_workers = sum(len(region.speeds) for region in run.regions)
         who = "in one process" if run.sync.mode == "colocated" else f"{num_workers} rollout workers"
+        who += f", a trainer of {training.ranks} ranks" if training.ranks > 1 else ""
         return (
             f"{how}: {num_trained:,} parameters, {training.steps} steps of {training.prompts_per_step} prompts x "
             f"{training.answers_per_prompt} answers, {who}"

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ from farflung.apps.align.evaluated import EvaluatedLearner
 from farflung.apps.align.run_file import RunFile
 from farflung.apps.capacity import choose_device
 from farflung.apps.runs.cache import cache_of_this_machine
+from farflung.apps.runs.parallel import check_accelerators
 from farflung.learn.parameters import Tensors, assign_, fingerprint, named_parameters
 from farflung.learn.tokenizer import fingerprint as tokenizer_fingerprint
 from farflung.learn.tokenizer import open_tokenizer
@@ -28,6 +29,9 @@ from farflung.systems.alignment.auditor import ReplayAuditor
 from farflung.systems.alignment.environment import GameEnvironment, QuestionEnvironment
 from farflung.systems.alignment.learner import PolicyLearner
 from farflung.systems.alignment.policy import SamplingPolicy
+
+if TYPE_CHECKING:
+    from farflung.apps.align.group_learner import GroupLearner
 
 
 def adapter_config(rank: int, target_modules: str | list[str]) -> Any:
@@ -45,6 +49,8 @@ class Materials:
     path: str
     """Of the model."""
     tokenizer: PreTrainedTokenizerBase
+    group_learner: "GroupLearner | None" = None
+    """Of the trainer's seat, if a group of processes sits on it here."""
 
     @classmethod
     def gather(cls, run: RunFile) -> "Materials":
@@ -68,6 +74,7 @@ class Materials:
         Raises:
             ValueError: model, environment and settings do not fit each other.
         """
+        check_accelerators(self.run.model.device, self.run.training.ranks)
         model = self.model()
         if not self.stop_tokens(model):
             raise ValueError(
@@ -97,16 +104,16 @@ class Materials:
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} cannot be loaded as a causal language model: {error}") from None
 
-    def model(self) -> Any:
-        """A copy of the policy as it begins, on the device: a model of transformers, or of peft around one."""
-        model = self._base()
+    def model(self, device: torch.device | None = None) -> Any:
+        """A copy of the policy as it begins, on `device` or that of the run: of transformers, or of peft around one."""
+        model, device = self._base(), device or choose_device(self.run.model.device)
         if self.run.model.adapter_rank:
             from peft import get_peft_model
 
             torch.manual_seed(self.run.run.seed)  # an adapter begins alike everywhere
             settings = adapter_config(self.run.model.adapter_rank, "all-linear")
-            return get_peft_model(model, settings).eval().to(choose_device(self.run.model.device))
-        return model.to(choose_device(self.run.model.device))  # pyright: ignore[reportArgumentType]
+            return get_peft_model(model, settings).eval().to(device)
+        return model.to(device)  # pyright: ignore[reportArgumentType]
 
     def stop_tokens(self, model: Any) -> Sequence[int]:
         """What ends an answer."""
@@ -145,10 +152,12 @@ class Materials:
         modules = dict.fromkeys(rest.partition(".lora_")[0] for _, rest in filter(None, places))
         return adapter_config(self.run.model.adapter_rank, list(modules))
 
-    def learner(self) -> PolicyLearner | EvaluatedLearner:
+    def learner(self) -> "PolicyLearner | GroupLearner | EvaluatedLearner":
         """Trains, and is evaluated while it does if the run says so."""
         training = self.run.training
-        learner = PolicyLearner(self.model(), self.run.learning, group_size=training.answers_per_prompt)
+        learner = self.group_learner
+        if learner is None:
+            learner = PolicyLearner(self.model(), self.run.learning, group_size=training.answers_per_prompt)
         if not training.steps_per_evaluation:
             return learner
         return EvaluatedLearner(

@@ -3,13 +3,14 @@
 A key that is left out has the value that `farflung align --show` prints.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from farflung.apps.align.environments import EnvironmentConfig
 from farflung.apps.runs.form import RunForm
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
-from farflung.apps.runs.sites import LinkSettings, RegionSettings
+from farflung.apps.runs.sites import LinkSettings, Parallelism, RegionSettings
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.learner import LearnerConfig
 from farflung.systems.alignment.losses import published
@@ -60,14 +61,23 @@ class TrainingSettings:
     """Above 0: every so many steps these prompts are answered by exactly the version that came out."""
     passing_reward: float = 1.0
     """An answer that is worth so much counts as passed."""
+    ranks: int = 1
+    """Processes that are the trainer together, each with its share of every step's answers and an accelerator of its
+    own. In a simulation they are one."""
+    parallelism: Parallelism = "ddp"
+    """What such processes are to each other: ddp (each has the model) or fsdp (each has a shard of it)."""
     num_threads: int = 1
+    """Of the processor, for each process."""
 
     def __post_init__(self) -> None:
-        for name in ("evaluation_prompts", "num_threads"):
+        for name in ("evaluation_prompts", "ranks", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.steps_per_evaluation < 0:
             raise ValueError("steps_per_evaluation must be 0, which evaluates at the end alone, or a number of steps")
+        num_answers = self.prompts_per_step * self.answers_per_prompt
+        if self.ranks > max(1, num_answers):
+            raise ValueError(f"ranks = {self.ranks} have only {num_answers} answers to share in a step: start fewer")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be positive")
         published(self.loss, length_tokens=self.tokens_per_answer)
@@ -171,10 +181,19 @@ class RunFile:
 class AlignForm(RunForm[RunFile]):
     """See `runs.form.RunForm`."""
 
+    def read(self, tables: Mapping[str, Any], *, is_simulated: bool = False) -> RunFile:
+        run = super().read(tables, is_simulated=is_simulated)
+        return replace(run, training=replace(run.training, ranks=1)) if is_simulated else run
+
     def check(self, run: RunFile, *, is_simulated: bool) -> None:
         check_places(run, is_simulated=is_simulated)
         if any(region.ranks_per_worker > 1 for region in run.regions):
-            raise ValueError("a rollout worker is one process: leave out ranks_per_worker, and add workers instead")
+            raise ValueError(
+                "a rollout worker is one process: leave out ranks_per_worker, and add workers instead (training.ranks "
+                "is for the trainer)"
+            )
+        if run.training.ranks > 1 and run.sync.mode == "colocated":
+            raise ValueError("a colocated run is one process: leave out training.ranks, or choose another sync.mode")
         if run.environment.kind == "addition" and run.model.path:
             raise ValueError(
                 "the environment addition is for the small model that adds: give [environment] another kind"

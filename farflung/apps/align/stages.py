@@ -27,6 +27,7 @@ def stage_seats(workers: Sequence[Seat], num_stages: int) -> list[Seat]:
             kind=f"{STAGE}-{worker.number}-{number}",
             region=worker.region,
             number=worker.number,
+            num_ranks=1,
         )
         for place, (worker, number) in enumerate(pairs)
     ]

@@ -5,16 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from farflung.apps.capacity import choose_device
 from farflung.apps.pretrain.materials import new_trainer
 from farflung.apps.pretrain.orders import GRADIENTS, Apply, Begin, Collect, ComputeGradients, Order, Run
 from farflung.apps.runs.group import Group
+from farflung.apps.runs.parallel import cut, device_of, take_first_weights
 from farflung.apps.runs.sites import Parallelism
 from farflung.learn.loss import next_token_loss
 from farflung.learn.parameters import named_parameters
@@ -59,9 +57,8 @@ class RankTrainer:
         self._group = group
         training = begin.training
         torch.set_num_threads(training.num_threads)
-        device = _device_of(training.device, group.local_rank)
-        for tensor in (*model.parameters(), *model.buffers()):
-            distributed.broadcast(tensor.detach(), src=0)
+        device = device_of(training.device, group.local_rank)
+        take_first_weights(model)
         parallel = _in_parallel(model, begin.parallelism, device, group)
         num_rows = training.batch_size // group.num_ranks
         self.batches = SharedBatches(group, stream, num_rows, training.sequence_length)
@@ -110,24 +107,6 @@ class RankTrainer:
         return replace(descended, loss=loss, num_tokens=descended.num_tokens * self._group.num_ranks)
 
 
-def _device_of(name: str, local_rank: int) -> torch.device:
-    """Each process of a machine has an accelerator of its own.
-
-    Raises:
-        ValueError: there are too few.
-    """
-    device = choose_device(name)
-    if device.type == "cuda" and device.index is None:
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"this machine has {torch.cuda.device_count()} accelerators, too few for rank {local_rank} of its "
-                'ranks: start fewer, or set training.device = "cpu"'
-            )
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-    return device
-
-
 def _has_idle(model: PreTrainedModel, device: torch.device) -> bool:
     """Whether a batch may leave parameters without a gradient: idle experts, unused heads."""
     next_token_loss(model, torch.zeros((1, 2), dtype=torch.int64, device=device)).backward()
@@ -146,11 +125,5 @@ def _in_parallel(model: PreTrainedModel, parallelism: Parallelism, device: torch
         )
         setattr(parallel, "config", model.config)  # noqa: B010 - the loss asks for it, and a module's type knows none
         return parallel
-    mesh = init_device_mesh(device.type, (group.num_ranks,))
-    num_layers: int = model.config.get_text_config().num_hidden_layers
-    for module in list(model.modules()):
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
-            for layer in module:
-                fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    cut(model, device, group.num_ranks)
     return model

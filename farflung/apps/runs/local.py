@@ -19,7 +19,7 @@ from farflung.apps.runs.lead import Gathered, Lead
 from farflung.apps.runs.lives import Lives
 from farflung.apps.runs.meeting import open_lead
 from farflung.apps.runs.messages import LEAD_ACTOR
-from farflung.apps.runs.run import Run, region_of
+from farflung.apps.runs.run import Run
 from farflung.apps.runs.seats import WORKER, Seat
 from farflung.apps.tickets import write_ticket
 from farflung.apps.wiring import Place, SwarmNode
@@ -114,7 +114,7 @@ class LocalRun:
             self._tell("nothing had been saved when this run ended: it begins anew")
         for process in self._seats:
             process.home.mkdir(parents=True, exist_ok=True)
-        num_ranks = sum(self._num_ranks(process.seat) for process in self._seats)
+        num_ranks = sum(process.seat.num_ranks for process in self._seats)
         logs = self._folder / SEATS_FOLDER
         with contextlib.ExitStack() as stack:
             if self._run.run.is_shaped:
@@ -197,7 +197,7 @@ class LocalRun:
         host = self._place.host if ways is None else ways.hosts[region]
         home = process.home.absolute()  # who reads this may stand in another folder
         arguments += ["--result", str(home / RESULT_FOLDER), "--host", host]
-        num_ranks = self._num_ranks(process.seat)
+        num_ranks = process.seat.num_ranks
         arguments += ["--ranks", str(max(1, num_ranks))]
         threads = str(self._run.num_threads)
         variables = {
@@ -209,10 +209,6 @@ class LocalRun:
         }
         name = f"{process.seat.name}-{process.num_lives}"
         process.child = launcher.start(name, arguments, variables, num_ranks=num_ranks)
-
-    def _num_ranks(self, seat: Seat) -> int:
-        """Processes of a seat that compute."""
-        return region_of(self._run.regions, seat.region).ranks_per_worker if seat.kind == WORKER else 0
 
     # The end
 

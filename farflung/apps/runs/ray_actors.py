@@ -7,6 +7,7 @@ and calls nobody: no usage statistics, no dashboard, no questions to clouds.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,7 +159,7 @@ class RayActors:
 
 def gpus_each(num_gpus: float, num_ranks_of_all: int, num_ranks: int) -> float:
     """What an actor of `num_ranks` asks for: one for each if they suffice, else a fair share of one, or whole ones."""
-    if not num_ranks:
+    if not num_ranks or not num_gpus:
         return 0.0
-    share = num_ranks * min(1.0, num_gpus / num_ranks_of_all)
+    share = num_ranks / math.ceil(num_ranks_of_all / num_gpus)  # so many fill an accelerator
     return share if share < 1 else float(int(share))

@@ -25,6 +25,8 @@ class Seat:
     """Of a worker: its place among the workers, which decides the samples it reads."""
     is_remote: bool = False
     """Taken by `farflung join` on another machine; not started here."""
+    num_ranks: int = 0
+    """Processes that compute there together, if they are started here; 0: it is a server, which computes little."""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,7 @@ def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Se
             speed=speed,
             number=number,
             is_remote=region.is_remote,
+            num_ranks=region.ranks_per_worker,
         )
         for number, (region, speed) in enumerate(speeds)
     ]

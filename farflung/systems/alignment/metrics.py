@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,10 @@ class AlarmConfig:
     def __post_init__(self) -> None:
         if min(self.mismatch_max, self.sample_size_min, self.left_out_max, self.gradient_norm_max) <= 0:
             raise ValueError("the values of alarms must be above 0")
+
+
+SUMS = ("num_tokens", "num_left_out", "loss", "_mismatch", "_weight", "_squared_weight", "_surprise")
+"""What of an agreement is counted answer by answer."""
 
 
 @dataclass
@@ -66,6 +71,11 @@ class Agreement:
         self._weight += float(ratio.sum())
         self._squared_weight += float(ratio.square().sum())
         self._surprise -= float((policy * batch.mask).sum())
+
+    def add_others(self, over_ranks: Callable[[Sequence[float]], Sequence[float]]) -> None:
+        """Count what other ranks have counted of the same step; `over_ranks` sums each value over all of them."""
+        for name, value in zip(SUMS, over_ranks([getattr(self, name) for name in SUMS]), strict=True):
+            setattr(self, name, value)
 
     @property
     def mismatch(self) -> float:
