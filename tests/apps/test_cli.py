@@ -89,6 +89,8 @@ def test_help_of_no_command_loads_what_is_heavy() -> None:
         (["generate", "TINY", "--join", "TICKET", "--prompt", "x", "--max-tokens", "0"], "--max-tokens"),
         (["api", "--threads", "0", "--join", "TICKET"], "--threads must be at least 1"),
         (["demo", "--train-seconds", "0"], "--train-seconds"),
+        (["serve", "TINY", "--new-swarm", "--metrics", "here"], "--metrics takes a port or host:port"),
+        (["pretrain", "--metrics", "99999"], "--metrics takes a port or host:port"),
         (["dance"], "No such command 'dance'"),
         (["serve"], "Missing argument"),
     ],

@@ -143,6 +143,14 @@ def test_nobody_where_the_ticket_says(swarm: Connection) -> None:
     assert_wrong(elsewhere, "no.such.host.invalid:1 does not answer", "a firewall lets its port through")
 
 
+def test_one_place_that_is_well_is_enough(swarm: Connection) -> None:
+    ticket = ticket_of(swarm)
+    gone = Meeting(swarm.node.peer, (f"127.0.0.1:{free_port()}", *ticket.meetings[0].endpoints))
+    first, *others = check_way(ticket.meeting_at([gone]), time.time())
+    assert first.state is State.NOTE and first.says.endswith("another place of the swarm is well")
+    assert only(others, "tls").state is State.FINE
+
+
 def test_another_node_or_another_swarm_where_the_ticket_says(swarm: Connection) -> None:
     now = time.time()
     ticket = ticket_of(swarm)

@@ -13,7 +13,7 @@ from farflung.apps.doctor.callback import check_called_back
 from farflung.apps.doctor.finding import Finding, State, note
 from farflung.apps.doctor.machine import check_devices, check_disk, check_home, check_memory, check_port
 from farflung.apps.doctor.swarm import check_swarm
-from farflung.apps.doctor.way import check_clock_alone, check_ticket, check_way
+from farflung.apps.doctor.way import can_be_joined, check_clock_alone, check_ticket, check_way
 from farflung.apps.tickets import TICKET_VARIABLE, read_ticket, ticket_path
 from farflung.apps.wiring import Place
 from farflung.runtime.home import default_home
@@ -57,7 +57,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield is_behind
     on_the_way = list(check_way(ticket, time.time()))
     yield from on_the_way
-    if any(one.subject == "tls" and one.state is State.FINE for one in on_the_way):
+    if can_be_joined(on_the_way):
         yield from check_swarm(text)
         if patient.advertise:
             place = Place(host=patient.host, port=patient.port, advertise=patient.advertise)

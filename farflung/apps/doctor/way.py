@@ -4,15 +4,15 @@ import ipaddress
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from farflung.apps.doctor.finding import Finding, fine, note, wrong
+from farflung.apps.doctor.finding import Finding, State, fine, note, wrong
 from farflung.wire.certificate import CLOCK_SKEW_SECONDS, host_name, to_pem
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Meeting, Ticket
 
+TLS = "tls"
 SOON_SECONDS = 86400.0
 CONNECT_SECONDS = 5.0
 NEW_TICKET = "farflung invite --role {role} --expires 7d, where an admin's ticket of the swarm is; then --join that one"
@@ -42,12 +42,24 @@ def check_clock_alone(ticket: Ticket, now: float) -> Finding | None:
 
 
 def check_way(ticket: Ticket, now: float) -> Iterator[Finding]:
-    """For each place where the swarm meets: whether anybody listens, and whether that is the node that is meant."""
-    found: list[Finding] = []
-    for meeting in ticket.meetings:
-        for endpoint in meeting.endpoints:
-            found += _check_endpoint(ticket, meeting, endpoint, now)
-    yield from found
+    """For each place where the swarm meets: whether anybody listens, and whether that is the node that is meant.
+
+    Any one place is enough: where one is as it should be, others that are not are only noted.
+    """
+    found = [
+        finding
+        for meeting in ticket.meetings
+        for endpoint in meeting.endpoints
+        for finding in _check_endpoint(ticket, meeting, endpoint, now)
+    ]
+    for finding in found:
+        is_harmless = finding.state is State.WRONG and can_be_joined(found)
+        yield note(finding.subject, f"{finding.says}; another place of the swarm is well") if is_harmless else finding
+
+
+def can_be_joined(found: Sequence[Finding]) -> bool:
+    """Whether one place of the swarm is as it should be."""
+    return any(finding.subject == TLS and finding.state is State.FINE for finding in found)
 
 
 def _check_endpoint(ticket: Ticket, meeting: Meeting, endpoint: str, now: float) -> Iterator[Finding]:
@@ -94,23 +106,19 @@ def _check_address(connection: socket.socket) -> Finding:
 
 def _check_tls(ticket: Ticket, meeting: Meeting, endpoint: str, connection: socket.socket, now: float) -> Finding:
     try:
-        with _context(ticket, now) as context:
-            secured = context.wrap_socket(connection, server_hostname=host_name(meeting.peer))
-            with secured:
-                certificate = secured.getpeercert(binary_form=True)
-                version = secured.version()
+        secured = _context(ticket, now).wrap_socket(connection, server_hostname=host_name(meeting.peer))
+        with secured:
+            version = secured.version()
     except ssl.SSLCertVerificationError as error:
         says = f"the node at {endpoint} is not the one that the ticket names: {error.verify_message}"
-        return wrong("tls", says, NEW_TICKET.format(role=ticket.role))
+        return wrong(TLS, says, NEW_TICKET.format(role=ticket.role))
     except (ssl.SSLError, OSError) as error:
         says = f"{endpoint} does not speak TLS as farflung does: {error}"
-        return wrong("tls", says, "see what listens there: ss -ltnp; a proxy must pass TCP through as it is")
-    assert certificate is not None, "a server without a certificate is refused"
-    return fine("tls", f"{version} with {meeting.peer[:8]} at {endpoint}")
+        return wrong(TLS, says, "see what listens there: ss -ltnp; a proxy must pass TCP through as it is")
+    return fine(TLS, f"{version} with {meeting.peer[:8]} at {endpoint}")
 
 
-@contextmanager
-def _context(ticket: Ticket, now: float) -> Iterator[ssl.SSLContext]:
+def _context(ticket: Ticket, now: float) -> ssl.SSLContext:
     """As a node of the swarm dials."""
     credentials = ticket.issue(Identity.generate(), now)
     context = ssl.create_default_context(cadata=to_pem([credentials.authority]).decode())
@@ -120,4 +128,4 @@ def _context(ticket: Ticket, now: float) -> Iterator[ssl.SSLContext]:
         own = Path(folder) / "own.pem"
         own.write_bytes(credentials.private_key_pem + to_pem(credentials.chain))
         context.load_cert_chain(own)
-    yield context
+    return context

@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+
+def _checked_address(given: str | None) -> str | None:
+    """Refuse what is none before anything is loaded."""
+    if given is not None:
+        from farflung.apps.metrics.exporter import parse_address
+
+        parse_address(given)
+    return given
+
+
 EngineOption = Annotated[
     str,
     typer.Option("--engine", help="What seats run in: processes of this machine, or actors of ray (started again)."),
@@ -23,7 +33,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 Show = Annotated[bool, typer.Option("--show", help="Print the full run file and do nothing.")]
 Metrics = Annotated[
     str | None,
-    typer.Option("--metrics", help="Port, or host:port, at which Prometheus may ask; 0: any that is free."),
+    typer.Option(
+        "--metrics",
+        callback=_checked_address,
+        help="Port, or host:port, at which Prometheus may ask; 0: any that is free.",
+    ),
 ]
 Override = Annotated[
     list[str] | None, typer.Option("--set", help="Change one value: training.batch_size=4; may be repeated.")
