@@ -27,7 +27,7 @@ from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
 from farflung.systems.alignment.losses import published
 from farflung.systems.alignment.policy import SamplingPolicy
 
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.0, clip_norm=1.0)
+OPTIMIZER = OptimizerConfig(learning_rate=5e-4, beta1=0.9, beta2=0.95, weight_decay=0.0, clip_norm=1.0)
 PROMPTS_PER_STEP = 16
 ANSWERS_PER_PROMPT = 8
 ROWS_AT_ONCE = 64

@@ -6,8 +6,8 @@ turns (`--subject lake`). Sampling and training in one place is the baseline; Se
 delay in each direction. Arithmetic, messages and bytes are real, the time is virtual: the workers together sample a
 step's answers in a second, and a step takes a second.
 
-With sums it sharpens: the model's most likely answer was right before. The learning rate of 1e-3 makes one step of
-staleness worth about a thousand of those with which large models are trained, so what is lost here is lost sooner than
+With sums it sharpens: the model's most likely answer was right before. The learning rate of 5e-4 makes one step of
+staleness worth hundreds of those with which large models are trained, so what is lost here is lost sooner than
 there.
 """
 

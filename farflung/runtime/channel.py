@@ -28,7 +28,6 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.enable_http_proxy", int("grpc_proxy" in os.environ)),  # not http_proxy: that is for the web
     ("grpc.enable_retries", 0),
 ]
 SERVER_OPTIONS: list[tuple[str, Any]] = [
@@ -49,7 +48,12 @@ class DialledStream:
         credentials: grpc.ChannelCredentials,
         options: Sequence[tuple[str, Any]] = OPTIONS,
     ) -> None:
-        own = [("grpc.ssl_target_name_override", host_name(peer)), ("grpc.use_local_subchannel_pool", 1)]
+        own = [
+            ("grpc.ssl_target_name_override", host_name(peer)),
+            ("grpc.use_local_subchannel_pool", 1),
+            # Asked now and not when this module was loaded: a forked process is given its environment later.
+            ("grpc.enable_http_proxy", int("grpc_proxy" in os.environ)),  # not http_proxy: that is for the web
+        ]
         self._endpoint = endpoint
         self._channel = grpc.aio.secure_channel(endpoint, credentials, options=[*options, *own])
         self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = self._channel.stream_stream(METHOD)()

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from farflung.apps.align.advice import print_advice
+from farflung.apps.align.engine import AlignmentEngine
 from farflung.apps.align.job import Alignment
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.parts import run_identity
@@ -71,6 +72,18 @@ def test_only_a_trainer_may_be_several_processes(tmp_path: Path) -> None:
     worker = Alignment().engine(run).seats(run)[1]
     with pytest.raises(ValueError, match="here-worker-0 is one process: leave out --ranks"):
         Alignment().gather_for(run, worker, cast(Group, object()), None)
+
+
+def test_the_trainer_may_be_alone_where_it_is() -> None:
+    regions = "regions=[{name='trainer', workers=0}, {name='far', workers=2}]"
+    run = ALIGN.load(None, [regions])
+    seats = AlignmentEngine(run).seats(run)
+    assert [seat.name for seat in seats] == ["trainer-trainer", "far-worker-0", "far-worker-1"]
+    for overrides in (["regions=[{name='a', workers=0}]"], [regions, "sync.mode=colocated"]):
+        with pytest.raises(ValueError, match="needs at least one worker"):
+            ALIGN.load(None, overrides)
+    with pytest.raises(ValueError, match="cannot have -1 workers"):
+        ALIGN.load(None, ["regions=[{name='a', workers=-1}]"])
 
 
 def test_a_link_longer_than_real_connections_take_is_refused_but_simulated() -> None:

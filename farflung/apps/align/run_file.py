@@ -186,7 +186,7 @@ class AlignForm(RunForm[RunFile]):
         return replace(run, training=replace(run.training, ranks=1)) if is_simulated else run
 
     def check(self, run: RunFile, *, is_simulated: bool) -> None:
-        check_places(run, is_simulated=is_simulated)
+        check_places(run, is_simulated=is_simulated, first_may_be_empty=run.sync.mode != "colocated")
         if any(region.ranks_per_worker > 1 for region in run.regions):
             raise ValueError(
                 "a rollout worker is one process: leave out ranks_per_worker, and add workers instead (training.ranks "

@@ -77,15 +77,21 @@ def check_kind(table: Mapping[str, Any], kind: str) -> None:
         raise ValueError(f"this is the file of another kind of run: start it with `farflung {given}`")
 
 
-def check_places(run: Run, *, is_simulated: bool, servers: Sequence[str] = ()) -> None:
+def check_places(
+    run: Run, *, is_simulated: bool, servers: Sequence[str] = (), first_may_be_empty: bool = False
+) -> None:
     """Refuse regions and links that do not fit together, or not the way the run is to be done.
 
-    `servers`: those of this kind of run that can be placed.
+    `servers`: those of this kind of run that can be placed. `first_may_be_empty`: something else than a worker sits in
+    the first region.
 
     Raises:
         ValueError: as `check_sites`, links that nothing here can shape, and servers that there are not, or twice.
     """
     check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
+    for region in run.regions[1:] if first_may_be_empty and len(run.regions) > 1 else run.regions:
+        if not region.speeds:
+            raise ValueError(f"region {region.name!r} needs at least one worker")
     placed = [name for region in run.regions for name in region.servers]
     for name in placed:
         if name not in servers:

@@ -32,7 +32,7 @@ class RegionSettings:
 
     name: str
     workers: int | tuple[WorkerSettings, ...] = 1
-    """How many of speed 1, or one table for each."""
+    """How many of speed 1, or one table for each. 0 is for a region where an alignment run's trainer sits alone."""
     is_remote: bool = False
     """True: its workers come from other machines (`farflung join`); none is started here."""
     ranks_per_worker: int = 1
@@ -50,8 +50,8 @@ class RegionSettings:
     def __post_init__(self) -> None:
         if not 0 < len(self.name) <= REGION_NAME_LENGTH_MAX or not self.name.isprintable() or "/" in self.name:
             raise ValueError(f"name must have 1 to {REGION_NAME_LENGTH_MAX} printable characters, no '/'")
-        if not self.speeds:
-            raise ValueError(f"region {self.name!r} needs at least one worker")
+        if isinstance(self.workers, int) and self.workers < 0:
+            raise ValueError(f"region {self.name!r} cannot have {self.workers} workers")
         if self.ranks_per_worker < 1:
             raise ValueError(f"region {self.name!r} needs at least one rank per worker")
 
