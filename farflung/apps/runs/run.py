@@ -88,10 +88,10 @@ def check_places(
     Raises:
         ValueError: as `check_sites`, links that nothing here can shape, and servers that there are not, or twice.
     """
-    check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
     for region in run.regions[1:] if first_may_be_empty and len(run.regions) > 1 else run.regions:
         if not region.speeds:
             raise ValueError(f"region {region.name!r} needs at least one worker")
+    check_sites(run.regions, run.links, must_be_linked=is_simulated or run.run.is_shaped)
     placed = [name for region in run.regions for name in region.servers]
     for name in placed:
         if name not in servers:
