@@ -33,9 +33,16 @@ def fitting_blocks(num_bytes: int, num_bytes_per_block: int, num_blocks: int, wh
     return min(num_fitting, num_blocks)
 
 
-def capacity_blocks(source: ModelSource, device: torch.device, dtype: torch.dtype, num_cache_tokens: int) -> int:
+def capacity_blocks(
+    source: ModelSource,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_cache_tokens: int,
+    *,
+    num_weight_copies: int = 1,
+) -> int:
     """How many blocks of `source` this machine can hold, each with its part of the cache."""
-    per_block = block_bytes(source, dtype) + num_cache_tokens * bytes_per_token(source, dtype)
+    per_block = num_weight_copies * block_bytes(source, dtype) + num_cache_tokens * bytes_per_token(source, dtype)
     return fitting_blocks(free_bytes(device), per_block, source.num_blocks, source.name)
 
 

@@ -10,10 +10,11 @@ import torch
 from farflung.apps.announced import TOPIC, AnnouncedServers
 from farflung.apps.capacity import CACHE_TOKENS_DEFAULT, capacity_blocks, choose_device, choose_dtype
 from farflung.apps.moving import Mover
-from farflung.apps.speed import Speed, is_faster_by_column, measure
+from farflung.apps.speed import Speed, is_faster_by_column, is_faster_packed, measure
 from farflung.apps.wiring import SwarmNode
 from farflung.model.layout import order_for_decoding
 from farflung.model.load import load_span
+from farflung.model.packed import pack_for_batches
 from farflung.model.source import ModelSource
 from farflung.model.span import Span
 from farflung.runtime.memory import return_freed_memory
@@ -47,6 +48,8 @@ class ServeOptions:
     """Tokens of attention cache over all blocks held."""
     batch_sessions_max: int = 64
     """Sessions that are computed together at most."""
+    is_packed: bool = False
+    """Whether to keep matrices a second time, laid out for several sessions at once (CPU, float32)."""
     context_length_max: int | None = None
     """Positions of one session; None: what the model was made for."""
 
@@ -81,7 +84,13 @@ class BlockServer:
             return self._pinned.num_blocks
         if self._options.num_blocks is not None:
             return min(self._options.num_blocks, self._source.num_blocks)
-        return capacity_blocks(self._source, self._device, self._dtype, self._options.num_cache_tokens)
+        return capacity_blocks(
+            self._source,
+            self._device,
+            self._dtype,
+            self._options.num_cache_tokens,
+            num_weight_copies=2 if self._options.is_packed else 1,
+        )
 
     async def serve(self, node: SwarmNode, tell: Tell) -> None:
         """Join the model's chain and serve; returns only by cancellation."""
@@ -118,7 +127,10 @@ class BlockServer:
 
     def _load(self, blocks: BlockRange) -> Span:
         span = load_span(self._source, blocks.first, blocks.last, device=self._device, dtype=self._dtype)
-        order_for_decoding(torch.nn.ModuleList(span.layers), is_faster_by_column)
+        layers = torch.nn.ModuleList(span.layers)
+        order_for_decoding(layers, is_faster_by_column)
+        if self._options.is_packed:
+            pack_for_batches(layers, is_faster_packed)
         return span
 
     def _context_length_max(self) -> int:

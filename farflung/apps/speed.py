@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from farflung.model.layout import by_column
+from farflung.model.packed import TOKENS_TYPICAL, packed_copy, packed_linear
 from farflung.model.span import Span
 
 DECODE_STEPS = 20
@@ -74,9 +75,32 @@ def is_faster_by_column(num_rows: int, num_columns: int) -> bool:
     return by_row_seconds > by_column_seconds * MATRIX_GAIN_MIN
 
 
+@functools.cache
+def is_faster_packed(num_rows: int, num_columns: int) -> bool:
+    """Whether a few tokens pass float32 matrices of this shape faster by a packed copy; likewise."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    num_matrices = -(-MATRIX_PROBE_BYTES // (num_rows * num_columns * 4))
+    matrices = [torch.ones(num_rows, num_columns) for _ in range(num_matrices)]
+    packed = [packed_copy(matrix) for matrix in matrices]
+    if is_faster_by_column(num_rows, num_columns):
+        matrices = [by_column(matrix) for matrix in matrices]
+    tokens_B1H = torch.ones(TOKENS_TYPICAL, 1, num_columns)
+    samples = [
+        (_matrix_seconds(matrices, tokens_B1H), _matrix_seconds(packed, tokens_B1H, packed_linear))
+        for _ in range(MATRIX_PROBE_PASSES)
+    ]
+    plain_seconds, packed_seconds = (min(each) for each in zip(*samples, strict=True))
+    return plain_seconds > packed_seconds
+
+
 @torch.inference_mode()
-def _matrix_seconds(matrices: Iterable[torch.Tensor], token_B1H: torch.Tensor) -> float:
+def _matrix_seconds(
+    matrices: Iterable[torch.Tensor],
+    tokens_B1H: torch.Tensor,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.nn.functional.linear,
+) -> float:
     started_at = time.perf_counter()
     for matrix in matrices:
-        torch.nn.functional.linear(token_B1H, matrix)
+        product(tokens_B1H, matrix)
     return time.perf_counter() - started_at

@@ -40,5 +40,10 @@ def by_column(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _is_worth_it(weight: torch.Tensor) -> bool:
-    is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
+    return is_large_matrix(weight) and weight.is_contiguous()
+
+
+def is_large_matrix(weight: torch.Tensor) -> bool:
+    """Whether it is of a kind and size whose layout matters."""
+    is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
     return is_plain and weight.nbytes >= MATRIX_BYTES_MIN

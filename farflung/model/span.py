@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from farflung.model.cache import SpanCache
 from farflung.model.cut import Call, Prelude
 from farflung.model.decode import DecodePlan
+from farflung.model.packed import pack_again
 from farflung.model.pool import CachePool
 from farflung.model.ragged import RaggedBatch, running
 from farflung.model.source import ModelSource
@@ -72,6 +73,7 @@ class Span:
         own = self.weights()
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+        pack_again(nn.ModuleList(self.layers))
 
     @torch.inference_mode()
     def probe(self) -> None:

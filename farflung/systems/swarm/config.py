@@ -34,7 +34,7 @@ class ServerConfig:
     batch_seconds_max: float = 0.25
     """What a batch may take, as far as the measured rate of long forwards says: prompts are cut into such chunks."""
     linger_seconds_max: float = 0.05
-    """How long the device may wait for sessions of the last batch before it computes the next without them."""
+    """A session that usually takes longer to come back with its next step is never waited for."""
     idle_seconds_max: float = 1800.0
     """A session that is not used for so long is freed."""
     orphan_seconds_max: float = 10.0

@@ -11,6 +11,7 @@ from farflung.systems.swarm.batch import NoRoom, Progress, run_batch
 from farflung.systems.swarm.batching import Batch, BatchQueue
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
+from farflung.systems.swarm.lingering import compute_at
 from farflung.systems.swarm.messages import ACTOR, Forward, Output, Step
 from farflung.systems.swarm.replies import behind, onward, refuse
 from farflung.systems.swarm.sessions import ServerSession, SessionTable, make_output
@@ -21,8 +22,8 @@ from farflung.world.effects import Effect, Note, Run, Send, WakeAt
 
 FRAME_BYTES_MAX = 1 << 30
 RATE_SMOOTHING = 0.1
-LINGER_SHARE = 0.25
-"""Of the last batch's time, that the device may wait for its sessions."""
+RETURN_SHARE = 0.25
+"""Of a batch's time, in which a session of which nothing is known is expected back."""
 BATCH_TOKENS_MIN = 16
 BATCH_TOKENS_MAX = 1024
 ROOM_SECONDS = 0.2
@@ -40,9 +41,9 @@ class Engine:
         self._sessions = sessions
         self._running: Batch | RequestJob | None = None
         self._started_at = 0.0
-        self._expected: set[ServerSession] = set()
-        """Sessions of the last batch that have not come back with their next step."""
-        self._lingers_until = 0.0
+        self._batch_seconds = 0.0
+        self._expected: dict[ServerSession, float] = {}
+        """Sessions that were answered, and when they should be back with their next step."""
 
     @property
     def queue_length(self) -> int:
@@ -54,7 +55,10 @@ class Engine:
     def push(self, job: StepJob | RequestJob, now: float) -> Sequence[Effect]:
         """Accept a job; the caller has seen that the queue is not full."""
         if isinstance(job, StepJob):
-            self._expected.discard(job.session)
+            self._expected.pop(job.session, None)
+            if job.session.answered_at is not None:
+                job.session.returns.add(now - job.session.answered_at)
+                job.session.answered_at = None
         self.queue.push(job)
         return self.run_next(now)
 
@@ -62,14 +66,14 @@ class Engine:
         """Give the device its next batch, if it is free and nobody is waited for."""
         if self._running is not None or not len(self.queue):
             return ()
-        if now < self._lingers_until and any(not session.is_closed for session in self._expected):
-            return [WakeAt(self._lingers_until)]
+        begins_at = self._begins_at(now)
+        if begins_at > now:
+            return [WakeAt(begins_at)]
         chosen = self.queue.form(now, self._num_tokens_max())
         if chosen is None:
             ready_at = self.queue.ready_at()
             return () if ready_at is None else [WakeAt(ready_at)]
         self._running, self._started_at = chosen, now
-        self._expected.clear()
         if isinstance(chosen, Batch):
             _, first, last = chosen.parts[0].job.session.key
             seconds = cost_seconds(last - first, chosen.num_tokens, self.config)
@@ -78,6 +82,19 @@ class Engine:
         function = stateless.forward if isinstance(request, Forward) else stateless.backward
         seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
         return [Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX), seconds)]
+
+    def _begins_at(self, now: float) -> float:
+        """When the next batch is best begun: now, or as soon as somebody is back who is about to be."""
+        self._expected = {
+            session: returns_at
+            for session, returns_at in self._expected.items()
+            if returns_at > now and not session.is_closed
+        }
+        num_waiting = len(self.queue)
+        num_places = self.config.batch_sessions_max - num_waiting
+        if num_places < 1:
+            return now
+        return compute_at(now, num_waiting, sorted(self._expected.values())[:num_places], self._batch_seconds)
 
     def _num_tokens_max(self) -> int:
         """Tokens of one batch: what the device computes in the time that a decode step may wait for it."""
@@ -95,8 +112,8 @@ class Engine:
         if isinstance(job, RequestJob):
             effects = list(stateless.answer(job.source, job.request, result))
         else:
+            self._batch_seconds = seconds
             effects = self._batch_finished(job, result, now)
-            self._lingers_until = now + min(self.config.linger_seconds_max, LINGER_SHARE * seconds)
         return [*effects, *self.run_next(now)]
 
     def _batch_finished(self, batch: Batch, result: object, now: float) -> list[Effect]:
@@ -143,8 +160,11 @@ class Engine:
         seconds = (job.compute_seconds, max(0.0, now - job.accepted_at - job.compute_seconds))
         output = make_output(session, step, hidden, seconds)
         session.applied, session.newest_output, session.used_at = step.upto, output, now
+        session.answered_at = now
         if job.is_decoding and not job.is_alone:
-            self._expected.add(session)
+            absence = session.returns.latest_seconds(default=RETURN_SHARE * self._batch_seconds)
+            if absence <= self.config.linger_seconds_max:
+                self._expected[session] = now + absence
         return [*self.push_onward(session, step, output), Send(session.client, output)]
 
     def push_onward(self, session: ServerSession, step: Step, output: Output) -> list[Effect]:

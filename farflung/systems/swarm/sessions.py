@@ -7,6 +7,7 @@ import torch
 
 from farflung.model.cache import SpanCache
 from farflung.model.span import Span
+from farflung.systems.swarm.lingering import ReturnTime
 from farflung.systems.swarm.messages import Output, Step
 from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address, PeerId
@@ -66,6 +67,9 @@ class ServerSession:
     next_peer: PeerId | None = None
     """Where its outputs are pushed to."""
     used_at: float = 0.0
+    answered_at: float | None = None
+    """When its newest output was sent; None while a step waits or runs."""
+    returns: ReturnTime = field(default_factory=ReturnTime)
     is_closed: bool = False
 
     @property
