@@ -47,7 +47,6 @@ from farflung.world.address import PeerId
 from farflung.world.host import Host
 
 HUB = "hub"
-PROXY = "grpc_proxy"
 RUN_KEY = Identity(bytes([5]) * 32)
 BANDWIDTH_MBIT = 0.05
 LATENCY_MS = 150.0
@@ -235,14 +234,9 @@ class Storm:
 
 
 def load_once() -> None:
-    """Start the process that measurers fork from; gRPC asks for a proxy's address only if there is one at its start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.onebyte_storm"])
-    os.environ[PROXY] = "http://127.0.0.1:1"
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ[PROXY]
+    """Start the process that measurers fork from."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bench.onebyte_storm"])
+    forkserver.ensure_running()
 
 
 def run_once(size: Size, num_replaced: int) -> Seen:
