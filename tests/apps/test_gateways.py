@@ -5,10 +5,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from farflung.apps.runs.gateways import Gateways, hosts_of
+from farflung.apps.runs.gateways import Gateways, hosts_of, open_gateways
 from farflung.apps.runs.sites import LinkSettings
 
 REGIONS = ("east", "west", "north")
@@ -64,3 +65,8 @@ def test_regions_without_a_link_do_not_reach_each_other() -> None:
             return answer
 
     assert asyncio.run(answered()).startswith(b"HTTP/1.1 403")
+
+
+def test_a_region_alone_has_a_gateway_that_leads_nowhere(tmp_path: Path) -> None:
+    with open_gateways(["here"], [], tmp_path) as ways:
+        assert ways.one_way_seconds == 0 and list(ways.ports) == ["here"]

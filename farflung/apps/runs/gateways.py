@@ -66,7 +66,7 @@ def open_gateways(regions: Sequence[str], links: Sequence[LinkSettings], folder:
     with Supervisor(folder) as supervisor:
         child = supervisor.start("gateways", command, {})
         supervisor.wait_until(lambda: bool(child.lines()), seconds_max=START_SECONDS, what="the gateways listen")
-        one_way_seconds = max(link.latency_ms for link in links) / 1000
+        one_way_seconds = max((link.latency_ms for link in links), default=0.0) / 1000
         yield Ways(hosts_of(regions), json.loads(child.lines()[0]), one_way_seconds)
 
 
