@@ -32,7 +32,7 @@ class Admission:
         if rollout.prompt not in self._ledger.open_prompts():
             return f"nobody was asked for prompt {rollout.prompt}"
         fault = fault_of(rollout, num_tokens_max=self._config.num_tokens_max)
-        return fault or self._why_other(rollout) or self._why_stale(rollout)
+        return fault or self._why_other(rollout) or self._why_stale(rollout) or self._why_unpublished(rollout)
 
     def _why_other(self, rollout: Rollout) -> str | None:
         if rollout.prompt_tokens != self._environment.prompt(rollout.prompt) or rollout.seed != self._config.seed:
@@ -45,6 +45,11 @@ class Admission:
         if published is not None and published != rollout.weights_hash:
             return f"its weights are not those of version {version}"
         return None
+
+    def _why_unpublished(self, rollout: Rollout) -> str | None:
+        """Of versions young enough to be trained on all that were published are remembered; see `Chain`."""
+        unknown = [version for version in dict.fromkeys(rollout.versions) if self._chain.hash_of(version) is None]
+        return f"there is no version {unknown[0]}: it was never published" if unknown else None
 
     def _why_stale(self, rollout: Rollout) -> str | None:
         if not self._ledger.is_stale(rollout):
