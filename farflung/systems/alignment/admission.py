@@ -1,5 +1,7 @@
 """The first gate: whether an answer that arrives may be kept, and why not."""
 
+from typing import Literal, NamedTuple
+
 from farflung.systems.alignment.chain import Chain
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.ledger import Ledger
@@ -7,13 +9,17 @@ from farflung.systems.alignment.protocols import Environment
 from farflung.systems.alignment.rollouts import Rollout, fault_of
 
 
+class NotKept(NamedTuple):
+    """Why an answer is of no use."""
+
+    kind: Literal["late", "stale", "false"]
+    """The first two happen to honest workers, whose answers were hedged or who were away; the third to none that has
+    this run's tokens and weights."""
+    reason: str
+
+
 class Admission:
     """Everything about an answer that can be checked without computing."""
-
-    ALREADY_HERE = "it is here already"
-    CLOSED = "its prompt is closed"
-    HARMLESS = (ALREADY_HERE, CLOSED)
-    """What happens to honest workers whose answers were hedged, or who were away."""
 
     def __init__(self, config: AlignmentConfig, ledger: Ledger, chain: Chain, environment: Environment) -> None:
         self._config = config
@@ -21,18 +27,23 @@ class Admission:
         self._chain = chain
         self._environment = environment
 
-    def why_not(self, rollout: Rollout) -> str | None:
+    def why_not(self, rollout: Rollout) -> NotKept | None:
         """Why this answer is of no use; None: it is wanted, and nothing about it is wrong."""
         if not 0 <= rollout.member < self._config.answers_per_prompt:
-            return f"a group has no member {rollout.member}"
+            return NotKept("false", f"a group has no member {rollout.member}")
         if self._ledger.is_closed(rollout.prompt):
-            return self.CLOSED
+            return NotKept("late", "its prompt is closed")
         if not self._ledger.is_wanted(rollout.key):
-            return self.ALREADY_HERE
+            return NotKept("late", "it is here already")
         if rollout.prompt not in self._ledger.open_prompts():
-            return f"nobody was asked for prompt {rollout.prompt}"
-        fault = fault_of(rollout, num_tokens_max=self._config.num_tokens_max)
-        return fault or self._why_other(rollout) or self._why_stale(rollout) or self._why_unpublished(rollout)
+            return NotKept("false", f"nobody was asked for prompt {rollout.prompt}")
+        fault = fault_of(rollout, num_tokens_max=self._config.num_tokens_max) or self._why_other(rollout)
+        if fault is not None:
+            return NotKept("false", fault)
+        if self._ledger.is_stale(rollout):
+            return NotKept("stale", self._why_stale(rollout))
+        unpublished = self._why_unpublished(rollout)
+        return None if unpublished is None else NotKept("false", unpublished)
 
     def _why_other(self, rollout: Rollout) -> str | None:
         if rollout.prompt_tokens != self._environment.prompt(rollout.prompt) or rollout.seed != self._config.seed:
@@ -51,8 +62,6 @@ class Admission:
         unknown = [version for version in dict.fromkeys(rollout.versions) if self._chain.hash_of(version) is None]
         return f"there is no version {unknown[0]}: it was never published" if unknown else None
 
-    def _why_stale(self, rollout: Rollout) -> str | None:
-        if not self._ledger.is_stale(rollout):
-            return None
+    def _why_stale(self, rollout: Rollout) -> str:
         self._ledger.state.num_stale += 1
         return f"version {rollout.version_min} is too old, {self._ledger.version_min} is the oldest that is trained on"

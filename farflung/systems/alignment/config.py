@@ -76,6 +76,9 @@ class AlignmentConfig:
     """What is missing of a group then is lost, if `answers_per_prompt_min` are there."""
     failures_max: int = 3
     """A prompt that so many tasks failed with is given up and named."""
+    false_answers_max: int = 16
+    """Whoever sends more that name other prompts, weights or versions than there are is banned: it would be asked for
+    the same answers for ever."""
     ask_again_seconds: float = 2.0
     """How often a worker with room asks, and one without says what it is at."""
     silence_seconds: float = 15.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from farflung.systems.alignment.admission import Admission
+from farflung.systems.alignment.admission import Admission, NotKept
 from farflung.systems.alignment.chain import Chain
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.deltas import Packed
@@ -182,13 +182,15 @@ class Hub(Role):
     def _done(self, member: Member, message: AlignDone, now: float) -> Sequence[Effect]:
         taken: list[Answer] = []
         refused: list[tuple[int, int, str]] = []
+        useless: list[NotKept] = []
         for rollout in message.rollouts:
-            reason = self._admission.why_not(rollout)
-            if reason is None and rollout.key not in [answer.rollout.key for answer in taken]:
+            why_not = self._admission.why_not(rollout)
+            if why_not is None and rollout.key not in [answer.rollout.key for answer in taken]:
                 taken.append(Answer(message.name, rollout))
-            else:
-                refused.append((*rollout.key, reason or "it came twice"))
-                self.ledger.leases.release(message.name, rollout.key)
+                continue
+            refused.append((*rollout.key, "it came twice" if why_not is None else why_not.reason))
+            useless += [why_not] if why_not is not None and why_not.kind != "late" else []
+            self.ledger.leases.release(message.name, rollout.key)
         effects: list[Effect] = self._write(Arrived(tuple(taken))) if taken else []
         for answer in taken:
             self.ledger.arrived(answer, now)
@@ -200,10 +202,16 @@ class Hub(Role):
                 effects += self.give_up(failure.prompt, failure.reason)
         member.num_taken += len(taken)
         member.num_refused += len(refused)
-        useless = [reason for *_, reason in refused if reason not in self._admission.HARMLESS]
-        effects += [Note(f"{len(useless)} answers of {message.name} are of no use: {useless[0]}")] if useless else []
+        effects += (
+            [Note(f"{len(useless)} answers of {message.name} are of no use: {useless[0].reason}")] if useless else []
+        )
         answer = AlignTaken(batch=message.batch, refused=tuple(refused))
-        return [*effects, Send(member.address, answer), *self._changed()]
+        effects.append(Send(member.address, answer))
+        false = [why_not.reason for why_not in useless if why_not.kind == "false"]
+        member.num_false += len(false)
+        if member.num_false > self._config.false_answers_max:
+            effects += self.ban(message.name, f"{member.num_false} of its answers are not of this run: {false[-1]}")
+        return [*effects, *self._changed()]
 
     def _write(self, record: Record) -> list[Effect]:
         self.num_records += 1

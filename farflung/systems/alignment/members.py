@@ -18,6 +18,8 @@ class Member:
     answers_per_second: float = 0.0
     num_taken: int = 0
     num_refused: int = 0
+    num_false: int = 0
+    """Of those: answers that no honest worker of this run gives."""
     is_hungry: bool = False
     """It has room for more than there was to give."""
     trouble: str = ""
