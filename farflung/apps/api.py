@@ -6,6 +6,7 @@ import torch
 import uvicorn
 
 from farflung.apps.announced import AnnouncedServers
+from farflung.apps.drafting import OFF, speculation_of
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
 from farflung.apps.http.metrics import Metrics, RerouteCollector
@@ -60,11 +61,14 @@ def find_models(named: Sequence[str], connection: Connection) -> list[ModelSourc
         ) from None
 
 
-def make_engine(connected: ConnectedModel, limits: EngineLimits) -> Engine:
-    """An engine over a connected model."""
+def make_engine(connected: ConnectedModel, limits: EngineLimits, draft: str) -> Engine:
+    """An engine over a connected model; `draft` as `speculation_of` takes it."""
     source = connected.source
     generator = ModelGenerator(
-        connected.model, open_cache=connected.open_cache, weights_version=lambda: source.fingerprint
+        connected.model,
+        open_cache=connected.open_cache,
+        weights_version=lambda: source.fingerprint,
+        speculation=speculation_of(draft, connected),
     )
     return Engine(
         source.name,
@@ -85,12 +89,13 @@ def serve_api(
     port: int,
     api_keys: Sequence[str],
     limits: EngineLimits,
+    draft: str = OFF,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Serve the interface until the process is told to stop.
 
     Raises:
-        ValueError: a port in use, a bad ticket, an unknown model.
+        ValueError: a port in use, a bad ticket, an unknown model, a draft of another vocabulary.
         FarflungError: nobody of the swarm answers.
     """
     listening = bind(host, port)
@@ -99,7 +104,7 @@ def serve_api(
         metrics = Metrics()
         metrics.report(RerouteCollector(lambda: sum(connected.num_reroutes for connected in models)))
         metrics.report(NodeCollector(connection.node, connection.bridge.call))
-        engines = {connected.source.name: make_engine(connected, limits) for connected in models}
+        engines = {connected.source.name: make_engine(connected, limits, draft) for connected in models}
         app = build_app(engines, api_keys=api_keys, metrics=metrics)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"serving {', '.join(engines)} at http://{shown_host}:{shown_port}/v1", flush=True)

@@ -44,6 +44,12 @@ TopK = Annotated[int | None, typer.Option("--top-k", help="Choose among the k mo
 TopP = Annotated[float | None, typer.Option("--top-p", help="Choose among the tokens that make up this probability.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft", help="Guess ahead: lookup (what followed the same words), a small MODEL of the same family, or off."
+    ),
+]
 
 
 @app.callback()
@@ -69,6 +75,9 @@ def serve(
     batch_sessions: Annotated[
         int, typer.Option("--batch-sessions", help="Sessions computed together at most; 1: one after another.")
     ] = 64,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Weights in memory twice: faster with some 4 to 30 sessions at once (CPU).")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
@@ -106,6 +115,7 @@ def serve(
         dtype=dtype,
         num_cache_tokens=cache_tokens,
         batch_sessions_max=batch_sessions,
+        is_packed=packed,
     )
     place = Place(
         home=home,
@@ -143,6 +153,7 @@ def api(
     ] = None,
     sessions: Annotated[int, typer.Option("--sessions", help="Answers written at the same time, per model.")] = 8,
     waiting: Annotated[int, typer.Option("--waiting", help="Requests that may wait; others get 429.")] = 32,
+    draft: Draft = "off",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
 ) -> None:
     """Serve an OpenAI-compatible HTTP interface."""
@@ -155,7 +166,7 @@ def api(
 
     limit_threads(threads)
     limits = EngineLimits(num_running_max=sessions, num_waiting_max=waiting)
-    serve_api(models or (), ticket, host=host, port=port, api_keys=api_key or (), limits=limits)
+    serve_api(models or (), ticket, host=host, port=port, api_keys=api_key or (), limits=limits, draft=draft)
 
 
 @app.command()
@@ -169,6 +180,7 @@ def generate(
     top_p: TopP = None,
     seed: Seed = None,
     stop: Stop = None,
+    draft: Draft = "off",
 ) -> None:
     """Continue a text; greedily unless a temperature is given."""
     from farflung.apps.tickets import find_ticket
@@ -180,7 +192,7 @@ def generate(
     wish = Wish(
         num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
-    generate(model, ticket, text, wish)
+    generate(model, ticket, text, wish, draft)
 
 
 @app.command()
@@ -194,6 +206,7 @@ def chat(
     top_p: TopP = None,
     seed: Seed = None,
     stop: Stop = None,
+    draft: Draft = "off",
 ) -> None:
     """Talk with a model."""
     from farflung.apps.tickets import find_ticket
@@ -204,7 +217,7 @@ def chat(
     wish = Wish(
         num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
-    chat(model, ticket, system, wish)
+    chat(model, ticket, system, wish, draft)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from farflung.apps.api import advised_sampling
+from farflung.apps.drafting import speculation_of
 from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
 from farflung.apps.wiring import Connection
 from farflung.model.generator import GeneratedToken, GenerationRequest, ModelGenerator, stop_tokens_of
@@ -48,10 +49,12 @@ class Wish:
 class Speaker:
     """A connected model with its tokenizer."""
 
-    def __init__(self, connected: ConnectedModel) -> None:
+    def __init__(self, connected: ConnectedModel, draft: str) -> None:
         self.connected = connected
         self.tokenizer = load_tokenizer(connected.source)
-        self._generator = ModelGenerator(connected.model, open_cache=connected.open_cache)
+        self._generator = ModelGenerator(
+            connected.model, open_cache=connected.open_cache, speculation=speculation_of(draft, connected)
+        )
         self._stop_tokens = stop_tokens_of(connected.model)
 
     def speak(self, prompt: tuple[int, ...], wish: Wish, advised: Sampling, write: Callable[[str], object]) -> str:
@@ -96,7 +99,7 @@ class Speaker:
 
 
 @contextmanager
-def speaker_of(model: str, ticket: str) -> Iterator[Speaker]:
+def speaker_of(model: str, ticket: str, draft: str) -> Iterator[Speaker]:
     """A model of the swarm, connected."""
     source = ModelSource.open(model)
     waiting = Console(stderr=True)
@@ -105,23 +108,23 @@ def speaker_of(model: str, ticket: str) -> Iterator[Speaker]:
         waiting.print(f"[dim]waiting up to {seconds_left:.0f} s more: {sentence}[/dim]", end="\r")
 
     with Connection(ticket) as connection:
-        yield Speaker(connect_model(source, connection, on_wait=on_wait))
+        yield Speaker(connect_model(source, connection, on_wait=on_wait), draft)
 
 
-def generate(model: str, ticket: str, prompt: str, wish: Wish) -> None:
-    """Print the continuation of `prompt`.
+def generate(model: str, ticket: str, prompt: str, wish: Wish, draft: str) -> None:
+    """Print the continuation of `prompt`; `draft` as `speculation_of` takes it.
 
     Raises:
         ValueError: an unknown model, a bad ticket, an empty or too long prompt.
         FarflungError: the swarm cannot be reached.
     """
-    with speaker_of(model, ticket) as speaker:
+    with speaker_of(model, ticket, draft) as speaker:
         tokens = speaker.tokenizer.encode(prompt)
         speaker.speak(tuple(tokens), wish, Sampling(temperature=0.0), _write_now)
         print()
 
 
-def chat(model: str, ticket: str, system: str | None, wish: Wish) -> None:
+def chat(model: str, ticket: str, system: str | None, wish: Wish, draft: str) -> None:
     """Talk until the end of input or an interrupt between two answers.
 
     Raises:
@@ -129,7 +132,7 @@ def chat(model: str, ticket: str, system: str | None, wish: Wish) -> None:
         FarflungError: the swarm cannot be reached.
     """
     console = Console()
-    with speaker_of(model, ticket) as speaker:
+    with speaker_of(model, ticket, draft) as speaker:
         if speaker.tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer of {model} has no chat template: use `farflung generate`")
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []

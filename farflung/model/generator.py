@@ -1,10 +1,12 @@
 """The `Generator` protocol (tokens in; tokens, log-probabilities and weights version out) and its thin decode loop.
 
 `ModelGenerator` drives any transformers causal LM, whether its blocks are here or on other machines: only the cache
-that `open_cache` hands out differs. Each step is one forward of the newest token, without what `generate` does around.
+that `open_cache` hands out differs. Each step is one forward of the newest token, without what `generate` does around;
+with a drafter, of guesses after it too, so that one forward may settle several tokens (speculative decoding).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Steps
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -13,6 +15,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from farflung.model.depth import DepthChooser
+from farflung.model.drafts import Drafter
 from farflung.model.sample import Sampling, choose, log_probability, most_likely
 
 FinishReason = Literal["stop", "length"]
@@ -66,6 +70,8 @@ class GeneratedToken:
     weights_version: str
     finish_reason: FinishReason | None = None
     """Set on the last token of the row."""
+    is_guessed: bool = False
+    """Whether it had been guessed, so that it took no forward of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,15 @@ class Generator(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Guessing ahead."""
+
+    drafter: Drafter
+    now: Callable[[], float]
+    """Seconds, to see what pays."""
+
+
 class ModelGenerator:
     """A `Generator` over a causal LM of transformers.
 
@@ -110,8 +125,11 @@ class ModelGenerator:
         *,
         open_cache: Callable[[int], AbstractContextManager[Cache]] | None = None,
         weights_version: Callable[[], str] = lambda: "",
+        speculation: Speculation | None = None,
     ) -> None:
+        """`speculation` speeds up requests for one row; what is said does not change."""
         self._model = model
+        self._speculation = speculation
         self.open_cache = open_cache or (lambda num_tokens: nullcontext(DynamicCache(config=model.config)))
         self._weights_version = weights_version
 
@@ -140,11 +158,17 @@ class ModelGenerator:
             )
         with self.open_cache(num_tokens * request.num_rows) as cache:
             scores: list[ScoredToken] = []
+            speculation = self._speculation if request.num_rows == 1 and cache.is_croppable else None
+            if speculation is not None:
+                cache.activate_past_recording()  # else windows forget what a wrong guess has pushed out of them
             logits_NV = self._prefill(request, cache, scores)
             if request.scores_prompt:
                 yield PromptScores(tuple(scores))
             if request.num_tokens_max > 0:
-                yield from self._decode(request, cache, logits_NV, is_last)
+                if speculation is None:
+                    yield from self._decode(request, cache, logits_NV, is_last)
+                else:
+                    yield from self._decode_ahead(request, cache, logits_NV, is_last, speculation)
 
     def _prefill(self, request: GenerationRequest, cache: Cache, scores: list[ScoredToken]) -> torch.Tensor:
         """Forward the prompt for all N rows, fill `scores` if asked; the last position's logits (N, V)."""
@@ -173,9 +197,7 @@ class ModelGenerator:
                 answer, logits_V = answers[row], logits_NV[row]
                 token = choose(logits_V, request.sampling, streams[row], prompt=request.prompt, answer=answer)
                 answer.append(token)
-                is_stop = token in request.stop_tokens or is_last(row, token)
-                is_full = len(answer) == request.num_tokens_max
-                finish_reason: FinishReason | None = "stop" if is_stop else "length" if is_full else None
+                finish_reason = _finish_reason(request, len(answer), token, is_stop=is_last(row, token))
                 if finish_reason is not None:
                     running.remove(row)
                 scored = _score(logits_V, token, request.num_alternatives)
@@ -185,6 +207,62 @@ class ModelGenerator:
             # Rows that ended keep their place in the batch; what they compute is not looked at.
             newest_N1 = torch.tensor([[answer[-1]] for answer in answers], device=device)
             logits_NV = self.forward(newest_N1, cache)[:, -1]
+
+    def _decode_ahead(
+        self,
+        request: GenerationRequest,
+        cache: Cache,
+        logits_TV: torch.Tensor,
+        is_last: IsLast,
+        speculation: Speculation,
+    ) -> Iterator[GeneratedToken]:
+        """As `_decode` for one row. `logits_TV` are of the newest token and of the guesses after it."""
+        answer: list[int] = []
+        stream = torch.Generator(self._model.device).manual_seed(request.seed)
+        draft = speculation.drafter.open(request.prompt, request.sampling)
+        chooser = DepthChooser()
+        guesses: list[int] = []
+        forward_seconds = 0.0
+        while True:
+            num_right = yield from self._settle(request, logits_TV, guesses, stream, answer, is_last)
+            if num_right is None:
+                return
+            if num_right < len(guesses):
+                cache.crop(num_right - len(guesses))
+            if len(answer) > 1:
+                chooser.settled(len(guesses), num_right, forward_seconds)
+            began_at = speculation.now()
+            guesses = draft.guess(answer, chooser.depth(request.num_tokens_max - len(answer) - 1), stream)
+            guessed_at = speculation.now()
+            chooser.guessed(len(guesses), guessed_at - began_at)
+            newest_1T = torch.tensor([[answer[-1], *guesses]], device=self._model.device)
+            logits_TV = self.forward(newest_1T, cache, num_logits=len(guesses) + 1)[0]
+            forward_seconds = speculation.now() - guessed_at
+
+    def _settle(
+        self,
+        request: GenerationRequest,
+        logits_TV: torch.Tensor,
+        guesses: Sequence[int],
+        stream: torch.Generator,
+        answer: list[int],
+        is_last: IsLast,
+    ) -> Steps[GeneratedToken, None, int | None]:
+        """Draw the tokens that follow `answer` until a guess was wrong or there are none left; how many were right,
+        or None: the answer is complete."""
+        num_right = 0
+        for guess, logits_V in zip([*guesses, None], logits_TV, strict=True):
+            token = choose(logits_V, request.sampling, stream, prompt=request.prompt, answer=answer)
+            answer.append(token)
+            finish_reason = _finish_reason(request, len(answer), token, is_stop=is_last(0, token))
+            scored = _score(logits_V, token, request.num_alternatives)
+            yield GeneratedToken(0, scored, self._weights_version(), finish_reason, is_guessed=token == guess)
+            if finish_reason is not None:
+                return None
+            if token != guess:
+                break
+            num_right += 1
+        return num_right
 
     def forward(self, tokens_NT: torch.Tensor, cache: Cache, *, num_logits: int = 1) -> torch.Tensor:
         """Logits (N, `num_logits`, V) of the last positions of tokens that follow those in the cache."""
@@ -197,6 +275,12 @@ class ModelGenerator:
 
 def _score(logits_V: torch.Tensor, token: int, num_alternatives: int) -> ScoredToken:
     return ScoredToken(token, log_probability(logits_V, token), most_likely(logits_V, num_alternatives))
+
+
+def _finish_reason(request: GenerationRequest, num_tokens: int, token: int, *, is_stop: bool) -> FinishReason | None:
+    if is_stop or token in request.stop_tokens:
+        return "stop"
+    return "length" if num_tokens == request.num_tokens_max else None
 
 
 def stop_tokens_of(model: PreTrainedModel) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER PORT [--key KEY]`."""
 
 import argparse
+import time
 
 import torch
 import uvicorn
@@ -8,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
-from farflung.model.generator import ModelGenerator, stop_tokens_of
+from farflung.model.drafts import PromptLookup
+from farflung.model.generator import ModelGenerator, Speculation, stop_tokens_of
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     engines = {
         name: Engine(
             name,
-            ModelGenerator(model),
+            ModelGenerator(model, speculation=Speculation(PromptLookup(), time.monotonic)),
             its_tokenizer,
             stop_tokens=stop_tokens_of(model),
             limits=EngineLimits(num_running_max=2, num_waiting_max=1),

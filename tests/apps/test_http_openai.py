@@ -174,6 +174,27 @@ def test_echo_alone_repeats_and_zero_tokens_only_score(client: OpenAI) -> None:
     assert scored.usage.completion_tokens == 0
 
 
+def test_usage_says_how_many_tokens_were_guessed_ahead(client: OpenAI) -> None:
+    def accepted(n: int, stream: bool) -> int | None:
+        asked = client.completions.create(
+            model="tiny",
+            prompt=PROMPT,
+            n=n,
+            max_tokens=20,
+            logit_bias={"65": 100},
+            stream=stream,
+            stream_options={"include_usage": True} if stream else openai.omit,
+        )
+        usage = list(asked)[-1].usage if isinstance(asked, openai.Stream) else asked.usage
+        assert usage is not None and usage.completion_tokens == 20 * n
+        assert usage.completion_tokens_details is not None
+        return usage.completion_tokens_details.accepted_prediction_tokens
+
+    for stream in (False, True):
+        assert 8 < (accepted(1, stream) or 0) < 20, "the same token over and over is easy to guess"
+        assert accepted(2, stream) == 0, "several answers are not guessed"
+
+
 def test_many_prompts_are_answered_in_their_order(client: OpenAI) -> None:
     prompts = ["def ", "class ", "return "]
     together = client.completions.create(model="tiny", prompt=prompts, max_tokens=6, temperature=0)

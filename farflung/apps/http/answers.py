@@ -49,12 +49,13 @@ class Gathered:
         self.finish_reason = finish_reason
 
 
-def usage(num_prompt_tokens: int, num_answer_tokens: int) -> Json:
-    """The `usage` of an answer."""
+def usage(num_prompt_tokens: int, num_answer_tokens: int, num_guessed_tokens: int) -> Json:
+    """The `usage` of an answer, some of whose tokens may have been guessed ahead."""
     return {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_answer_tokens,
         "total_tokens": num_prompt_tokens + num_answer_tokens,
+        "completion_tokens_details": {"accepted_prediction_tokens": num_guessed_tokens},
     }
 
 

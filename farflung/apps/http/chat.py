@@ -48,9 +48,11 @@ class ChatAnswers:
 
     async def _whole(self, generation: GenerationRequest) -> Json:
         gathered = [Gathered() for _ in range(self._asked.n)]
+        num_guessed = 0
         async with aclosing(self._pieces(generation)) as pieces:
             async for piece in pieces:
                 gathered[piece.row].add(piece.text, piece.tokens, piece.finish_reason)
+                num_guessed += piece.num_guessed
         choices = [
             {
                 "index": index,
@@ -61,20 +63,21 @@ class ChatAnswers:
             for index, one in enumerate(gathered)
         ]
         num_tokens = sum(len(one.tokens) for one in gathered)
-        return self._header.around(choices) | {"usage": usage(len(generation.prompt), num_tokens)}
+        return self._header.around(choices) | {"usage": usage(len(generation.prompt), num_tokens, num_guessed)}
 
     async def _chunks(self, generation: GenerationRequest) -> AsyncGenerator[Json]:
-        num_tokens = 0
+        num_tokens = num_guessed = 0
         is_begun = [False] * self._asked.n
         async with aclosing(self._pieces(generation)) as pieces:
             async for piece in pieces:
                 num_tokens += len(piece.tokens)
+                num_guessed += piece.num_guessed
                 delta: dict[str, Any] = {} if is_begun[piece.row] else {"role": "assistant"}
                 is_begun[piece.row] = True
                 yield self._chunk(piece, delta | {"content": piece.text})
         if self._asked.includes_usage:
             last = self._header.around([], kind="chat.completion.chunk")
-            yield last | {"usage": usage(len(generation.prompt), num_tokens)}
+            yield last | {"usage": usage(len(generation.prompt), num_tokens, num_guessed)}
 
     def _chunk(self, piece: Piece, delta: dict[str, Any]) -> Json:
         choice = {

@@ -30,13 +30,14 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Text and tokens to add to one choice; `num_tokens` of them were generated."""
+    """Text and tokens to add to one choice; `num_tokens` of them were generated, `num_guessed` of these ahead."""
 
     index: int
     text: str
     tokens: tuple[ScoredToken, ...]
     num_tokens: int
     finish_reason: str | None
+    num_guessed: int = 0
 
 
 class CompletionAnswers:
@@ -91,22 +92,24 @@ class CompletionAnswers:
 
     async def _whole(self, questions: list[_Question]) -> Json:
         gathered = [Gathered() for _ in range(self._asked.n * len(questions))]
-        num_tokens = 0
+        num_tokens = num_guessed = 0
         async with aclosing(self._parts(questions)) as parts:
             async for part in parts:
                 gathered[part.index].add(part.text, part.tokens, part.finish_reason)
                 num_tokens += part.num_tokens
+                num_guessed += part.num_guessed
         choices = [
             self._choice(index, one.text, one.tokens, one.finish_reason, offset=0) for index, one in enumerate(gathered)
         ]
-        return self._header.around(choices) | {"usage": usage(_num_prompt_tokens(questions), num_tokens)}
+        return self._header.around(choices) | {"usage": usage(_num_prompt_tokens(questions), num_tokens, num_guessed)}
 
     async def _chunks(self, questions: list[_Question]) -> AsyncGenerator[Json]:
         offsets = [0] * (self._asked.n * len(questions))
-        num_tokens = 0
+        num_tokens = num_guessed = 0
         async with aclosing(self._parts(questions)) as parts:
             async for part in parts:
                 num_tokens += part.num_tokens
+                num_guessed += part.num_guessed
                 choice = self._choice(
                     part.index, part.text, part.tokens, part.finish_reason, offset=offsets[part.index]
                 )
@@ -114,7 +117,7 @@ class CompletionAnswers:
                 chunk = self._header.around([choice])
                 yield chunk | {"usage": None} if self._asked.includes_usage else chunk
         if self._asked.includes_usage:
-            yield self._header.around([]) | {"usage": usage(_num_prompt_tokens(questions), num_tokens)}
+            yield self._header.around([]) | {"usage": usage(_num_prompt_tokens(questions), num_tokens, num_guessed)}
 
     def _choice(
         self,
@@ -131,7 +134,8 @@ class CompletionAnswers:
 
 
 def _part_of(piece: Piece, first: int) -> _Part:
-    return _Part(first + piece.row, piece.text, piece.tokens, len(piece.tokens), piece.finish_reason)
+    index, num_tokens = first + piece.row, len(piece.tokens)
+    return _Part(index, piece.text, piece.tokens, num_tokens, piece.finish_reason, piece.num_guessed)
 
 
 def _num_prompt_tokens(questions: list[_Question]) -> int:

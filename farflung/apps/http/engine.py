@@ -45,6 +45,8 @@ class Piece:
     text: str
     tokens: tuple[ScoredToken, ...]
     finish_reason: FinishReason | None
+    num_guessed: int = 0
+    """Of the tokens, those that had been guessed ahead."""
 
 
 Step = PromptScores | Piece
@@ -56,6 +58,7 @@ class _Row:
     stop: StopStrings
     text: str = ""
     tokens: list[ScoredToken] = field(default_factory=list[ScoredToken])
+    num_guessed: int = 0
 
     def push(self, token: int) -> bool:
         self.text += self.stop.push(self.stream.push(token))
@@ -63,13 +66,14 @@ class _Row:
 
     def take(self, generated: GeneratedToken) -> Piece | None:
         self.tokens.append(generated.scored)
+        self.num_guessed += generated.is_guessed
         if generated.finish_reason is not None and not self.stop.is_complete:
             self.text += self.stop.push(self.stream.finish())
             self.text += self.stop.finish()
         if not self.text and generated.finish_reason is None:
             return None
-        piece = Piece(generated.row, self.text, tuple(self.tokens), generated.finish_reason)
-        self.text, self.tokens = "", []
+        piece = Piece(generated.row, self.text, tuple(self.tokens), generated.finish_reason, self.num_guessed)
+        self.text, self.tokens, self.num_guessed = "", [], 0
         return piece
 
 
