@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
     ("override", "sentence"),
     [
         ("training.loss=ppoo", "ppoo"),
+        ("training.loss_settings={clip_hi=0.3}", "in \\[training.loss_settings\\]: did you mean 'clip_high'"),
+        ("training.loss_settings={clip_high=-1}", "clip_high above 0"),
+        ("training.loss_settings={clip_high='much'}", "clip_high"),
         ("sync.mode=later", "later"),
         ("sync.staleness_max=-1", "staleness_max"),
         ("sync.steps_per_version=5", "publish at least every 2 steps"),
@@ -72,6 +75,11 @@ def test_only_a_trainer_may_be_several_processes(tmp_path: Path) -> None:
     worker = Alignment().engine(run).seats(run)[1]
     with pytest.raises(ValueError, match="here-worker-0 is one process: leave out --ranks"):
         Alignment().gather_for(run, worker, cast(Group, object()), None)
+
+
+def test_a_loss_has_its_authors_settings_but_where_it_is_told_otherwise() -> None:
+    run = ALIGN.load(None, ["training.loss=dapo", "training.loss_settings={clip_low=0.1}"])
+    assert (run.learning.loss.clip_low, run.learning.loss.clip_high, run.learning.loss.is_scaled) == (0.1, 0.28, True)
 
 
 def test_the_trainer_may_be_alone_where_it_is() -> None:

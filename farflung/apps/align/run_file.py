@@ -4,16 +4,19 @@ A key that is left out has the value that `farflung align --show` prints.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+import msgspec
 
 from farflung.apps.align.environments import EnvironmentConfig
 from farflung.apps.runs.form import RunForm
+from farflung.apps.runs.reader import check_known
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
 from farflung.apps.runs.sites import LinkSettings, Parallelism, RegionSettings
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.learner import LearnerConfig
-from farflung.systems.alignment.losses import published
+from farflung.systems.alignment.losses import LossConfig, published
 
 KIND = "align"
 Mode = Literal["sequential", "async", "colocated"]
@@ -53,7 +56,9 @@ class TrainingSettings:
     tokens_per_answer: int = 4
     """At most."""
     loss: str = "dppo"
-    learning_rate: float = 1e-3
+    loss_settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of the loss, where they are not to be its authors': `clip_high = 0.3` and the like, see `LossConfig`."""
+    learning_rate: float = 5e-4
     steps_per_checkpoint: int = 10
     evaluation_prompts: int = 128
     """Prompts that are not trained on, answered at the end for the pass rate."""
@@ -80,7 +85,19 @@ class TrainingSettings:
             raise ValueError(f"ranks = {self.ranks} have only {num_answers} answers to share in a step: start fewer")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be positive")
-        published(self.loss, length_tokens=self.tokens_per_answer)
+        _ = self.loss_config
+
+    @property
+    def loss_config(self) -> LossConfig:
+        """The loss with its settings.
+
+        Raises:
+            ValueError: there is no such loss or setting, or its value is none.
+        """
+        usual = asdict(published(self.loss, length_tokens=self.tokens_per_answer))
+        for name in self.loss_settings:
+            check_known(name, [one for one in usual if one != "name"], "training.loss_settings")
+        return msgspec.convert({**usual, **self.loss_settings}, LossConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +190,7 @@ class RunFile:
     @property
     def learning(self) -> LearnerConfig:
         """The learner's settings."""
-        settings = LearnerConfig(loss=published(self.training.loss, length_tokens=self.training.tokens_per_answer))
+        settings = LearnerConfig(loss=self.training.loss_config)
         optimizer = replace(settings.optimizer, learning_rate=self.training.learning_rate)
         return replace(settings, optimizer=optimizer)
 
