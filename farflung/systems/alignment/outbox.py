@@ -34,12 +34,10 @@ class Outbox:
             ) from None
         self._batches = {batch.number: batch for batch in found}
         self._taken: set[int] = set()
-        self._sent_at: dict[int, float] = {}
+        self._due_at: dict[int, float] = {}
+        """Of batches that were sent: when to send them again."""
         # Numbers of a life are its own: a late word about a batch of an earlier one must not mean one of this.
         self._next_number = world.random(f"batches of {name}").getrandbits(NUMBER_BITS) << BATCHES_BITS
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
     def add(self, rollouts: tuple[Rollout, ...], failures: tuple[Failure, ...]) -> None:
         """Keep what is finished; it survives a crash once this has returned."""
@@ -49,18 +47,22 @@ class Outbox:
         self._journal.sync()
         self._batches[batch.number] = batch
 
+    def next_due_at(self) -> float:
+        """When there is something to send; infinity: never, as things are."""
+        return min((self._due_at.get(number, float("-inf")) for number in self._batches), default=float("inf"))
+
     def due(self, now: float, silence_seconds: float) -> list[AlignDone]:
         """What was never sent, or so long ago that it or its answer is lost."""
         found: list[AlignDone] = []
         for number, batch in self._batches.items():
-            if now - self._sent_at.get(number, float("-inf")) >= silence_seconds:
-                self._sent_at[number] = now
+            if now >= self._due_at.get(number, now):
+                self._due_at[number] = now + silence_seconds
                 found.append(AlignDone(name=self._name, rollouts=batch.rollouts, failures=batch.failures, batch=number))
         return found
 
-    def send_all_again(self) -> None:
-        """Whoever they were sent to has started anew."""
-        self._sent_at.clear()
+    def send_all_again(self, at: float) -> None:
+        """Whoever they were sent to is gone, or has started anew: not before `at`."""
+        self._due_at = dict.fromkeys(self._batches, at)
 
     def taken(self, number: int) -> int:
         """The hub has a batch: how many answers it had; 0 if that is known. It leaves the disk once all before it are
@@ -69,6 +71,7 @@ class Outbox:
         if batch is None:
             return 0
         self._taken.add(number)
+        self._due_at.pop(number, None)
         first = min(self._batches, default=self._next_number)
         done = [one for one in self._taken if one < first]
         if done:

@@ -116,20 +116,19 @@ class Worker:
 
     async def _hear(self, mailbox: Mailbox) -> None:
         now, is_idle, why = self._world.clock.now(), not self._is_computing, self._why_idle
-        received = await mailbox.receive(self._deadline(now))
+        received = await mailbox.receive(self._deadline())
         if is_idle:
             idle = self.report.idle_seconds
             idle[why] = idle.get(why, 0.0) + self._world.clock.now() - now
         if received is not None:
             self._take(mailbox, *received)
 
-    def _deadline(self, now: float) -> float:
+    def _deadline(self) -> float:
         if self._is_over:
             return float("inf")  # what is being computed ends, and then all does
-        times = [self._asking.due_at]
-        times += [self.weights.deadline()] if self._is_in else []
-        times += [now + self._config.silence_seconds] if len(self.outbox) else []
-        return min(times)
+        if not self._is_in:
+            return self._asking.due_at
+        return min(self._asking.due_at, self.weights.deadline(), self.outbox.next_due_at())
 
     # Acting
 
@@ -188,7 +187,7 @@ class Worker:
     def _take_loss(self, peer: PeerId) -> None:
         self.weights.lost(peer)
         if peer == self._hub:
-            self.outbox.send_all_again()
+            self.outbox.send_all_again(self._world.clock.now() + self._config.ask_again_seconds)
             self._ask_again_in(self._config.ask_again_seconds)
 
     def _take_of_hub(self, message: object) -> None:
@@ -201,7 +200,7 @@ class Worker:
                 self._is_in = False
                 self._asking.anew()
                 self.weights.hub_started_anew()
-                self.outbox.send_all_again()
+                self.outbox.send_all_again(self._world.clock.now())
             case NoSuchActor():
                 self._ask_again_in(self._config.ask_again_seconds)
             case Refusal(reason=reason, retry_after_seconds=seconds):

@@ -1,5 +1,7 @@
 """Whole runs in the simulator: Sequential is exact, asynchronous ones stay within their bound."""
 
+import asyncio
+
 import pytest
 import torch
 
@@ -135,3 +137,21 @@ def test_far_workers_are_given_their_whole_part_at_once() -> None:
         assert run.errors == {}
         assert torch.equal(run.table, in_one_place(settings).table)
         assert run.simulation.now() / settings.num_steps < 11
+
+
+def test_a_worker_whose_trainer_is_down_does_not_send_without_end() -> None:
+    with SimulatedAlignment(config(num_steps=20), {"w0": 1.0}, seconds_per_token=0.05) as run:
+
+        async def story() -> None:
+            await asyncio.sleep(3.0)
+            run.simulation.crash("trainer")
+            await asyncio.sleep(10.0)
+            run.simulation.restart("trainer")
+            while not run.is_done:  # noqa: ASYNC110 (it comes and goes)
+                await asyncio.sleep(0.25)
+
+        run.simulation.run(story(), deadline=1_000.0)
+        sent = [event for event in run.simulation.trace.of("send", "w0") if "AlignDone" in str(event)]
+        assert any(3.0 < event.time < 13.0 for event in sent)
+        assert sum(3.0 < event.time < 13.0 for event in sent) < 60
+        assert run.trainer.ledger.state.num_trained == 20 * 16
