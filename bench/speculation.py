@@ -27,7 +27,7 @@ from farflung.apps.align.small_policy import END, PADDING, Pretraining, small_po
 from farflung.apps.drafting import LOOKUP, OFF, speculation_of
 from farflung.apps.library import ConnectedModel
 from farflung.learn.corpus import standard_library
-from farflung.model.generator import GenerationRequest, ModelGenerator
+from farflung.model.generator import GeneratedToken, GenerationRequest, ModelGenerator
 from farflung.model.sample import Sampling
 from farflung.runtime.home import default_home
 
@@ -82,8 +82,9 @@ def decode(
     said: list[int] = []
     num_guessed, first_at = 0, 0.0
     for step in generator.stream(request):
-        said.append(step.scored.token)  # pyright: ignore[reportAttributeAccessIssue]
-        num_guessed += step.is_guessed  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(step, GeneratedToken), "no prompt is scored here"
+        said.append(step.scored.token)
+        num_guessed += step.is_guessed
         first_at = first_at or time.perf_counter()
     return (num_tokens - 1) / (time.perf_counter() - first_at), said, num_guessed
 
