@@ -134,7 +134,7 @@ def serving_forks(*modules: str) -> Iterator[None]:
     for name in modules:
         importlib.import_module(name)
     orders, answers = os.pipe(), os.pipe()
-    parent, pid = os.getpid(), os.fork()
+    parent, pid = os.getpid(), _fork_whole()
     if pid == 0:
         os.close(orders[1])
         os.close(answers[0])
@@ -150,6 +150,15 @@ def serving_forks(*modules: str) -> Iterator[None]:
         os.close(orders[1])
         os.waitpid(pid, 0)
         os.close(answers[0])
+
+
+def _fork_whole() -> int:
+    """`os.fork` with signals held back: an exception in what Python runs after a fork is lost, and Ctrl-C is one."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return os.fork()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _has_accelerator() -> bool:
@@ -188,7 +197,7 @@ def serve(orders: int, answers: int) -> None:
 
 
 def _fork(order: dict[str, object], answers: int, pipes: tuple[int, ...]) -> None:
-    server, pid = os.getpid(), os.fork()
+    server, pid = os.getpid(), _fork_whole()
     if pid == 0:
         os.setpgid(0, 0)
         _end_by(lambda: _become(order, server, pipes))

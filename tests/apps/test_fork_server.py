@@ -140,3 +140,19 @@ def test_forks_end_when_the_parent_is_killed_or_interrupted(
         parent.communicate(timeout=120)
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
+
+
+def test_an_interrupt_at_the_moment_of_the_fork_is_not_lost() -> None:
+    script = """
+import os, signal
+from farflung.apps.fork_server import serving_forks
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    with serving_forks():
+        print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
