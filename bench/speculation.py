@@ -135,7 +135,7 @@ def main(arguments_given: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     tokens_T = tokens_of(arguments.text)
     models = models_for(tokens_T)
-    round_trips, num_texts, num = ((0.1,), 1, 48) if arguments.quick else (ROUND_TRIPS_SECONDS, 5, 120)
+    round_trips, num_texts, num = ((0.1,), 1, 48) if arguments.quick else (ROUND_TRIPS_SECONDS, 3, 120)
     held_out_T = tokens_T[int(len(tokens_T) * (1 - HELD_OUT_SHARE)) :]
     stride = len(held_out_T) // num_texts
     texts = [tuple(held_out_T[at * stride : at * stride + PROMPT_TOKENS].tolist()) for at in range(num_texts)]
