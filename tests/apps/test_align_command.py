@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from farflung.apps.align.advice import print_advice
 from farflung.apps.align.engine import AlignmentEngine
@@ -14,6 +15,7 @@ from farflung.apps.align.job import Alignment
 from farflung.apps.align.materials import Materials
 from farflung.apps.align.parts import run_identity
 from farflung.apps.align.run_file import ALIGN
+from farflung.apps.cli import app
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.group import Group
 from farflung.apps.runs.history import read_history
@@ -75,6 +77,12 @@ def test_only_a_trainer_may_be_several_processes(tmp_path: Path) -> None:
     worker = Alignment().engine(run).seats(run)[1]
     with pytest.raises(ValueError, match="here-worker-0 is one process: leave out --ranks"):
         Alignment().gather_for(run, worker, cast(Group, object()), None)
+
+
+@pytest.mark.parametrize(("arguments", "device"), [([], "auto"), (["--no-gpu"], "cpu")])
+def test_the_same_file_runs_without_an_accelerator(arguments: list[str], device: str) -> None:
+    shown = CliRunner().invoke(app, ["align", str(ROOT / "examples" / "align.toml"), "--show", *arguments])
+    assert shown.exit_code == 0 and f'device = "{device}"' in shown.output
 
 
 def test_a_loss_has_its_authors_settings_but_where_it_is_told_otherwise() -> None:

@@ -22,6 +22,7 @@ Mode = Annotated[
     str | None,
     typer.Option("--mode", help="sequential, async or colocated: sync.mode of the run file."),
 ]
+NoGpu = Annotated[bool, typer.Option("--no-gpu", help="Compute on the processor here, whatever the run file says.")]
 Advise = Annotated[
     bool, typer.Option("--advise", help="Say what would make the run in this file's folder faster, and do nothing.")
 ]
@@ -30,6 +31,7 @@ Advise = Annotated[
 def align(
     run_file: RunFileArgument = None,
     mode: Mode = None,
+    no_gpu: NoGpu = False,
     simulate: Simulate = False,
     resume: Resume = False,
     show: Show = False,
@@ -47,10 +49,12 @@ def align(
 
         print_advice(run_file)
         return
+    overrides = [f"sync.mode={mode}"] if mode is not None else []
+    overrides += ["model.device=cpu"] if no_gpu else []
     lead(
         "align",
         run_file,
-        [*([f"sync.mode={mode}"] if mode is not None else []), *(override or ())],
+        [*overrides, *(override or ())],
         simulate=simulate,
         resume=resume,
         show=show,
