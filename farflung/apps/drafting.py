@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from farflung.apps.library import ConnectedModel, load_tokenizer
 from farflung.model.drafts import Drafter, DraftModel, PromptLookup
 from farflung.model.generator import Speculation
+from farflung.model.load import no_progress_bar
 from farflung.model.source import ModelSource
 
 OFF = "off"
@@ -33,5 +34,6 @@ def _drafter(choice: str, connected: ConnectedModel) -> Drafter:
             f"{source.name} cannot guess for {connected.source.name}, for it has another vocabulary: "
             f"give --draft a small model of the same family, or --draft {LOOKUP}"
         )
-    model = AutoModelForCausalLM.from_pretrained(source.location).eval()
+    with no_progress_bar():
+        model = AutoModelForCausalLM.from_pretrained(source.location).eval()
     return DraftModel(model, connected.model.config.get_text_config().vocab_size)

@@ -83,7 +83,7 @@ def load_weights(
         dtype_plan=model._get_dtype_plan(dtype),
         weight_mapping=cast(Any, conversions),
     )
-    with contextlib.ExitStack() as files, _no_progress_bar():
+    with contextlib.ExitStack() as files, no_progress_bar():
         tensors = {}
         for path, names in source.tensor_files(wanted).items():
             # Read, not mapped: a mapped file could change under a running server, and its pages would count as ours.
@@ -169,7 +169,8 @@ def _names(names: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """What is loaded in here shows none of transformers' own."""
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

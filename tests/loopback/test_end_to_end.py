@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,24 @@ def test_the_command_line_has_them_too_with_a_ticket_for_clients(
     done = run(forge, tmp_path, *arguments, FARFLUNG_TICKET=ticket(swarm, "client"))
     assert done.status == 0, done.text
     assert done.text == local_answer(model_folder, PROMPT, 24) + "\n"
+
+
+def test_guessing_ahead_leaves_them_as_they_are(
+    swarm: DemoSwarm, model_folder: Path, forge: ForkServer, tmp_path: Path
+) -> None:
+    access = {"FARFLUNG_TICKET": ticket(swarm, "client")}
+    arguments = ("generate", str(model_folder), "--prompt", PROMPT, "--max-tokens", "24")
+    expected = local_answer(model_folder, PROMPT, 24) + "\n"
+    for draft in ("lookup", str(model_folder)):
+        done = run(forge, tmp_path, *arguments, "--draft", draft, **access)
+        assert (done.status, done.text) == (0, expected)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    tokenizer.add_tokens(["elsewhere"])
+    tokenizer.save_pretrained(other)
+    done = run(forge, tmp_path, *arguments, "--draft", str(other), **access)
+    assert done.status == 2 and "it has another vocabulary: give --draft a small model of the same family" in done.text
 
 
 def test_a_conversation_in_the_terminal_has_them_too(swarm: DemoSwarm, model_folder: Path) -> None:
