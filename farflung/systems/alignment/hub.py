@@ -202,11 +202,9 @@ class Hub(Role):
                 effects += self.give_up(failure.prompt, failure.reason)
         member.num_taken += len(taken)
         member.num_refused += len(refused)
-        effects += (
-            [Note(f"{len(useless)} answers of {message.name} are of no use: {useless[0].reason}")] if useless else []
-        )
-        answer = AlignTaken(batch=message.batch, refused=tuple(refused))
-        effects.append(Send(member.address, answer))
+        if useless:
+            effects.append(Note(f"{len(useless)} answers of {message.name} are of no use: {useless[0].reason}"))
+        effects.append(Send(member.address, AlignTaken(batch=message.batch, refused=tuple(refused))))
         false = [why_not.reason for why_not in useless if why_not.kind == "false"]
         member.num_false += len(false)
         if member.num_false > self._config.false_answers_max:

@@ -277,8 +277,9 @@ class Worker:
         self._is_computing = False
         if done.what == "renew":
             self.weights.renewed(mailbox.send, done.result)
-            self._asking.soon()
-            if not self._running:
+            if self._running:
+                self._asking.soon()
+            else:
                 self._asking.anew()  # what is out was asked with older weights
         elif isinstance(done.result, Failed):
             raise done.result.error
