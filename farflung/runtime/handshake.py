@@ -55,8 +55,7 @@ async def greet(stream: Stream, me: Self, peer: PeerId, link: bytes = b"") -> by
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     hello = Hello(version_min=WIRE_VERSION_MIN, version_max=WIRE_VERSION_MAX, nonce=nonce, link=link)
-    await stream.write(encode_control(hello))
-    match await read_control(stream):
+    match await _exchange(stream, hello):
         case Welcome() as welcome:
             proven = Proven(me.swarm_id, nonce, me.identity.peer, me.tls_key_hash, peer, welcome.link)
             is_peer = len(welcome.public_key) == len(me.identity.public_key) and peer_id(welcome.public_key) == peer
@@ -109,6 +108,20 @@ async def read_ready(stream: Stream, limits: NetworkLimits) -> None:
 async def decline(stream: Stream, reason: str, *, is_linked: bool = False) -> None:
     """Say no."""
     await stream.write(encode_control(Decline(reason=reason, is_linked=is_linked)))
+
+
+async def _exchange(stream: Stream, hello: Hello) -> Control:
+    """The answer to Hello, read while Hello is written.
+
+    Who takes no calls says so and ends the stream before Hello has come. The write then fails without a reason, and
+    gRPC gives nothing to a read that begins after a failed write: only one that has begun before learns the reason.
+    """
+    answer, written = await asyncio.gather(
+        read_control(stream), stream.write(encode_control(hello)), return_exceptions=True
+    )
+    if not isinstance(answer, BaseException):
+        return answer
+    raise written if isinstance(written, BaseException) else answer
 
 
 async def read_control(stream: Stream) -> Control:

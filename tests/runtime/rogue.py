@@ -36,10 +36,14 @@ class Rogue:
     async def link(self) -> tuple[DialledStream, bytes]:
         """A link as an honest member makes it."""
         stream = await self.open()
-        own = certificate.check_chain(self.credentials.chain, self.credentials.authority, time.time())
-        name = await greet(stream, Self(self.identity, self._ticket.swarm_id, own.tls_key_hash), self.target)
+        name = await self.greet(stream)
         await stream.write(encode_control(Ready()))
         return stream, name
+
+    async def greet(self, stream: DialledStream) -> bytes:
+        """The dialler's part of the handshake, but for Ready; the name of the link."""
+        own = certificate.check_chain(self.credentials.chain, self.credentials.authority, time.time())
+        return await greet(stream, Self(self.identity, self._ticket.swarm_id, own.tls_key_hash), self.target)
 
     def close(self) -> None:
         for stream in self._streams:

@@ -123,6 +123,20 @@ async def test_a_refused_member_is_not_taken_back_at_once(swarm: Swarm) -> None:
     rogue.close()
 
 
+async def test_a_refusal_that_comes_before_the_hello_is_read(swarm: Swarm) -> None:
+    a, _ = await swarm.add()
+    rogue = Rogue(swarm.ticket(), a.identity.peer, a.endpoints[0])
+    stream, _ = await rogue.link()
+    await stream.write(b"\x93garbage")
+    assert await ended(stream)
+    for wait_seconds in (0.0, 0.001, 0.01, 0.1):  # the refusal overtakes the hello at different points
+        late = await rogue.open()
+        await asyncio.sleep(wait_seconds)
+        with pytest.raises(StreamBroken, match="takes no calls from you"):
+            await rogue.greet(late)
+    rogue.close()
+
+
 async def test_garbage_instead_of_hello_and_silence_end_the_stream(swarm: Swarm) -> None:
     a, _ = await swarm.add()
     rogue = Rogue(swarm.ticket(), a.identity.peer, a.endpoints[0])
