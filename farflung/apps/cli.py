@@ -10,6 +10,7 @@ import typer
 
 from farflung.apps.align.commands import align
 from farflung.apps.config.commands import app as config_app
+from farflung.apps.dashboard.commands import dashboard
 from farflung.apps.finetune.commands import finetune
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.parents import tie_to_parent
@@ -253,6 +254,7 @@ app.command()(pretrain)
 app.command()(align)
 app.command()(finetune)
 app.command()(join)
+app.command()(dashboard)
 
 
 @app.command()

@@ -147,6 +147,7 @@ class BlockServer:
             forward_tokens_per_second=speed.forward_tokens_per_second,
             version=__version__,
             started_at=started_at,
+            num_model_blocks=self._source.num_blocks,
         )
 
     def _joining(self, blocks: BlockRange, started_at: float) -> ServerInfo:
@@ -163,6 +164,7 @@ class BlockServer:
             started_at=started_at,
             is_pinned=self._pinned is not None,
             version=__version__,
+            num_model_blocks=self._source.num_blocks,
         )
 
     def _info(self, server: Server, node: SwarmNode) -> ServerInfo:

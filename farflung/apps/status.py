@@ -44,8 +44,8 @@ def show_status(ticket: str, *, as_json: bool) -> None:
 
 
 def coverage(servers: Sequence[ServerInfo]) -> list[int]:
-    """How many servers that take sessions hold each block, up to the last block that anybody announces."""
-    counts = [0] * max((info.blocks.last for info in servers), default=0)
+    """How many servers that take sessions hold each block of one model, as far as its servers know how many it has."""
+    counts = [0] * max((max(info.blocks.last, info.num_model_blocks) for info in servers), default=0)
     for info in servers:
         if info.state is ServerState.ONLINE:
             for block in range(*info.blocks):
@@ -94,13 +94,13 @@ def _show_model(console: Console, servers: Mapping[PeerId, ServerInfo]) -> None:
             str(info.num_sessions),
             f"{info.cache_tokens_left / info.cache_tokens_max:.0%} of {info.cache_tokens_max}",
             info.dtype,
-            _age(time.time() - info.started_at),
+            age(time.time() - info.started_at),
         )
     console.print(table)
     console.print(Text("servers per block: "), bar(counts))
     missing = [block for block, count in enumerate(counts) if count == 0]
     if missing:
-        console.print(Text(f"no server for {_count(len(missing), 'block')}: {_ranges(missing)}", style="red"))
+        console.print(Text(f"no server for {_count(len(missing), 'block')}: {ranges(missing)}", style="red"))
 
 
 def bar(counts: Sequence[int]) -> Text:
@@ -113,22 +113,22 @@ def bar(counts: Sequence[int]) -> Text:
     return text
 
 
-def _ranges(blocks: Sequence[int]) -> str:
+def ranges(blocks: Sequence[int]) -> str:
     """Sorted blocks as ranges: 0:2, 5:6."""
-    ranges: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     for block in blocks:
-        if ranges and ranges[-1][1] == block:
-            ranges[-1] = (ranges[-1][0], block + 1)
+        if found and found[-1][1] == block:
+            found[-1] = (found[-1][0], block + 1)
         else:
-            ranges.append((block, block + 1))
-    return ", ".join(f"{first}:{last}" for first, last in ranges)
+            found.append((block, block + 1))
+    return ", ".join(f"{first}:{last}" for first, last in found)
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     seconds = max(0.0, seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:

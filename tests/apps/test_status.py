@@ -9,7 +9,7 @@ from farflung.wire.certificate import TicketRole
 from farflung.wire.identity import Identity
 
 
-def info(first: int, last: int, state: ServerState = ServerState.ONLINE) -> ServerInfo:
+def info(first: int, last: int, state: ServerState = ServerState.ONLINE, *, num_model_blocks: int = 0) -> ServerInfo:
     return ServerInfo(
         model="fingerprint",
         model_name="tiny",
@@ -22,6 +22,7 @@ def info(first: int, last: int, state: ServerState = ServerState.ONLINE) -> Serv
         dtype="float32",
         started_at=0.0,
         version="0",
+        num_model_blocks=num_model_blocks,
     )
 
 
@@ -29,6 +30,10 @@ def test_coverage_counts_those_that_take_sessions() -> None:
     servers = [info(0, 2), info(1, 4), info(1, 3), info(4, 6, ServerState.JOINING)]
     assert coverage(servers) == [1, 3, 2, 1, 0, 0]
     assert coverage([]) == []
+
+
+def test_blocks_of_the_model_that_no_server_announces_lack_servers_too() -> None:
+    assert coverage([info(0, 2, num_model_blocks=4)]) == [1, 1, 0, 0]
 
 
 def test_the_bar_has_a_digit_per_block_and_the_worst_of_many() -> None:

@@ -25,6 +25,8 @@ class ServerConfig:
     """Software version, announced."""
     started_at: float
     """Wall-clock seconds."""
+    num_model_blocks: int = 0
+    """Blocks of the whole model, announced; 0: not told."""
     owner: PeerId | None = None
     """Who may give it other weights; None: nobody."""
     num_jobs_max: int = 1024

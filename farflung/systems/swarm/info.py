@@ -11,6 +11,9 @@ import msgspec
 from farflung.world.address import PeerId
 from farflung.world.errors import PeerMisbehaved
 
+MODEL_BLOCKS_MAX = 100_000
+"""Whoever draws a model's blocks draws no more."""
+
 
 class BlockRange(NamedTuple):
     """Blocks ``first`` to ``last - 1`` of a model, counted from 0."""
@@ -108,11 +111,17 @@ class ServerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The move lease: the range it claims and will serve next."""
     version: str
     """Version of the software it runs."""
+    num_model_blocks: int = 0
+    """Blocks of the whole model, so that blocks that nobody serves are known too; 0: not told."""
 
     def __post_init__(self) -> None:
         for blocks in (self.blocks, self.moving_to):
             if blocks is not None and not 0 <= blocks.first < blocks.last:
                 raise ValueError(f"A server announced the impossible block range {blocks}.")
+        if self.num_model_blocks and self.num_model_blocks < self.blocks.last:
+            raise ValueError(f"A server announced blocks {self.blocks} of a model of {self.num_model_blocks} blocks.")
+        if not 0 <= self.num_model_blocks <= MODEL_BLOCKS_MAX:
+            raise ValueError(f"A server announced a model of {self.num_model_blocks} blocks.")
         if not (0 < self.blocks_per_second < math.inf and 0 < self.forward_tokens_per_second < math.inf):
             raise ValueError("A server announced a speed that is not a positive number.")
         if not 0 <= self.cache_tokens_left <= self.cache_tokens_max or self.queue_length < 0 or self.num_sessions < 0:

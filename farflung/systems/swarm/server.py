@@ -88,6 +88,7 @@ class Server(Role):
             is_pinned=is_pinned,
             moving_to=self.moving_to,
             version=self.config.version,
+            num_model_blocks=self.config.num_model_blocks,
         )
 
     def start(self, now: float) -> Sequence[Effect]:

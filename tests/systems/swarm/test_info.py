@@ -93,3 +93,8 @@ def test_impossible_announcement_names_its_peer(change: dict[str, object]) -> No
 def test_garbage_is_misbehaviour() -> None:
     with pytest.raises(PeerMisbehaved):
         ServerInfo.from_bytes(b"\xc1 garbage", LIAR)
+
+
+def test_a_model_of_fewer_blocks_than_are_served_is_refused() -> None:
+    with pytest.raises(ValueError, match="blocks 2:6 of a model of 4 blocks"):
+        msgspec.structs.replace(info(), num_model_blocks=4)

@@ -1,0 +1,99 @@
+"""A swarm of real processes, a dashboard of it, and Debian's Chromium to look at it; skipped where there is none."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farflung.apps.fork_server import ForkServer
+from tests.apps.tiny import save_tiny_model
+from tests.loopback.fleet import Fleet, Program, wait_until
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_MILLISECONDS = 90_000
+PHONE_WIDTH, DESK_WIDTH = 390, 1200
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("nicegui", reason="the dashboard's extra is not installed")
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of four blocks, with a tokenizer."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", context_length_max=2048)
+
+
+@pytest.fixture(scope="session")
+def fleet(browser: Any, model: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A founder and two servers for each half of the model."""
+    other = save_tiny_model(tmp_path_factory.mktemp("others") / "other", num_blocks=1)
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), model, other, forge)
+    try:
+        fleet.found()
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def start_dashboard(fleet: Fleet, *options: str, ticket: str | None = None) -> tuple[Program, str]:
+    """A dashboard's process and its address."""
+    program = fleet.start("dashboard", "--port", "0", "--join", ticket or fleet.ticket(), *options)
+    wait_until(lambda: "dashboard at" in program.text or not program.is_alive, "the dashboard is there")
+    found = re.search(r"http://\S+", program.text)
+    assert found is not None, program.text
+    return program, found[0].rstrip("/")
+
+
+@pytest.fixture(scope="session")
+def address(fleet: Fleet) -> str:
+    """Of the dashboard that most tests look at."""
+    return start_dashboard(fleet)[1]
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages; at the end none of them may have had errors, or have asked anybody but this machine."""
+    contexts: list[Any] = []
+    wrong: list[str] = []
+
+    def heard(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(f"{message.type}: {message.text}")
+
+    def asked(request: Any) -> None:
+        if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
+            wrong.append(f"asks {request.url}")
+
+    def open_page(url: str, *, width: int = DESK_WIDTH, scheme: str = "light") -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
+        page.on("console", heard)
+        page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
+        page.on("request", asked)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def is_too_wide(page: Any) -> bool:
+    """Whether one would have to scroll sideways."""
+    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
