@@ -1,11 +1,13 @@
 """The page *Swarm* in a browser, over real servers that are killed and come back."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.browser.conftest import PHONE_WIDTH, is_too_wide
+from tests.loopback.fleet import wait_until
 
 pytestmark = pytest.mark.loopback
 
@@ -18,18 +20,28 @@ def wait_classes(page: Any, classes: list[str]) -> None:
     page.wait_for_function(f"JSON.stringify({shown}) === JSON.stringify({classes})")
 
 
-def test_coverage_turns_red_and_heals(fleet: Any, address: str, look: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="they leave"),
+        pytest.param(signal.SIGKILL, id="they are killed", marks=pytest.mark.slow),  # leases end in half a minute
+    ],
+)
+def test_coverage_turns_red_and_heals(
+    fleet: Any, address: str, look: Callable[..., Any], number: signal.Signals
+) -> None:
     fleet.complete()
     page = look(address)
     wait_classes(page, ["many"] * 4)
     assert page.locator("[data-peer]").count() >= 6
     first, second = [server for server in fleet.servers if server.blocks == "2:4"]
-    first.kill()
+    first.send(number)
     wait_classes(page, ["many", "many", "one", "one"])
     page.get_by_text(f"If {second.peer[:8]} (no site given) is lost, nobody serves blocks 2:4.").wait_for()
-    second.kill()
+    second.send(number)
     wait_classes(page, ["many", "many", "none", "none"])
     page.get_by_text("No server for blocks 2:4").wait_for()
+    wait_until(lambda: not first.is_alive and not second.is_alive, "both are gone")
     fleet.complete()
     wait_classes(page, ["many"] * 4)
 

@@ -19,7 +19,7 @@ class SwarmPage:
         self._models = LiveList(ui.element("div").classes("cards"), _draw_model, _card)
         with _card():
             ui.html("<h2>Sites and the ways between them</h2>", sanitize=False)
-            self._map = Live(ui.element("div"), lambda svg: ui.html(svg, sanitize=False))
+            self._map = Live(ui.element("div"), _draw_html)
             self._ways = Live(ui.element("div"), _draw_ways)
         self._sites = LiveList(ui.element("div").classes("panel"), _draw_site)
 
@@ -77,6 +77,10 @@ def model_html(model: ModelView) -> str:
     if not model.missing and not model.breaks:
         lines.append('<div class="good">Any one server may be lost.</div>')
     return "".join(lines)
+
+
+def _draw_html(html: str) -> None:
+    ui.html(html, sanitize=False)
 
 
 def _draw_ways(ways: tuple[Way, ...]) -> None:
