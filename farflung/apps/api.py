@@ -10,6 +10,7 @@ from farflung.apps.drafting import OFF, speculation_of
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
 from farflung.apps.http.metrics import Metrics, RerouteCollector
+from farflung.apps.http.resuming import StreamLimits
 from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
 from farflung.apps.listening import bind
 from farflung.apps.metrics.node import NodeCollector
@@ -78,6 +79,7 @@ def make_engine(connected: ConnectedModel, limits: EngineLimits, draft: str) -> 
         stop_tokens=stop_tokens_of(connected.model),
         limits=limits,
         why_unavailable=connected.why_unavailable,
+        weights=source.fingerprint,
     )
 
 
@@ -89,6 +91,7 @@ def serve_api(
     port: int,
     api_keys: Sequence[str],
     limits: EngineLimits,
+    stream_limits: StreamLimits | None = None,
     draft: str = OFF,
     dtype: torch.dtype = torch.float32,
 ) -> None:
@@ -105,7 +108,7 @@ def serve_api(
         metrics.report(RerouteCollector(lambda: sum(connected.num_reroutes for connected in models)))
         metrics.report(NodeCollector(connection.node, connection.bridge.call))
         engines = {connected.source.name: make_engine(connected, limits, draft) for connected in models}
-        app = build_app(engines, api_keys=api_keys, metrics=metrics)
+        app = build_app(engines, api_keys=api_keys, metrics=metrics, stream_limits=stream_limits)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"serving {', '.join(engines)} at http://{shown_host}:{shown_port}/v1", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)

@@ -12,7 +12,9 @@ from farflung.apps.align.commands import align
 from farflung.apps.config.commands import app as config_app
 from farflung.apps.dashboard.commands import dashboard
 from farflung.apps.finetune.commands import finetune
+from farflung.apps.http.commands import api
 from farflung.apps.journal.commands import app as journal_app
+from farflung.apps.options import Draft, Home, Join, MaxTokens, Model, Seed, Stop, Temperature, TopK, TopP
 from farflung.apps.parents import tie_to_parent
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
@@ -30,27 +32,6 @@ app = typer.Typer(
 )
 app.add_typer(journal_app, name="journal")
 app.add_typer(config_app, name="config")
-
-Model = Annotated[str, typer.Argument(help="A folder in Hugging Face format, or a Hub id.")]
-Join = Annotated[
-    str | None, typer.Option("--join", envvar="FARFLUNG_TICKET", show_envvar=True, help="The ticket of the swarm.")
-]
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", envvar="FARFLUNG_HOME", show_envvar=True, help="Folder for key, journals and caches."),
-]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Length of the answer, in tokens.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", help="0: always the most likely token.")]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Choose among the k most likely tokens; 0: all.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Choose among the tokens that make up this probability.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
-Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
-Draft = Annotated[
-    str,
-    typer.Option(
-        "--draft", help="Guess ahead: lookup (what followed the same words), a small MODEL of the same family, or off."
-    ),
-]
 
 
 @app.callback()
@@ -143,31 +124,7 @@ def invite(
     print(invite(join, role, expires, home))
 
 
-@app.command()
-def api(
-    models: Annotated[list[str] | None, typer.Argument(help="Folders or Hub ids; else all the swarm serves.")] = None,
-    join: Join = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 8000,
-    api_key: Annotated[
-        list[str] | None, typer.Option("--api-key", envvar="FARFLUNG_API_KEY", help="Only holders may ask; repeatable.")
-    ] = None,
-    sessions: Annotated[int, typer.Option("--sessions", help="Answers written at the same time, per model.")] = 8,
-    waiting: Annotated[int, typer.Option("--waiting", help="Requests that may wait; others get 429.")] = 32,
-    draft: Draft = "off",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
-) -> None:
-    """Serve an OpenAI-compatible HTTP interface."""
-    from farflung.apps.tickets import find_ticket
-
-    ticket = find_ticket(join)
-    from farflung.apps.api import serve_api
-    from farflung.apps.http.engine import EngineLimits
-    from farflung.apps.serving import limit_threads
-
-    limit_threads(threads)
-    limits = EngineLimits(num_running_max=sessions, num_waiting_max=waiting)
-    serve_api(models or (), ticket, host=host, port=port, api_keys=api_key or (), limits=limits, draft=draft)
+app.command()(api)
 
 
 @app.command()

@@ -29,7 +29,15 @@ def tiny_tokenizer(tiny_folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def api_url(tiny_folder: Path) -> Iterator[str]:
-    with tiny_server(tiny_folder) as url:
+    """An open server, on which streams go on for ten minutes without a listener."""
+    with tiny_server(tiny_folder, "--resume-seconds", "600") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def keyed_url(tiny_folder: Path) -> Iterator[str]:
+    """A server with two keys, on which a stream that nobody listens to rests at once."""
+    with tiny_server(tiny_folder, "--key", "first-key", "--key", "second-key", "--resume-seconds", "0.1") as url:
         yield url
 
 

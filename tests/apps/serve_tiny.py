@@ -1,4 +1,4 @@
-"""A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER PORT [--key KEY]`."""
+"""A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER PORT [OPTIONS]`."""
 
 import argparse
 import time
@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
+from farflung.apps.http.resuming import StreamLimits
 from farflung.model.drafts import PromptLookup
 from farflung.model.generator import ModelGenerator, Speculation, stop_tokens_of
 
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("port", type=int)
     parser.add_argument("--key", action="append", default=[])
+    parser.add_argument("--resume-seconds", type=float, default=30.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(arguments.folder)
@@ -34,7 +36,8 @@ def main() -> None:
         )
         for name, its_tokenizer in (("tiny", tokenizer), ("tiny-base", plain))
     }
-    app = build_app(engines, api_keys=arguments.key, body_bytes_max=100_000)
+    limits = StreamLimits(resume_seconds=arguments.resume_seconds)
+    app = build_app(engines, api_keys=arguments.key, body_bytes_max=100_000, stream_limits=limits)
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
 
 

@@ -9,13 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.apps.processes import tiny_server, wait_until
+from tests.apps.processes import wait_until
 
 pytestmark = pytest.mark.loopback
 
@@ -34,14 +33,14 @@ def num_running(url: str) -> float:
 
 
 @contextmanager
-def open_request(url: str, body: dict[str, object]) -> Iterator[socket.socket]:
+def open_request(url: str, body: dict[str, object], key: str = "none") -> Iterator[socket.socket]:
     """A connection on which a request has been sent and nothing been read."""
     where = urlsplit(url)
     assert where.hostname is not None and where.port is not None
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     with socket.create_connection((where.hostname, where.port), timeout=120) as connection:
         connection.sendall(head.encode() + data)
@@ -94,12 +93,13 @@ def test_garbage_on_the_socket_harms_nobody(api_url: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_hangs_up_ends_its_answer(api_url: str, stream: bool) -> None:
-    with open_request(api_url, LONG | {"stream": stream}) as connection:
+def test_a_client_that_hangs_up_ends_its_answer(api_url: str, keyed_url: str, stream: bool) -> None:
+    url = keyed_url if stream else api_url
+    with open_request(url, LONG | {"stream": stream}, "first-key") as connection:
         if stream:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        wait_until(lambda: num_running(api_url) == 1, seconds=60, what="the answer is being written")
-    wait_until(lambda: num_running(api_url) == 0, seconds=60, what="the answer is given up")
+        wait_until(lambda: num_running(url) == 1, seconds=60, what="the answer is being written")
+    wait_until(lambda: num_running(url) == 0, seconds=60, what="the answer is given up")
 
 
 def test_a_full_server_says_so_and_when_to_come_back(api_url: str) -> None:
@@ -156,22 +156,18 @@ def test_metrics_count_what_happened(api_url: str) -> None:
     assert [late - early for early, late in zip(before, after, strict=True)] == [1, 12, 3, 1, 5]
 
 
-def test_keys_guard_the_answers_and_nothing_else(tiny_folder: Path) -> None:
-    with tiny_server(tiny_folder, "--key", "first-key", "--key", "second-key") as url:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic first-key"}):
-            answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=120)
-            assert answer.status_code == 401
-            assert answer.json()["error"]["code"] == "invalid_api_key"
-        for key in ("first-key", "second-key"):
-            assert (
-                httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=120).status_code
-                == 200
-            )
-        assert (
-            httpx.get(f"{url}/health", timeout=120).status_code
-            == httpx.get(f"{url}/metrics", timeout=120).status_code
-            == 200
-        )
+def test_keys_guard_the_answers_and_nothing_else(keyed_url: str) -> None:
+    def status(path: str, headers: dict[str, str]) -> int:
+        return httpx.get(f"{keyed_url}{path}", headers=headers, timeout=120).status_code
+
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic first-key"}):
+        answer = httpx.get(f"{keyed_url}/v1/models", headers=headers, timeout=120)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    for key in ("first-key", "second-key"):
+        assert status("/v1/models", {"Authorization": f"Bearer {key}"}) == 200
+    assert status("/health", {}) == status("/metrics", {}) == 200
+    assert metric(keyed_url, 'farflung_requests_total{path="/v1/models",status="200"}') == 2
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -186,7 +182,7 @@ def test_curl_streams(api_url: str) -> None:
         timeout=240,
         check=True,
     )
-    events = [line.removeprefix("data: ") for line in done.stdout.splitlines() if line]
+    events = [line.removeprefix("data: ") for line in done.stdout.splitlines() if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
     assert all(json.loads(event)["object"] == "chat.completion.chunk" for event in events[:-1])
 

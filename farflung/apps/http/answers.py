@@ -1,6 +1,5 @@
 """The JSON of answers: whole ones and the chunks of streams, for chats and for completions."""
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ class Header:
     """The `object` of the whole answer."""
     model: str
     prefix: str
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str
     created_seconds: int = field(default_factory=lambda: int(time.time()))
 
     def around(self, choices: Sequence[Json], *, kind: str | None = None) -> Json:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,7 @@ from farflung.apps.http.engine import Engine
 from farflung.apps.http.errors import ApiError
 from farflung.apps.http.guards import CountRequests, LimitBody, RequireKey
 from farflung.apps.http.metrics import Metrics
+from farflung.apps.http.resuming import StreamLimits, Streams
 from farflung.apps.http.schema import ChatRequest, CompletionRequest
 
 BODY_BYTES_MAX = 8 << 20
@@ -25,20 +27,25 @@ def build_app(
     api_keys: Sequence[str] = (),
     body_bytes_max: int = BODY_BYTES_MAX,
     metrics: Metrics | None = None,
+    stream_limits: StreamLimits | None = None,
 ) -> FastAPI:
     """An application that serves `engines` by name. With `api_keys`, /v1 needs one of them; nothing else does."""
     metrics = metrics or Metrics()
+    streams = Streams(stream_limits)
+    for engine in engines.values():
+        engine.spare = partial(streams.spare, engine.name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
+        streams.close()
         for engine in engines.values():
             engine.cancel_all()
 
     app = FastAPI(title="Farflung", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     _add_models(app, engines)
-    _add_answers(app, engines, metrics)
+    _add_answers(app, engines, metrics, streams)
     _add_status(app, engines, metrics)
     # The one added last sees a request first.
     app.add_middleware(LimitBody, num_bytes_max=body_bytes_max)
@@ -73,14 +80,27 @@ def _add_models(app: FastAPI, engines: Mapping[str, Engine]) -> None:
         return describe(_find(engines, name))
 
 
-def _add_answers(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics) -> None:
+def _add_answers(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics, streams: Streams) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
-        return await ChatAnswers(_find(engines, asked.model), asked, metrics).respond(request)
+        engine = _find(engines, asked.model)
+        place = streams.place_of(request, asked, engine.weights)
+        return await ChatAnswers(engine, asked, metrics, place).respond(request, streams)
 
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Response:
-        return await CompletionAnswers(_find(engines, asked.model), asked, metrics).respond(request)
+        engine = _find(engines, asked.model)
+        place = streams.place_of(request, asked, engine.weights)
+        return await CompletionAnswers(engine, asked, metrics, place).respond(request, streams)
+
+    @app.get("/v1/streams/{name}")
+    async def resume(name: str, request: Request) -> Response:
+        return await streams.resume(request, name)
+
+    @app.delete("/v1/streams/{name}")
+    async def end(name: str, request: Request) -> dict[str, Any]:
+        streams.end(request, name)
+        return {"id": name, "object": "stream.deleted", "deleted": True}
 
 
 def _add_status(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics) -> None:

@@ -10,25 +10,28 @@ from starlette.responses import JSONResponse, Response
 
 from farflung.apps.http.answers import Gathered, Header, Json, chat_logprobs, usage
 from farflung.apps.http.engine import Engine, Piece
+from farflung.apps.http.hanging_up import until_hang_up
 from farflung.apps.http.metrics import Metrics
 from farflung.apps.http.prompts import chat_prompt, room_for_answer
 from farflung.apps.http.requests import generation_request
+from farflung.apps.http.resuming import Streams
 from farflung.apps.http.schema import ChatRequest
-from farflung.apps.http.stream import events, until_hang_up
+from farflung.apps.http.stream_names import Place
 from farflung.model.generator import GenerationRequest, ScoredToken
 
 
 class ChatAnswers:
     """One request and its answers."""
 
-    def __init__(self, engine: Engine, asked: ChatRequest, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, asked: ChatRequest, metrics: Metrics, place: Place) -> None:
         self._engine = engine
         self._asked = asked
         self._metrics = metrics
-        self._header = Header("chat.completion", engine.name, "chatcmpl")
+        self._place = place
+        self._header = Header("chat.completion", engine.name, "chatcmpl", place.name.answer)
 
-    async def respond(self, request: Request) -> Response:
-        """Answer at once or as a stream, as asked."""
+    async def respond(self, request: Request, streams: Streams) -> Response:
+        """Answer at once or as one of `streams`, as asked."""
         messages = [message.for_template() for message in self._asked.messages]
         prompt = await asyncio.to_thread(chat_prompt, self._engine, messages)
         num_tokens_max = room_for_answer(self._engine, len(prompt), self._asked.num_tokens_max)
@@ -36,7 +39,7 @@ class ChatAnswers:
             self._asked, self._engine, prompt, num_tokens_max, self._asked.num_alternatives or 0
         )
         if self._asked.stream:
-            return await events(request, self._chunks(generation))
+            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(generation))
         return JSONResponse(await until_hang_up(request, self._whole(generation)))
 
     async def _pieces(self, generation: GenerationRequest) -> AsyncGenerator[Piece]:

@@ -10,12 +10,14 @@ from starlette.responses import JSONResponse, Response
 
 from farflung.apps.http.answers import Gathered, Header, Json, completion_logprobs, usage
 from farflung.apps.http.engine import Engine, Piece
+from farflung.apps.http.hanging_up import until_hang_up
 from farflung.apps.http.metrics import Metrics
 from farflung.apps.http.prompts import completion_prompt, prompt_text, room_for_answer
 from farflung.apps.http.requests import generation_request
+from farflung.apps.http.resuming import Streams
 from farflung.apps.http.schema import CompletionRequest
 from farflung.apps.http.spelling import Spelling
-from farflung.apps.http.stream import events, until_hang_up
+from farflung.apps.http.stream_names import Place
 from farflung.model.generator import GenerationRequest, PromptScores, ScoredToken
 
 
@@ -43,17 +45,18 @@ class _Part:
 class CompletionAnswers:
     """One request and its answers."""
 
-    def __init__(self, engine: Engine, asked: CompletionRequest, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, asked: CompletionRequest, metrics: Metrics, place: Place) -> None:
         self._engine = engine
         self._asked = asked
         self._metrics = metrics
-        self._header = Header("text_completion", engine.name, "cmpl")
+        self._place = place
+        self._header = Header("text_completion", engine.name, "cmpl", place.name.answer)
 
-    async def respond(self, request: Request) -> Response:
-        """Answer at once or as a stream, as asked."""
+    async def respond(self, request: Request, streams: Streams) -> Response:
+        """Answer at once or as one of `streams`, as asked."""
         questions = await asyncio.to_thread(lambda: [self._question(prompt) for prompt in self._asked.prompts])
         if self._asked.stream:
-            return await events(request, self._chunks(questions))
+            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(questions))
         return JSONResponse(await until_hang_up(request, self._whole(questions)))
 
     def _question(self, prompt: str | list[int]) -> _Question:

@@ -90,13 +90,18 @@ class Engine:
         stop_tokens: tuple[int, ...] = (),
         limits: EngineLimits | None = None,
         why_unavailable: Callable[[], str | None] = lambda: None,
+        weights: str = "",
     ) -> None:
+        """`weights`: their fingerprint, if there may be several under one name."""
         self.name = name
         self.tokenizer = tokenizer
         self.spelling = Spelling(tokenizer)
         self.defaults = defaults or Sampling()
         self.stop_tokens = stop_tokens
         self.created_seconds = int(time.time())
+        self.weights = weights
+        self.spare: Callable[[], bool] = lambda: False
+        """Called when all answers that may be written at once are: whether one of them can wait, and ends now."""
         self.why_unavailable = why_unavailable
         """A sentence when the model cannot answer now (no server holds some block), else None."""
         self._generator = generator
@@ -160,7 +165,8 @@ class Engine:
             cancelled.set()
 
     async def _wait_for_slot(self, metrics: Metrics) -> None:
-        if self._slots.locked() and self._num_waiting >= self._limits.num_waiting_max:
+        is_full = self._slots.locked() and not self.spare()
+        if is_full and self._num_waiting >= self._limits.num_waiting_max:
             raise ApiError(
                 429,
                 f"{self._limits.num_running_max} answers are being written and {self._num_waiting} requests wait: "

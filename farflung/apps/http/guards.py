@@ -36,25 +36,33 @@ class CountRequests:
             self._metrics.count_request(getattr(scope.get("route"), "path", "other"), status)
 
 
+CALLER = "farflung.caller"
+"""Key of a request's scope: the number of the API key that it came with."""
+
+
 class RequireKey:
-    """Lets only holders of an API key use /v1; with no keys configured, everybody."""
+    """Lets only holders of an API key use /v1, and notes which; with no keys configured, everybody."""
 
     def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
         self._app = app
         self._keys = [key.encode() for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = not self._keys or scope["type"] != "http" or not scope["path"].startswith("/v1")
-        if is_open or self._is_known(Request(scope).headers.get("authorization", "")):
+        if not self._keys or scope["type"] != "http" or not scope["path"].startswith("/v1"):
             await self._app(scope, receive, send)
             return
-        sentence = "The API key is missing or wrong: send it as 'Authorization: Bearer KEY'."
-        await ApiError(401, sentence, code="invalid_api_key").response()(scope, receive, send)
+        caller = self._known(Request(scope).headers.get("authorization", ""))
+        if caller is None:
+            sentence = "The API key is missing or wrong: send it as 'Authorization: Bearer KEY'."
+            await ApiError(401, sentence, code="invalid_api_key").response()(scope, receive, send)
+            return
+        scope[CALLER] = caller
+        await self._app(scope, receive, send)
 
-    def _is_known(self, authorization: str) -> bool:
+    def _known(self, authorization: str) -> int | None:
         scheme, _, given = authorization.partition(" ")
         matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
-        return scheme.lower() == "bearer" and any(matches)
+        return matches.index(True) if scheme.lower() == "bearer" and any(matches) else None
 
 
 class LimitBody:
