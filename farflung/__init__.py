@@ -11,13 +11,21 @@ if TYPE_CHECKING:
     from farflung.apps.low_communication.policy import DesLoc as DesLoc
     from farflung.apps.low_communication.policy import DiLoCo as DiLoCo
     from farflung.apps.low_communication.policy import LocalAdam as LocalAdam
+    from farflung.model.adapters import LoraAdapter as LoraAdapter
+    from farflung.model.peft_files import load_adapter as load_adapter
+    from farflung.model.peft_files import save_adapter as save_adapter
+    from farflung.model.source import ModelSource as ModelSource
 
 _PUBLIC_NAMES: dict[str, str] = {
     "AutoModelForCausalLM": "farflung.apps.library",
     "DesLoc": "farflung.apps.low_communication.policy",
     "DiLoCo": "farflung.apps.low_communication.policy",
     "LocalAdam": "farflung.apps.low_communication.policy",
+    "LoraAdapter": "farflung.model.adapters",
     "LowCommunication": "farflung.apps.low_communication.library",
+    "ModelSource": "farflung.model.source",
+    "load_adapter": "farflung.model.peft_files",
+    "save_adapter": "farflung.model.peft_files",
 }
 """Public name -> module that defines it; the module is imported on first use, so `import farflung` loads no torch."""
 

@@ -171,11 +171,11 @@ class SpanCache(Cache):
                 self.pool.pages.release(page)
             del pages[index:]
 
-    def adopt(self, hidden_TH: Tensor) -> Tensor | None:
+    def adopt(self, hidden_TH: Tensor, adapter: str = "") -> Tensor | None:
         """Take over the keys and values of the longest known prefix of what is about to enter an empty cache of one
-        row; its output [tokens, H], or None if nothing is known."""
+        row, under the adapter of that name; its output [tokens, H], or None if nothing is known."""
         assert self.length == 0, "a prefix comes first"
-        self._trail = Trail(f"{self.first}:{self.last} {hidden_TH.dtype}".encode())
+        self._trail = Trail(f"{self.first}:{self.last} {hidden_TH.dtype} {adapter}".encode())
         names = self._trail.names(hidden_TH)
         known = self.pool.prefixes.find(names)
         if not known:

@@ -5,6 +5,7 @@ One forward at a time: a span belongs to one compute thread.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from farflung.model.cache import SpanCache
 from farflung.model.cut import Call, Prelude
 from farflung.model.decode import DecodePlan
+from farflung.model.lowrank import Additions, Stretch, adding, layers_within, side_by_side, whole
 from farflung.model.packed import pack_again
 from farflung.model.pool import CachePool
 from farflung.model.ragged import RaggedBatch, running
@@ -66,6 +68,11 @@ class Span:
             if own[name].shape != tensor.shape:
                 return f"{name} has shape {tuple(tensor.shape)}, and {tuple(own[name].shape)} is needed"
         return None
+
+    @cached_property
+    def layer_sizes(self) -> dict[int, dict[str, tuple[int, int]]]:
+        """What an adapter may add to: features that enter and leave linear layers, by block and name within it."""
+        return {number: layers_within(layer) for number, layer in enumerate(self.layers, self.first)}
 
     @torch.no_grad()
     def install(self, tensors: Mapping[str, Tensor]) -> None:
@@ -122,13 +129,14 @@ class Span:
         first: int | None = None,
         last: int | None = None,
         prompts_LPH: Tensor | None = None,
+        additions: Additions | None = None,
     ) -> Tensor:
         """Pass hidden states through blocks [first, last) and append to the cache, if there is one.
 
         `position_ids` None counts on from the cache; `attention_mask` None means that nothing is padding, else it
         is 1 for tokens and 0 for padding over past and new tokens. `prompts_LPH` is added to the first P positions
-        of each block's input (deep prompt tuning; PETALS, section 2.2). Returns [B, T, H]. Raises ValueError for
-        shapes that do not fit; the cache is then as it was.
+        of each block's input (deep prompt tuning; PETALS, section 2.2); `additions`, which fit, are an adapter's.
+        Returns [B, T, H]. Raises ValueError for shapes that do not fit; the cache is then as it was.
         """
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, cache, first, last)
@@ -141,38 +149,49 @@ class Span:
             calls = self.plan.calls(past, cache)
         if calls is None:
             calls = self._prelude.calls(hidden, cache, position_ids_BT, attention_mask_BS)
-        hidden = self._run(hidden, calls, first, last, past, prompts_LPH)
+        with adding(self.layers, self.first, whole(additions)):
+            hidden = self._run(hidden, calls, first, last, past, prompts_LPH)
         if cache is not None:
             cache.advance(hidden.shape[1])
         return hidden
 
     @torch.inference_mode()
     def forward_batch(
-        self, pieces: Sequence[tuple[Tensor, SpanCache]], *, first: int | None = None, last: int | None = None
+        self,
+        pieces: Sequence[tuple[Tensor, SpanCache]],
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        additions: Sequence[Additions | None] = (),
     ) -> list[Tensor]:
         """Pass new tokens of several sessions through blocks [first, last) at once, each as `forward` would.
 
         `pieces` are hidden states [batch, tokens, H] and their cache, all of one pool; positions count on from the
-        cache and nothing is padding. `can_batch` must hold. Raises ValueError for shapes that do not fit and OutOfPages
-        where there is no room; the caches are then as they were.
+        cache and nothing is padding. `additions` are those of each piece, by default none. `can_batch` must hold.
+        Raises ValueError for shapes that do not fit and OutOfPages where there is no room; the caches are then as they
+        were.
         """
         assert self.can_batch, "this family is computed session by session"
         first, last = self._range(first, last)
         accepted = [self._accept(hidden, cache, first, last) for hidden, cache in pieces]
-        batch = RaggedBatch([(cache, hidden.shape[1]) for hidden, cache in pieces], self._attention)
-        rows_1NH = torch.cat([hidden.reshape(1, -1, self.hidden_size) for hidden in accepted], dim=1)
-        left_1NH = self._run_batch(rows_1NH, batch, first, last)
+        order, stretches = side_by_side([hidden.shape[0] * hidden.shape[1] for hidden in accepted], additions)
+        batch = RaggedBatch([(pieces[at][1], pieces[at][0].shape[1]) for at in order], self._attention)
+        rows_1NH = torch.cat([accepted[at].reshape(1, -1, self.hidden_size) for at in order], dim=1)
+        left_1NH = self._run_batch(rows_1NH, batch, first, last, stretches)
         for hidden, cache in pieces:
             cache.advance(hidden.shape[1])
-        split = left_1NH.split([hidden.shape[0] * hidden.shape[1] for hidden in accepted], dim=1)
-        return [left.reshape(hidden.shape) for left, hidden in zip(split, accepted, strict=True)]
+        split = left_1NH.split([accepted[at].shape[0] * accepted[at].shape[1] for at in order], dim=1)
+        left = dict(zip(order, split, strict=True))
+        return [left[at].reshape(hidden.shape) for at, hidden in enumerate(accepted)]
 
-    def _run_batch(self, hidden_1NH: Tensor, batch: RaggedBatch, first: int, last: int) -> Tensor:
+    def _run_batch(
+        self, hidden_1NH: Tensor, batch: RaggedBatch, first: int, last: int, stretches: Sequence[Stretch] = ()
+    ) -> Tensor:
         assert self.plan is not None, "a span is probed when it is loaded"
         calls = self.plan.ragged_calls(batch.pieces, batch)
         if calls is None:
             raise ValueError("sessions at such positions cannot be computed side by side: compute them one by one")
-        with running(batch, self._prelude.base.config, self._attention):
+        with running(batch, self._prelude.base.config, self._attention), adding(self.layers, self.first, stretches):
             return self._run(hidden_1NH, calls, first, last, 0, None)
 
     @property
@@ -189,14 +208,16 @@ class Span:
         first: int | None = None,
         last: int | None = None,
         prompts_LPH: Tensor | None = None,
+        additions: Additions | None = None,
     ) -> Tensor:
-        """Like `forward` without a cache, keeping what the gradients of hidden states and prompts need."""
+        """Like `forward` without a cache, keeping what the gradients of hidden states, prompts and additions need."""
         first, last = self._range(first, last)
         hidden = self._accept(hidden_BTH, None, first, last)
         position_ids_BT, attention_mask_BS = self._accept_places(hidden, 0, position_ids_BT, attention_mask_BS)
         self._check_prompts(prompts_LPH, last - first)
         calls = self._prelude.calls(hidden.detach(), None, position_ids_BT, attention_mask_BS)
-        return self._run(hidden, calls, first, last, 0, prompts_LPH)
+        with adding(self.layers, self.first, whole(additions)):
+            return self._run(hidden, calls, first, last, 0, prompts_LPH)
 
     def _range(self, first: int | None, last: int | None) -> tuple[int, int]:
         first = self.first if first is None else first

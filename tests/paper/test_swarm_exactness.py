@@ -128,7 +128,7 @@ def test_micro_batches_change_nothing(small: SmallModel, monkeypatch: pytest.Mon
         assert inputs.grad is not None
         return logits.detach(), inputs.grad
 
-    monkeypatch.setattr("farflung.systems.swarm.tuning.MICRO_BATCH_TOKENS_MAX", 20)
+    monkeypatch.setattr("farflung.systems.swarm.passes.MICRO_BATCH_TOKENS_MAX", 20)
     with SimulatedSwarm(small, servers(small.num_blocks, 2)) as swarm:
         ours, whole = run(swarm.model), run(small.whole)
         sent = sum("Forward" in event.detail for event in swarm.simulation.trace.of("send", "client"))

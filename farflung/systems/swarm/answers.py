@@ -88,6 +88,9 @@ class Answers:
             return
         if refusal.is_fault_of_client:
             raise Refused(link.peer, refusal.reason)
+        if refusal.wants_adapter:
+            link.wants_adapter = True
+            return
         _mark([link], refusal.reason, refusal.retry_after_seconds)
 
     def _take_push_failure(self, peer: PeerId, next_peer: PeerId) -> None:

@@ -68,7 +68,7 @@ def _begun(session: ServerSession, step: Step, num_bytes_max: int) -> Pending:
     if not session.is_plain or batch_size > 1:
         cache.forget_prefix()
     elif cache.length == 0:
-        known = cache.adopt(hidden[0])
+        known = cache.adopt(hidden[0], session.adapter)
         if known is not None:
             pending.outputs.append(known.unsqueeze(0))
             pending.num_done = known.shape[0]
@@ -89,7 +89,9 @@ def _compute(computing: Sequence[tuple[ServerSession, Pending, torch.Tensor]]) -
     _, first, last = leader.key
     if leader.is_plain and (len(computing) > 1 or (leader.span.can_batch and leader.cache.is_scattered)):
         pieces = [(piece, session.cache) for session, _, piece in computing]
-        outputs = leader.span.forward_batch(pieces, first=first, last=last)
+        outputs = leader.span.forward_batch(
+            pieces, first=first, last=last, additions=[session.additions for session, _, _ in computing]
+        )
     else:
         output = leader.span.forward(
             piece,
@@ -99,6 +101,7 @@ def _compute(computing: Sequence[tuple[ServerSession, Pending, torch.Tensor]]) -
             first=first,
             last=last,
             prompts_LPH=leader.prompts,
+            additions=leader.additions,
         )
         outputs = [output]
     for (session, pending, piece), output in zip(computing, outputs, strict=True):

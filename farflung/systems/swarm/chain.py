@@ -25,8 +25,15 @@ class Link:
     """It has lost what was sent before: it needs the whole history."""
     is_working: bool = False
     """It said that the step in question waits or runs."""
+    wants_adapter: bool = False
+    """It said that it lacks the session's adapter."""
     can_push: bool = True
     """Whether it reaches the next hop directly."""
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether waiting for it would be in vain."""
+        return self.trouble is not None or self.is_behind or self.wants_adapter
 
     @property
     def hop(self) -> Hop:

@@ -26,6 +26,8 @@ class Limits:
     """Rows of one request."""
     num_prompt_positions_max: int = 1024
     """Length of deep prompts."""
+    adapter_rank_max: int = 256
+    """Of an adapter's factors."""
 
 
 def can_answer(step: Step) -> bool:
@@ -40,6 +42,8 @@ def check_step(step: Step, limits: Limits) -> str | None:
         return "a step needs a route and must lead from an older to a newer state"
     if len(step.route) > NUM_HOPS_MAX or len(step.edits) > NUM_EDITS_MAX:
         return f"a step takes at most {NUM_HOPS_MAX} hops and {NUM_EDITS_MAX} edits"
+    if len(step.adapter) > NAME_LENGTH_MAX:
+        return "the adapter's name is too long"
     if any(len(hop.peer) > NAME_LENGTH_MAX or not 0 <= hop.first < hop.last for hop in step.route):
         return "a hop needs a peer and a range of blocks that is not empty"
     return (
@@ -75,6 +79,8 @@ def check_request(request: Forward | Backward, limits: Limits) -> str | None:
     """As `check_step`, for stateless requests."""
     if len(request.request) > NAME_LENGTH_MAX:
         return "the request's name is too long"
+    if len(request.adapter) > NAME_LENGTH_MAX:
+        return "the adapter's name is too long"
     if not 0 <= request.first < request.last:
         return "a request needs a range of blocks that is not empty"
     problem = check_hidden(request.hidden, limits) or _check_companions(request, limits)

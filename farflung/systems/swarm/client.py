@@ -15,11 +15,15 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from farflung.model.adapters import LoraAdapter
 from farflung.model.ends import load_ends
+from farflung.model.lowrank import factors
 from farflung.model.source import ModelSource
+from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.cache import Bridge, RemoteCache
+from farflung.systems.swarm.passes import Batch, Gradients, Passage
 from farflung.systems.swarm.session import Session, SessionConfig
-from farflung.systems.swarm.tuning import Batch, Passage, RemoteBlocks
+from farflung.systems.swarm.tuning import RemoteBlocks
 from farflung.systems.swarm.view import SwarmView
 from farflung.world.doors import World
 
@@ -38,6 +42,8 @@ class SwarmBlocks:
         self.remote = RemoteBlocks(world, view)
         self.prompts_LPH: torch.Tensor | None = None
         """Deep prompts added to the first positions of every block's input; None: none."""
+        self.lora: LoraAdapter | None = None
+        """Added to the layers of every block; None: nothing is."""
 
     def open_cache(self, num_tokens_max: int, *, is_hop_per_block: bool = False) -> RemoteCache:
         """A cache for at most so many tokens (batch times length; servers set them aside)."""
@@ -46,7 +52,10 @@ class SwarmBlocks:
     async def _open_cache(self, num_tokens_max: int, is_hop_per_block: bool) -> RemoteCache:
         config = replace(self.config, is_hop_per_block=is_hop_per_block or self.config.is_hop_per_block)
         prompts = self.prompts_LPH.detach() if self.prompts_LPH is not None else None
-        session = Session(self.world, self.view, config, num_tokens_max=num_tokens_max, prompts_LPH=prompts)
+        adapter = NamedAdapter.of(self.lora) if self.lora is not None else None
+        session = Session(
+            self.world, self.view, config, num_tokens_max=num_tokens_max, prompts_LPH=prompts, adapter=adapter
+        )
         return RemoteCache(session, self.bridge)
 
     def __call__(
@@ -58,18 +67,29 @@ class SwarmBlocks:
         past_key_values: Cache | None,
         use_cache: bool,
     ) -> torch.Tensor:
-        if isinstance(past_key_values, RemoteCache) and not _wants_gradients(hidden_BTH, self.prompts_LPH):
+        wants_gradients = self._wants_gradients(hidden_BTH)
+        if isinstance(past_key_values, RemoteCache) and not wants_gradients:
             output = past_key_values.step(hidden_BTH, position_ids_BT, attention_mask_BS)
             _collect(past_key_values.session.hidden_states)
             return output
         if past_key_values is not None and past_key_values.get_seq_length():
             raise ValueError("gradients need a forward of the whole sequence: pass no past_key_values")
-        batch = Batch(position_ids_BT, attention_mask_BS, self.prompts_LPH, self.config.codec)
-        if _wants_gradients(hidden_BTH, self.prompts_LPH):
+        batch = Batch(position_ids_BT, attention_mask_BS, self.prompts_LPH, codec=self.config.codec)
+        if self.lora is not None:
+            added = self.lora.additions()
+            batch = replace(batch, adapter=NamedAdapter.holding(added, is_passing=self.lora.is_trained))
+            if wants_gradients:
+                return _Pass.apply(hidden_BTH, self.prompts_LPH, self, batch, *factors(added))
+        if wants_gradients:
             return _Pass.apply(hidden_BTH, self.prompts_LPH, self, batch)
         output, passages = self.forward(hidden_BTH, batch)
         _collect(lambda: _inputs_of_blocks(passages))
         return output
+
+    def _wants_gradients(self, hidden: torch.Tensor) -> bool:
+        prompts, lora = self.prompts_LPH, self.lora
+        is_trained = (prompts is not None and prompts.requires_grad) or (lora is not None and lora.is_trained)
+        return torch.is_grad_enabled() and (hidden.requires_grad or is_trained)
 
     def forward(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, list[Passage]]:
         """A pass without cache."""
@@ -82,8 +102,14 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, prompts: torch.Tensor | None, blocks: SwarmBlocks, batch: Batch
+        ctx: Any,
+        hidden: torch.Tensor,
+        prompts: torch.Tensor | None,
+        blocks: SwarmBlocks,
+        batch: Batch,
+        *factors_of_adapter: torch.Tensor,
     ) -> torch.Tensor:
+        """`factors_of_adapter` are those of `batch.adapter`, seen by autograd."""
         ctx.blocks = blocks
         detached = replace(batch, prompts_LPH=prompts.detach() if prompts is not None else None)
         output, ctx.passages = blocks.forward(hidden.detach(), detached)
@@ -93,10 +119,12 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
+    ) -> tuple[torch.Tensor | None, ...]:
         blocks = ctx.blocks
-        hidden, prompts = blocks.bridge.run(blocks.remote.backward(ctx.passages, gradient))
-        return hidden, prompts, None, None
+        found: Gradients = blocks.bridge.run(blocks.remote.backward(ctx.passages, gradient))
+        num_factors = len(ctx.needs_input_grad) - 4
+        of_factors = factors(found.factors) if found.factors is not None else [None] * num_factors
+        return found.hidden, found.prompts_LPH, None, None, *of_factors
 
 
 class SwarmModel:
@@ -121,6 +149,10 @@ class SwarmModel:
     def set_deep_prompts(self, prompts_LPH: torch.Tensor | None) -> None:
         """Add these [blocks, prompt length, hidden size] to the first positions of every block's input (None: stop)."""
         self._blocks.prompts_LPH = prompts_LPH
+
+    def set_lora(self, lora: LoraAdapter | None) -> None:
+        """Adapt the layers of every block, where it is computed; `lora.parameters()` get gradients (None: stop)."""
+        self._blocks.lora = lora
 
     def forward(self, *args: Any, output_hidden_states: bool | None = None, **kwargs: Any) -> Any:
         is_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states  # pyright: ignore[reportAttributeAccessIssue]
@@ -202,10 +234,6 @@ def _swarm_class(family: type[PreTrainedModel]) -> type[PreTrainedModel]:
         return SwarmModel.forward(self, *args, **kwargs)
 
     return type(f"Swarm{family.__name__}", (SwarmModel, family), {"__module__": __name__, "forward": forward})
-
-
-def _wants_gradients(hidden: torch.Tensor, prompts: torch.Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (hidden.requires_grad or (prompts is not None and prompts.requires_grad))
 
 
 def _inputs_of_blocks(passages: list[Passage]) -> list[torch.Tensor]:

@@ -29,6 +29,8 @@ class ServerConfig:
     """Blocks of the whole model, announced; 0: not told."""
     owner: PeerId | None = None
     """Who may give it other weights; None: nobody."""
+    adapter_bytes_max: int = 256 << 20
+    """Memory for clients' adapters; those used longest ago give way."""
     num_jobs_max: int = 1024
     """Steps that may wait for the device."""
     batch_sessions_max: int = 64

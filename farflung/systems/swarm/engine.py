@@ -81,7 +81,7 @@ class Engine:
         request = chosen.request
         function = stateless.forward if isinstance(request, Forward) else stateless.backward
         seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
-        return [Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX), seconds)]
+        return [Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX, chosen.additions), seconds)]
 
     def _begins_at(self, now: float) -> float:
         """When the next batch is best begun: now, or as soon as somebody is back who is about to be."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from farflung.model.lowrank import Additions
 from farflung.model.span import Span
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.messages import Backward, Forward, Step
@@ -66,6 +67,7 @@ class RequestJob:
     request: Forward | Backward
     span: Span
     accepted_at: float
+    additions: Additions | None = None
 
     @property
     def client(self) -> PeerId:

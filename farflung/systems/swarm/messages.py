@@ -63,6 +63,32 @@ class Installed(Message, kw_only=True):
     """Why not, if it is not."""
 
 
+class HandAdapter(Message, kw_only=True):
+    """Client to a server that lacks it: the part of an adapter for blocks [first, last), all of which it holds."""
+
+    adapter: str
+    """Its name, which is a hash of `digests`."""
+    digests: tuple[bytes, ...]
+    """Of the factors of each of the model's blocks."""
+    first: int
+    last: int
+    factors: dict[str, WireTensor]
+    """By block, layer and letter, as in `3.mlp.up_proj.lora_A`: [rank, features in] and, scaled, [features out, rank].
+    A block whose layers are not adapted has none."""
+    is_passing: bool = False
+    """It is about to be replaced by its next version: the client's older ones may go."""
+
+
+class AdapterHanded(Message, kw_only=True):
+    """Answer to HandAdapter: that part is here, or why not."""
+
+    adapter: str
+    first: int
+    last: int
+    reason: str = ""
+    is_fault_of_client: bool = False
+
+
 class Attach(Message, kw_only=True):
     """Client to each server of its chain: I hold a link to you; outputs of my session can come back over it."""
 
@@ -89,6 +115,8 @@ class Step(Message, kw_only=True):
     """[batch, new positions], 0 where a position is padding; None: no padding."""
     prompts: WireTensor | None = None
     """Deep prompts of all the model's blocks, [blocks, prompt length, hidden size]; only with base 0."""
+    adapter: str = ""
+    """Name of the session's adapter, the same in all its steps; empty: none."""
     num_tokens_max: int
     """Positions times batch that the session may grow to; more than the server's cache can hold is refused."""
     codec: str = "raw"
@@ -139,6 +167,8 @@ class SessionRefused(Message, kw_only=True):
     retry_after_seconds: float = 0.0
     is_fault_of_client: bool = False
     """The request itself is wrong: no other server would take it either."""
+    wants_adapter: bool = False
+    """It would take it if it had the adapter: hand it over and ask again."""
 
 
 class PushFailed(Message, kw_only=True):
@@ -167,6 +197,8 @@ class Forward(Message, kw_only=True):
     attention_mask: WireTensor | None = None
     prompts: WireTensor | None = None
     """Deep prompts of these blocks only, [last - first, prompt length, hidden size]."""
+    adapter: str = ""
+    """Name of an adapter; empty: none."""
     codec: str = "raw"
 
 
@@ -183,6 +215,9 @@ class Backward(Message, kw_only=True):
     position_ids: WireTensor | None = None
     attention_mask: WireTensor | None = None
     prompts: WireTensor | None = None
+    adapter: str = ""
+    wants_factors_gradient: bool = False
+    """Whether gradients by the adapter's factors are to come back too."""
     codec: str = "raw"
 
 
@@ -201,6 +236,8 @@ class BackwardDone(Message, kw_only=True):
     """By the span's input."""
     prompts_gradient: WireTensor | None = None
     """By the span's deep prompts, [last - first, prompt length, hidden size]."""
+    factors_gradient: dict[str, WireTensor] | None = None
+    """By the adapter's factors of these blocks, named and scaled as in HandAdapter."""
 
 
 class RequestRefused(Message, kw_only=True):
@@ -210,3 +247,4 @@ class RequestRefused(Message, kw_only=True):
     reason: str
     retry_after_seconds: float = 0.0
     is_fault_of_client: bool = False
+    wants_adapter: bool = False

@@ -1,6 +1,6 @@
 """The messages that a block server sends about a step (pure)."""
 
-from farflung.systems.swarm.messages import Behind, Output, SessionRefused, Step
+from farflung.systems.swarm.messages import Backward, Behind, Forward, Output, RequestRefused, SessionRefused, Step
 from farflung.world.address import Address
 from farflung.world.effects import Send
 
@@ -12,7 +12,9 @@ def behind(step: Step, applied: int) -> Send:
     return Send(Address(*step.client), message)
 
 
-def refuse(step: Step, reason: str, *, retry: float = 0.0, is_fault_of_client: bool = False) -> Send:
+def refuse(
+    step: Step, reason: str, *, retry: float = 0.0, is_fault_of_client: bool = False, wants_adapter: bool = False
+) -> Send:
     """Tell the client no, and why."""
     first, last = (step.route[0].first, step.route[0].last) if step.route else (0, 0)
     refusal = SessionRefused(
@@ -23,8 +25,29 @@ def refuse(step: Step, reason: str, *, retry: float = 0.0, is_fault_of_client: b
         reason=reason,
         retry_after_seconds=retry,
         is_fault_of_client=is_fault_of_client,
+        wants_adapter=wants_adapter,
     )
     return Send(Address(*step.client), refusal)
+
+
+def refuse_request(
+    source: Address,
+    request: Forward | Backward,
+    reason: str,
+    *,
+    retry: float = 0.0,
+    is_fault_of_client: bool = False,
+    wants_adapter: bool = False,
+) -> Send:
+    """The same for a request without a session."""
+    refusal = RequestRefused(
+        request=request.request,
+        reason=reason,
+        retry_after_seconds=retry,
+        is_fault_of_client=is_fault_of_client,
+        wants_adapter=wants_adapter,
+    )
+    return Send(source, refusal)
 
 
 def onward(step: Step, output: Output) -> Step:
@@ -41,6 +64,7 @@ def onward(step: Step, output: Output) -> Step:
         position_ids=step.position_ids,
         attention_mask=step.attention_mask,
         prompts=step.prompts,
+        adapter=step.adapter,
         num_tokens_max=step.num_tokens_max,
         codec=step.codec,
     )

@@ -11,6 +11,7 @@ from farflung.model.pages import PageBudget, num_pages_for
 from farflung.model.pool import CachePool
 from farflung.model.span import Span
 from farflung.systems.swarm import updates
+from farflung.systems.swarm.adapter_store import AdapterJob, AdapterStore
 from farflung.systems.swarm.checks import can_answer, check_request, check_step, follow
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.engine import Engine
@@ -22,13 +23,13 @@ from farflung.systems.swarm.messages import (
     Backward,
     CloseSession,
     Forward,
+    HandAdapter,
     Install,
     PushFailed,
-    RequestRefused,
     Step,
     Working,
 )
-from farflung.systems.swarm.replies import behind, refuse
+from farflung.systems.swarm.replies import behind, refuse, refuse_request
 from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable
 from farflung.systems.swarm.updates import BROKEN, InstallJob, Updates
 from farflung.wire.message import NoSuchActor
@@ -55,6 +56,7 @@ class Server(Role):
         self._pools: dict[tuple[int, int], CachePool] = {}
         self._engine = Engine(config, self._sessions)
         self._updates = Updates(config.owner)
+        self._adapters = AdapterStore(config.adapter_bytes_max, config.limits)
         self._is_installing = False
         self._sweeps_at = 0.0
         self._orphans: dict[PeerId, float] = {}
@@ -104,6 +106,8 @@ class Server(Role):
                 return self._receive_request(source, message, now)
             case Install():
                 return self._install(source, message)
+            case HandAdapter():
+                return [self._adapters.take(source, message, self._span, self._sessions.adapters)]
             case CloseSession(session=session):
                 self._sessions.close_where(session=session, client_peer=source.peer)
                 return ()
@@ -190,8 +194,8 @@ class Server(Role):
             return [refuse(step, problem, is_fault_of_client=True)]
         key = (step.session, step.route[0].first, step.route[0].last)
         session = self._sessions.get(key)
-        is_fresh_start = step.base == 0 and (session is None or _is_fresh_start(session, step))
-        is_continued = session is not None and step.base == session.enqueued < step.upto
+        is_fresh_start = step.base == 0 and (session is None or session.is_restarted_by(step))
+        is_continued = session is not None and session.is_continued_by(step)
         if (is_fresh_start or is_continued) and self._engine.queue.is_full:
             return [refuse(step, f"{len(self._engine.queue)} steps are waiting here already", retry=1.0)]
         if is_fresh_start:
@@ -218,6 +222,9 @@ class Server(Role):
         if not self._sessions.fits(step.num_tokens_max, last - first):
             reason = f"{step.num_tokens_max} tokens are more than the {self.config.cache_tokens_max} of its cache"
             return refuse(step, reason, retry=2.0)
+        additions = self._adapters.find(step.adapter, first, last)
+        if step.adapter and additions is None:
+            return refuse(step, "the adapter is not here", wants_adapter=True)
         expected = step.num_tokens_max // step.hidden.shape[0]
         session = ServerSession(
             key=key,
@@ -226,6 +233,8 @@ class Server(Role):
             num_tokens_reserved=step.num_tokens_max,
             cache=self._span.new_cache(first, last, pool=self._pool(first, last), num_tokens_expected=expected),
             used_at=now,
+            adapter=step.adapter,
+            additions=additions,
         )
         self._sessions.open(session)
         return session
@@ -268,18 +277,18 @@ class Server(Role):
         return [behind(step, session.enqueued)]
 
     def _receive_request(self, source: Address, request: Forward | Backward, now: float) -> Sequence[Effect]:
-        problem = check_request(request, self.config.limits)
         blocks = BlockRange(request.first, request.last)
-        if problem is None and (request.model != self.config.model or not self.blocks.covers(blocks)):
+        if (problem := check_request(request, self.config.limits)) is not None:
+            return [refuse_request(source, request, problem, is_fault_of_client=True)]
+        if request.model != self.config.model or not self.blocks.covers(blocks):
             reason = f"this server holds blocks {self.blocks} of {self.config.model_name}"
-            return [Send(source, RequestRefused(request=request.request, reason=reason))]
-        if problem is not None:
-            refusal = RequestRefused(request=request.request, reason=problem, is_fault_of_client=True)
-            return [Send(source, refusal)]
+            return [refuse_request(source, request, reason)]
         if self._engine.queue.is_full:
-            reason = f"{len(self._engine.queue)} jobs are waiting here already"
-            return [Send(source, RequestRefused(request=request.request, reason=reason, retry_after_seconds=1.0))]
-        return self._engine.push(RequestJob(source, request, self._span, now), now)
+            return [refuse_request(source, request, f"{len(self._engine.queue)} jobs wait here already", retry=1.0)]
+        additions = self._adapters.find(request.adapter, *blocks)
+        if request.adapter and additions is None:
+            return [refuse_request(source, request, "the adapter is not here", wants_adapter=True)]
+        return self._engine.push(RequestJob(source, request, self._span, now, additions), now)
 
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
         if isinstance(job, InstallJob):
@@ -287,11 +296,6 @@ class Server(Role):
             if isinstance(result, Failed):
                 self.config = replace(self.config, model=BROKEN)
             return updates.finished(job, result)
+        if isinstance(job, AdapterJob):
+            return self._adapters.finished(job, result)
         return self._engine.finished(job, result, now)
-
-
-def _is_fresh_start(session: ServerSession, step: Step) -> bool:
-    """Whether a step with base 0 asks to rebuild a session that is here, rather than being an old duplicate."""
-    if step.upto == session.enqueued:
-        return session.newest_base != 0
-    return step.upto > session.enqueued

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import torch
 
+from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.answers import Answers, StepTimes
 from farflung.systems.swarm.chain import Chain, Link
 from farflung.systems.swarm.config import SessionConfig
+from farflung.systems.swarm.handing import why_not_handed
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
@@ -45,12 +47,14 @@ class Session:
         *,
         num_tokens_max: int,
         prompts_LPH: torch.Tensor | None = None,
+        adapter: NamedAdapter | None = None,
     ) -> None:
         self._world = world
         self._view = view
         self._config = config
         self._num_tokens_max = num_tokens_max
         self._prompts_LPH = prompts_LPH
+        self._adapter = adapter
         self.name = view.new_name()
         self._mailbox = Mailbox(world, f"session-{self.name}")
         self._answers = Answers(view.num_blocks, view.hidden_size)
@@ -173,6 +177,10 @@ class Session:
         give_up_at = self._world.clock.now() + self._config.step_seconds_max
         num_asks = 0
         while num_asks < self._config.num_asks_max and self._world.clock.now() < give_up_at and link.trouble is None:
+            if link.wants_adapter and self._adapter is not None:
+                link.trouble = await why_not_handed(self._world, self._view, self._adapter, link.hop)
+                link.wants_adapter = False
+                continue
             is_replay = link.is_behind or number == 1
             if is_replay and not await self._complete_history(link, number):
                 return True  # an earlier link was replaced: walk the chain anew
@@ -261,6 +269,7 @@ class Session:
             position_ids=encode_tensor(positions) if positions is not None else None,
             attention_mask=encode_tensor(masks) if masks is not None else None,
             prompts=encode_tensor(prompts) if prompts is not None else None,
+            adapter=self._adapter.name if self._adapter is not None else "",
             num_tokens_max=max(self._num_tokens_max, logged.batch_size * self._length),
             codec=self._config.codec,
         )
@@ -283,7 +292,7 @@ class Session:
             if received is None:
                 return False
             self._answers.take(*received)
-            is_broken = any(other.trouble is not None or other.is_behind for other in watched)
+            is_broken = any(other.needs_care for other in watched)
             if is_broken or not all(other.can_push for other in pushing):
                 return is_done(link)
         return True

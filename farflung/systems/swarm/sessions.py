@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from farflung.model.cache import SpanCache
+from farflung.model.lowrank import Additions
 from farflung.model.span import Span
 from farflung.systems.swarm.lingering import ReturnTime
 from farflung.systems.swarm.messages import Output, Step
@@ -47,6 +48,9 @@ class ServerSession:
     mask: torch.Tensor | None = None
     """[batch, length] of the attention mask as far as the cache goes; None: no padding so far."""
     prompts: torch.Tensor | None = None
+    adapter: str = ""
+    additions: Additions | None = None
+    """What the adapter of that name adds in its blocks."""
     pending: Pending | None = None
     is_plain: bool = True
     """Whether nothing is padding, positions count on, and nothing is added to hidden states."""
@@ -77,6 +81,16 @@ class ServerSession:
         """Tokens that it holds once everything accepted is computed, times its blocks."""
         return self.length * self.batch_size * _num_blocks(self.key)
 
+    def is_continued_by(self, step: Step) -> bool:
+        """Whether a step is the next one."""
+        return step.base == self.enqueued < step.upto and step.adapter == self.adapter
+
+    def is_restarted_by(self, step: Step) -> bool:
+        """Whether a step with base 0 asks to rebuild it, rather than being an old duplicate."""
+        if step.upto == self.enqueued:
+            return self.newest_base != 0
+        return step.upto > self.enqueued
+
 
 @dataclass(slots=True)
 class SessionTable:
@@ -102,6 +116,10 @@ class SessionTable:
     def num_tokens_left(self) -> int:
         """Tokens, over all blocks of the server, that are not promised yet."""
         return max(0, self.num_tokens_max - -(-self._num_block_tokens // self.num_blocks))
+
+    def adapters(self) -> set[str]:
+        """Names of the adapters that sessions use."""
+        return {session.adapter for session in self._sessions.values()}
 
     def get(self, key: SessionKey) -> ServerSession | None:
         return self._sessions.get(key)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+from farflung.model.lowrank import Additions, detached, factors, like
 from farflung.model.span import Span
+from farflung.systems.swarm.adapters import encode_factors
 from farflung.systems.swarm.messages import Backward, BackwardDone, Forward, ForwardDone, RequestRefused
 from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor
 from farflung.world.address import Address
@@ -15,7 +17,7 @@ from farflung.world.doors import Failed
 from farflung.world.effects import Effect, Send
 
 
-def forward(span: Span, request: Forward, num_bytes_max: int) -> ForwardDone:
+def forward(span: Span, request: Forward, num_bytes_max: int, additions: Additions | None = None) -> ForwardDone:
     """Hidden states [batch, positions, hidden size] after blocks [first, last), as the answer to send."""
     with torch.no_grad():
         output = span.forward_train(
@@ -25,16 +27,23 @@ def forward(span: Span, request: Forward, num_bytes_max: int) -> ForwardDone:
             first=request.first,
             last=request.last,
             prompts_LPH=_optional(request.prompts),
+            additions=additions,
         )
     return ForwardDone(request=request.request, hidden=encode_tensor(output, request.codec))
 
 
-def backward(span: Span, request: Backward, num_bytes_max: int) -> BackwardDone:
-    """Gradients by the span's input, and by its deep prompts if there were any, as the answer to send."""
+def backward(span: Span, request: Backward, num_bytes_max: int, additions: Additions | None = None) -> BackwardDone:
+    """Gradients by the span's input, by its deep prompts if there were any, and by an adapter's factors if they are
+    asked for, as the answer to send."""
     hidden = decode_tensor(request.hidden, num_bytes_max=num_bytes_max).requires_grad_()
+    wanted = [hidden]
     prompts = _optional(request.prompts)
     if prompts is not None:
-        prompts.requires_grad_()
+        wanted.append(prompts.requires_grad_())
+    trained = additions if request.wants_factors_gradient else None
+    if trained is not None:
+        additions = trained = detached(trained)
+        wanted += factors(trained)
     with torch.enable_grad():
         output = span.forward_train(
             hidden,
@@ -43,13 +52,16 @@ def backward(span: Span, request: Backward, num_bytes_max: int) -> BackwardDone:
             first=request.first,
             last=request.last,
             prompts_LPH=prompts,
+            additions=additions,
         )
-    wanted = [hidden] if prompts is None else [hidden, prompts]
-    gradients = torch.autograd.grad(output, wanted, decode_tensor(request.gradient).to(output))
+    gradients = list(torch.autograd.grad(output, wanted, decode_tensor(request.gradient).to(output)))
+    of_hidden = gradients.pop(0)
+    of_prompts = gradients.pop(0) if prompts is not None else None
     return BackwardDone(
         request=request.request,
-        gradient=encode_tensor(gradients[0], request.codec),
-        prompts_gradient=encode_tensor(gradients[1]) if prompts is not None else None,
+        gradient=encode_tensor(of_hidden, request.codec),
+        prompts_gradient=encode_tensor(of_prompts) if of_prompts is not None else None,
+        factors_gradient=encode_factors(like(trained, gradients)) if trained is not None else None,
     )
 
 

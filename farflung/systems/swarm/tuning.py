@@ -6,12 +6,15 @@ spans in reverse, and a span whose server failed is recomputed by its replacemen
 here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from farflung.model.lowrank import Additions, LowRank, factors
+from farflung.systems.swarm.adapters import NamedAdapter, decode_factors
+from farflung.systems.swarm.handing import hand_adapter
 from farflung.systems.swarm.messages import (
     ACTOR,
     Backward,
@@ -21,9 +24,10 @@ from farflung.systems.swarm.messages import (
     Hop,
     RequestRefused,
 )
+from farflung.systems.swarm.passes import Batch, Gradients, Passage, SpanInput, add_up, micro_batches
 from farflung.systems.swarm.view import SwarmView
 from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, encode_tensor
-from farflung.world.address import Address
+from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.errors import FarflungError, PeerMisbehaved, Refused, Unreachable
 from farflung.world.mailbox import Mailbox, PeerLost, call
@@ -32,35 +36,6 @@ from farflung.world.nursery import open_nursery
 REQUEST_SECONDS_MAX = 300.0
 WAIT_SECONDS_MAX = 60.0
 BAN_SECONDS = 15.0
-MICRO_BATCH_TOKENS_MAX = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What goes with the hidden states through every span."""
-
-    position_ids: torch.Tensor | None = None
-    attention_mask: torch.Tensor | None = None
-    prompts_LPH: torch.Tensor | None = None
-    """Deep prompts of all blocks."""
-    codec: str = "raw"
-
-
-@dataclass(frozen=True, slots=True)
-class SpanInput:
-    """What one span of the forward pass was given, kept for the backward pass."""
-
-    first: int
-    last: int
-    hidden: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One micro-batch on its way through the blocks: what its backward pass needs."""
-
-    batch: Batch
-    inputs: tuple[SpanInput, ...]
 
 
 class RemoteBlocks:
@@ -69,32 +44,31 @@ class RemoteBlocks:
     def __init__(self, world: World, view: SwarmView) -> None:
         self._world = world
         self._view = view
+        self._handed: set[tuple[PeerId, str, int, int]] = set()
+        """Parts of the adapter of the newest pass, and the servers that were given them."""
 
     async def forward(
         self, hidden: torch.Tensor, batch: Batch, *, is_hop_per_block: bool = False
     ) -> tuple[torch.Tensor, list[Passage]]:
         """Hidden states after the last block, and what every micro-batch met on the way: spans, or single blocks."""
+        await self._hand_ahead(batch.adapter, is_hop_per_block)
         async with open_nursery() as nursery:
             tasks = [
                 nursery.start(self._forward_rows(rows, part, is_hop_per_block), name=f"forward of micro-batch {number}")
-                for number, (rows, part) in enumerate(_micro_batches(hidden, batch))
+                for number, (rows, part) in enumerate(micro_batches(hidden, batch))
             ]
         results: list[tuple[torch.Tensor, Passage]] = [task.result() for task in tasks]
         return torch.cat([output for output, _ in results]), [passage for _, passage in results]
 
-    async def backward(
-        self, passages: Sequence[Passage], gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Gradients by the input of the first block and by the deep prompts (None without prompts)."""
+    async def backward(self, passages: Sequence[Passage], gradient: torch.Tensor) -> Gradients:
+        """Gradients by the input of the first block, by deep prompts and by an adapter that is being trained."""
         rows = [passage.inputs[0].hidden.shape[0] for passage in passages]
         async with open_nursery() as nursery:
             tasks = [
                 nursery.start(self._backward_rows(passage, part), name=f"backward of micro-batch {number}")
                 for number, (passage, part) in enumerate(zip(passages, gradient.split(rows), strict=True))
             ]
-        results: list[tuple[torch.Tensor, torch.Tensor | None]] = [task.result() for task in tasks]
-        of_prompts = [prompts for _, prompts in results if prompts is not None]
-        return torch.cat([hidden for hidden, _ in results]), sum(of_prompts[1:], of_prompts[0]) if of_prompts else None
+        return add_up([task.result() for task in tasks])
 
     async def _forward_rows(
         self, hidden: torch.Tensor, batch: Batch, is_hop_per_block: bool
@@ -113,11 +87,10 @@ class RemoteBlocks:
                 hidden = output
         return hidden, Passage(batch, tuple(inputs))
 
-    async def _backward_rows(
-        self, passage: Passage, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    async def _backward_rows(self, passage: Passage, gradient: torch.Tensor) -> Gradients:
         batch = passage.batch
         prompts_gradient = torch.zeros_like(batch.prompts_LPH) if batch.prompts_LPH is not None else None
+        factors_gradient: dict[int, Mapping[str, LowRank]] = {}
         with self._open_mailbox() as mailbox:
             waiting = list(passage.inputs)
             hops: list[Hop] = []
@@ -135,10 +108,11 @@ class RemoteBlocks:
                     hops += found
                     hidden_of |= inputs
                     continue
-                gradient = done[0]
-                if prompts_gradient is not None and done[1] is not None:
-                    prompts_gradient[hop.first : hop.last] += done[1]
-        return gradient, prompts_gradient
+                gradient = done.hidden
+                if prompts_gradient is not None and done.prompts_LPH is not None:
+                    prompts_gradient[hop.first : hop.last] += done.prompts_LPH
+                factors_gradient |= done.factors or {}
+        return Gradients(gradient, prompts_gradient, factors_gradient or None)
 
     async def _share(
         self, mailbox: Mailbox, span: SpanInput, batch: Batch
@@ -160,25 +134,30 @@ class RemoteBlocks:
 
     async def _forward(self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         request = Forward(request=self._view.new_name(), model=self._view.model, **self._fields(hop, hidden, batch))
-        answer = await self._call(mailbox, hop, request)
+        answer = await self._call(mailbox, hop, request, batch.adapter)
         if not isinstance(answer, ForwardDone):
             raise PeerMisbehaved(hop.peer, f"it answered a forward with {type(answer).__name__}")
         return _decode(hop, answer.hidden, hidden.shape)
 
     async def _backward(
         self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, gradient: torch.Tensor, batch: Batch
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        wire_gradient = encode_tensor(gradient, batch.codec)
-        fields = self._fields(hop, hidden, batch)
-        request = Backward(request=self._view.new_name(), model=self._view.model, gradient=wire_gradient, **fields)
-        answer = await self._call(mailbox, hop, request)
+    ) -> Gradients:
+        request = Backward(
+            request=self._view.new_name(),
+            model=self._view.model,
+            gradient=encode_tensor(gradient, batch.codec),
+            wants_factors_gradient=batch.adapter is not None and batch.adapter.is_passing,
+            **self._fields(hop, hidden, batch),
+        )
+        answer = await self._call(mailbox, hop, request, batch.adapter)
         if not isinstance(answer, BackwardDone):
             raise PeerMisbehaved(hop.peer, f"it answered a backward with {type(answer).__name__}")
         prompts = None
         if answer.prompts_gradient is not None and batch.prompts_LPH is not None:
             shape = (hop.last - hop.first, *batch.prompts_LPH.shape[1:])
             prompts = _decode(hop, answer.prompts_gradient, shape)
-        return _decode(hop, answer.gradient, hidden.shape), prompts
+        factors = _decode_factors(hop, answer, batch.adapter) if request.wants_factors_gradient else None
+        return Gradients(_decode(hop, answer.gradient, hidden.shape), prompts, factors)
 
     def _fields(self, hop: Hop, hidden: torch.Tensor, batch: Batch) -> dict[str, Any]:
         prompts = batch.prompts_LPH[hop.first : hop.last] if batch.prompts_LPH is not None else None
@@ -189,10 +168,28 @@ class RemoteBlocks:
             "position_ids": _encode_optional(batch.position_ids),
             "attention_mask": _encode_optional(batch.attention_mask),
             "prompts": _encode_optional(prompts),
+            "adapter": batch.adapter.name if batch.adapter is not None else "",
             "codec": batch.codec,
         }
 
-    async def _call(self, mailbox: Mailbox, hop: Hop, request: Forward | Backward) -> object:
+    async def _call(
+        self, mailbox: Mailbox, hop: Hop, request: Forward | Backward, adapter: NamedAdapter | None
+    ) -> object:
+        """The answer to a request; a server that lacks the adapter is given it, once."""
+        if adapter is not None and adapter.is_passing:
+            await self._hand(adapter, hop)
+        answer = await self._ask(mailbox, hop, request)
+        if isinstance(answer, RequestRefused) and answer.wants_adapter and adapter is not None:
+            self._handed.discard((hop.peer, adapter.name, hop.first, hop.last))
+            await self._hand(adapter, hop)
+            answer = await self._ask(mailbox, hop, request)
+        if isinstance(answer, RequestRefused):
+            if answer.is_fault_of_client:
+                raise ValueError(f"the swarm cannot compute this: {answer.reason}")
+            raise Refused(hop.peer, answer.reason)
+        return answer
+
+    async def _ask(self, mailbox: Mailbox, hop: Hop, request: Forward | Backward) -> object:
         deadline = self._world.clock.now() + REQUEST_SECONDS_MAX
         answer = await call(mailbox, Address(hop.peer, ACTOR), request, deadline)
         while getattr(answer, "request", request.request) != request.request:  # of a request given up earlier
@@ -203,11 +200,29 @@ class RemoteBlocks:
                 answer = received[1]
         if isinstance(answer, PeerLost):
             raise Unreachable(hop.peer, answer.reason)
-        if isinstance(answer, RequestRefused):
-            if answer.is_fault_of_client:
-                raise ValueError(f"the swarm cannot compute this: {answer.reason}")
-            raise Refused(hop.peer, answer.reason)
         return answer
+
+    async def _hand_ahead(self, adapter: NamedAdapter | None, is_hop_per_block: bool) -> None:
+        """Give a version that no server can have to those of the fastest chain, before all micro-batches ask there."""
+        if adapter is None or not adapter.is_passing:
+            return
+        self._handed = {known for known in self._handed if known[1] == adapter.name}
+        with self._open_mailbox() as mailbox:
+            hops = await self._find(mailbox, 0, self._view.num_blocks, is_hop_per_block)
+        async with open_nursery() as nursery:
+            for hop in hops:
+                nursery.start(self._hand_if_possible(adapter, hop), name=f"adapter for {hop.peer}")
+
+    async def _hand_if_possible(self, adapter: NamedAdapter, hop: Hop) -> None:
+        """Whoever asks there finds out if it was not, and asks another."""
+        with contextlib.suppress(Refused, Unreachable):
+            await self._hand(adapter, hop)
+
+    async def _hand(self, adapter: NamedAdapter, hop: Hop) -> None:
+        part = (hop.peer, adapter.name, hop.first, hop.last)
+        if part not in self._handed:
+            await hand_adapter(self._world, self._view, adapter, hop)
+            self._handed.add(part)
 
     async def _replace(
         self, mailbox: Mailbox, hop: Hop, error: FarflungError, is_hop_per_block: bool = False
@@ -235,19 +250,6 @@ class RemoteBlocks:
         return Mailbox(self._world, f"tuning-{self._view.new_name()}")
 
 
-def _micro_batches(hidden: torch.Tensor, batch: Batch) -> list[tuple[torch.Tensor, Batch]]:
-    """Whole rows of at most `MICRO_BATCH_TOKENS_MAX` tokens together (one row at least), with what goes with them."""
-    num_rows = max(1, MICRO_BATCH_TOKENS_MAX // hidden.shape[1])
-    parts: list[tuple[torch.Tensor, Batch]] = []
-    for first in range(0, hidden.shape[0], num_rows):
-        rows = slice(first, first + num_rows)
-        ids, mask = batch.position_ids, batch.attention_mask
-        ids = ids.expand(hidden.shape[:2])[rows] if ids is not None else None
-        mask = mask[rows] if mask is not None else None
-        parts.append((hidden[rows], Batch(ids, mask, batch.prompts_LPH, batch.codec)))
-    return parts
-
-
 def _encode_optional(tensor: torch.Tensor | None) -> WireTensor | None:
     return encode_tensor(tensor) if tensor is not None else None
 
@@ -259,3 +261,19 @@ def _decode(hop: Hop, wire: WireTensor, shape: Sequence[int]) -> torch.Tensor:
         return decode_tensor(wire)
     except MalformedTensor as error:
         raise PeerMisbehaved(hop.peer, str(error)) from None
+
+
+def _decode_factors(hop: Hop, answer: BackwardDone, adapter: NamedAdapter | None) -> Additions:
+    """Gradients by the factors of a hop's blocks, which have their shapes."""
+    assert adapter is not None
+    expected = {block: adapter.additions[block] for block in range(hop.first, hop.last)}
+    try:
+        found = decode_factors(answer.factors_gradient or {}, hop.first, hop.last)
+        if [each.keys() for each in found.values()] != [each.keys() for each in expected.values()]:
+            raise MalformedTensor("gradients by other factors than those of the adapter")
+        for one, other in zip(factors(found), factors(expected), strict=True):
+            if one.shape != other.shape:
+                raise MalformedTensor(f"a gradient of shape {tuple(one.shape)} instead of {tuple(other.shape)}")
+    except MalformedTensor as error:
+        raise PeerMisbehaved(hop.peer, str(error)) from None
+    return found
