@@ -222,8 +222,7 @@ class Server(Role):
         if not self._sessions.fits(step.num_tokens_max, last - first):
             reason = f"{step.num_tokens_max} tokens are more than the {self.config.cache_tokens_max} of its cache"
             return refuse(step, reason, retry=2.0)
-        additions = self._adapters.find(step.adapter, first, last)
-        if step.adapter and additions is None:
+        if (additions := self._adapters.find(step.adapter, first, last)) is None and step.adapter:
             return refuse(step, "the adapter is not here", wants_adapter=True)
         expected = step.num_tokens_max // step.hidden.shape[0]
         session = ServerSession(
@@ -285,8 +284,7 @@ class Server(Role):
             return [refuse_request(source, request, reason)]
         if self._engine.queue.is_full:
             return [refuse_request(source, request, f"{len(self._engine.queue)} jobs wait here already", retry=1.0)]
-        additions = self._adapters.find(request.adapter, *blocks)
-        if request.adapter and additions is None:
+        if (additions := self._adapters.find(request.adapter, *blocks)) is None and request.adapter:
             return [refuse_request(source, request, "the adapter is not here", wants_adapter=True)]
         return self._engine.push(RequestJob(source, request, self._span, now, additions), now)
 
