@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -19,7 +20,11 @@ from farflung.model.source import ModelSource
 from farflung.systems.swarm.client import SwarmBlocks, SwarmModel, load_swarm_model
 from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.route import MissingBlocks
+from farflung.systems.swarm.session import Session
 from farflung.systems.swarm.view import SwarmView
+
+session_watcher: ContextVar[Callable[[Session], object] | None] = ContextVar("told of every session", default=None)
+"""Told of each session that `ConnectedModel.open_cache` opens in its context."""
 
 
 @dataclass(slots=True)
@@ -42,6 +47,9 @@ class ConnectedModel:
     def open_cache(self, num_tokens: int) -> Iterator[Cache]:
         """A cache of that many tokens in the swarm, freed on leaving."""
         cache = self.blocks.open_cache(num_tokens)
+        watcher = session_watcher.get()
+        if watcher is not None:
+            watcher(cache.session)
         try:
             yield cache
         finally:

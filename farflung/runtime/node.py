@@ -14,7 +14,7 @@ from farflung.runtime.clock import LoopClock
 from farflung.runtime.compute import ThreadCompute
 from farflung.runtime.home import Home
 from farflung.runtime.limits import NetworkLimits
-from farflung.runtime.log import noter
+from farflung.runtime.log import Notes
 from farflung.runtime.memory import keep_freed_memory
 from farflung.runtime.network import GrpcNetwork
 from farflung.wire.certificate import TicketRole
@@ -39,6 +39,8 @@ class RealNode:
     compute: ThreadCompute
     contact: Contact
     """How this node can be reached, for its record."""
+    notes: Notes
+    """What it has decided lately."""
 
     @property
     def role(self) -> TicketRole:
@@ -108,7 +110,7 @@ async def _open(
     if new_swarm is not None:
         ticket = home.authority(new_swarm, now).ticket((), now + FOUNDER_TICKET_SECONDS, now)
     assert ticket is not None
-    note = noter(identity.peer)
+    note = Notes(identity.peer, clock.wall_seconds)
     network = GrpcNetwork(identity, ticket, traffic, note, clock.wall_seconds, limits, is_revoked)
     endpoints: tuple[str, ...] = ()
     if not is_dial_only:
@@ -133,7 +135,7 @@ async def _open(
         note=note,
         traffic=traffic,
     )
-    return RealNode(home, identity, ticket, world, network, compute, Contact(endpoints, relays))
+    return RealNode(home, identity, ticket, world, network, compute, Contact(endpoints, relays), note)
 
 
 class _Streams:

@@ -1,5 +1,6 @@
 """A swarm of real processes, a dashboard of it, and Debian's Chromium to look at it; skipped where there is none."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,8 +34,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of four blocks, with a tokenizer."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", context_length_max=2048)
+    """A small model of four blocks, with a tokenizer, which never ends an answer by itself."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", context_length_max=4096)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, "eos_token_id": None}))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +56,7 @@ def fleet(browser: Any, model: Path, forge: ForkServer, tmp_path_factory: pytest
 
 def start_dashboard(fleet: Fleet, *options: str, ticket: str | None = None) -> tuple[Program, str]:
     """A dashboard's process and its address."""
-    program = fleet.start("dashboard", "--port", "0", "--join", ticket or fleet.ticket(), *options)
+    program = fleet.start("dashboard", *options, "--port", "0", "--join", ticket or fleet.ticket())
     wait_until(lambda: "dashboard at" in program.text or not program.is_alive, "the dashboard is there")
     found = re.search(r"http://\S+", program.text)
     assert found is not None, program.text
@@ -59,9 +64,9 @@ def start_dashboard(fleet: Fleet, *options: str, ticket: str | None = None) -> t
 
 
 @pytest.fixture(scope="session")
-def address(fleet: Fleet) -> str:
+def address(fleet: Fleet, model: Path) -> str:
     """Of the dashboard that most tests look at."""
-    return start_dashboard(fleet)[1]
+    return start_dashboard(fleet, str(model))[1]
 
 
 @pytest.fixture

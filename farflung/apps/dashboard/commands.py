@@ -11,13 +11,16 @@ Join = Annotated[
 
 
 def dashboard(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to chat with: folders or Hub ids; else all the swarm serves.")
+    ] = None,
     join: Join = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; whoever reaches it may look.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0: any that is free.")] = 8080,
 ) -> None:
-    """Watch a swarm in the browser."""
+    """Watch a swarm in the browser, and talk with its models."""
     if importlib.util.find_spec("nicegui") is None:
         raise ValueError("the dashboard needs the extra of that name: pip install 'farflung[dashboard]'")
     from farflung.apps.tickets import find_ticket
@@ -25,4 +28,4 @@ def dashboard(
     ticket = find_ticket(join)
     from farflung.apps.dashboard.main import serve_dashboard
 
-    serve_dashboard(ticket, host=host, port=port)
+    serve_dashboard(models or (), ticket, host=host, port=port)

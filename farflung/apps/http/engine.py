@@ -8,6 +8,7 @@ looks at it between two tokens, closes the generator's stream, which frees the s
 """
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -150,7 +151,8 @@ class Engine:
             finally:
                 loop.call_soon_threadsafe(ended)
 
-        threading.Thread(target=work, name=f"answer-{self.name}", daemon=True).start()
+        context = contextvars.copy_context()  # whoever asks may watch what is opened for the answer
+        threading.Thread(target=context.run, args=(work,), name=f"answer-{self.name}", daemon=True).start()
         try:
             while (step := await steps.get()) is not None:
                 if isinstance(step, Exception):
