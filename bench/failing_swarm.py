@@ -233,7 +233,7 @@ async def recomputing(swarm: FailingSwarm, num_tokens: int, give_up_at: float) -
 
 async def cacheless(swarm: FailingSwarm, num_tokens: int, give_up_at: float) -> list[int]:
     """No cache: every step is a forward of the whole text so far. Returns one token per position measured."""
-    blocks = RemoteBlocks(swarm.world, swarm.view)
+    blocks = RemoteBlocks(swarm.world, swarm.view, SessionConfig().micro_batch_tokens_max)
     tokens: list[int] = []
     for length in range(CACHELESS_STRIDE, num_tokens + 1, CACHELESS_STRIDE):
         first_of_stage = [next(peer for peer in swarm.view.servers() if f"stage-{n}-" in peer) for n in range(4)]

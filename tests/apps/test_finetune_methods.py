@@ -14,10 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from farflung.apps.finetune.accuracy import score
-from farflung.apps.finetune.baseline import STATE_FILE, Baseline, read_kept
+from farflung.apps.finetune.baseline import Baseline
 from farflung.apps.finetune.job import Finetuning
 from farflung.apps.finetune.materials import TuningMaterials
 from farflung.apps.finetune.run_file import FINETUNE, FinetuneRun
+from farflung.apps.finetune.watch import STATE_FILE, read_kept
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import read_history
 from tests.apps.tunings import write_tuning

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from farflung.systems.swarm.config import SessionConfig
 from tests.families import FAMILIES
 from tests.swarms import SimulatedSwarm, SmallModel, tokens
 
@@ -114,7 +115,7 @@ def seeded(model: Any, prompt: torch.Tensor, options: dict[str, Any]) -> torch.T
     return model.generate(prompt, **options, **GENERATION)
 
 
-def test_micro_batches_change_nothing(small: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_change_nothing(small: SmallModel) -> None:
     """Rows travel apart and at the same time; the gradient is that of the whole batch."""
     batch = tokens(small, 5, 9)
     mask = torch.ones_like(batch)
@@ -128,8 +129,8 @@ def test_micro_batches_change_nothing(small: SmallModel, monkeypatch: pytest.Mon
         assert inputs.grad is not None
         return logits.detach(), inputs.grad
 
-    monkeypatch.setattr("farflung.systems.swarm.passes.MICRO_BATCH_TOKENS_MAX", 20)
-    with SimulatedSwarm(small, servers(small.num_blocks, 2)) as swarm:
+    config = SessionConfig(micro_batch_tokens_max=20)
+    with SimulatedSwarm(small, servers(small.num_blocks, 2), config=config) as swarm:
         ours, whole = run(swarm.model), run(small.whole)
         sent = sum("Forward" in event.detail for event in swarm.simulation.trace.of("send", "client"))
     assert sent == 2 * 3, "three micro-batches through two servers"

@@ -7,7 +7,6 @@ belongs to one version. With an adapter the servers hold its matrices beside the
 
 import asyncio
 import contextlib
-import itertools
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from farflung.systems.swarm.cache import Bridge
 from farflung.systems.swarm.checks import Limits
 from farflung.systems.swarm.client import load_swarm_model
 from farflung.systems.swarm.config import ServerConfig, SessionConfig
-from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
+from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState, equal_ranges
 from farflung.systems.swarm.installing import install_weights
 from farflung.systems.swarm.view import SwarmView
 from farflung.world.address import PeerId
@@ -70,8 +69,7 @@ def stage_blocks(num_blocks: int, num_stages: int) -> list[BlockRange]:
     """
     if num_stages > num_blocks:
         raise ValueError(f"rollout.stages is {num_stages} and the model has {num_blocks} blocks: one each at least")
-    ends = [num_blocks * number // num_stages for number in range(num_stages + 1)]
-    return [BlockRange(first, last) for first, last in itertools.pairwise(ends)]
+    return equal_ranges(num_blocks, num_stages)
 
 
 def stage_config(source: ModelSource, owner: PeerId) -> ServerConfig:

@@ -26,6 +26,7 @@ class Alignment:
     name = KIND
     form = ALIGN
     budget = ("training", "steps")
+    resume_options = ""
 
     def check_longer(self, before: RunFile, now: RunFile, folder: Path) -> None:
         pass  # any run can

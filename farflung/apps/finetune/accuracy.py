@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from farflung.apps.finetune.rows import Rows
-from farflung.systems.onebyte.objective import IGNORED, Batch, LabelWordLoss, NextTokenLoss, Objective
+from farflung.systems.onebyte.objective import Judging, Objective
 
 BATCH_SIZE = 64
 
@@ -19,7 +19,7 @@ class Score:
     """The objective's mean over the examples: nats, or minus the reward."""
     accuracy: float | None
     """Share of examples whose label's word is the likeliest; of texts, share of tokens that are the likeliest next
-    ones; None for rewards."""
+    ones; of preferences, share of pairs in their order; None for rewards and scores."""
     num_examples: int
 
 
@@ -35,20 +35,12 @@ def score(model: Any, objective: Objective, rows: Rows, batch_size: int = BATCH_
         for first in range(0, len(order), batch_size):
             batch = rows.batch(order[first : first + batch_size])
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            loss += float(objective(model, batch).double().sum())
-            right, judged = _num_right(model, objective, batch)
-            num_right, num_judged = num_right + right, num_judged + judged
+            if isinstance(objective, Judging):
+                losses, right, judged = objective.judge(model, batch)
+                num_right, num_judged = num_right + right, num_judged + judged
+            else:
+                losses = objective(model, batch)
+            loss += float(losses.double().sum())
     finally:
         model.train(was_training)
     return Score(loss / len(rows), num_right / num_judged if num_judged else None, len(rows))
-
-
-def _num_right(model: Any, objective: Objective, batch: Batch) -> tuple[int, int]:
-    """How many guesses are right, of how many."""
-    match objective:
-        case LabelWordLoss():
-            return objective.num_right(model, batch), len(batch["answers"])
-        case NextTokenLoss():
-            return objective.num_right(model, batch), int((batch["labels"][:, 1:] != IGNORED).sum())
-        case _:
-            return 0, 0

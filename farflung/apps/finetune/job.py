@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -23,7 +23,12 @@ from farflung.wire.identity import Identity
 if TYPE_CHECKING:
     from farflung.apps.finetune.baseline import Baseline
     from farflung.apps.finetune.materials import TuningMaterials
+    from farflung.apps.finetune.swarm.entry import Entry
+    from farflung.apps.finetune.swarm.work import SwarmTuning
     from farflung.apps.runs.group import Group
+
+AnyMaterials = Any
+"""`TuningMaterials`, or of a run through a swarm `SwarmMaterials`."""
 
 
 class Finetuning:
@@ -33,7 +38,24 @@ class Finetuning:
     form = FINETUNE
     budget = ("training", "rounds")
 
+    def __init__(self, *, ticket: str | None = None, num_servers: int | None = None) -> None:
+        """How a swarm is reached, where a run tunes through one: see `swarm.entry.Entry`."""
+        self._ticket = ticket
+        self._num_servers = num_servers
+
+    @property
+    def resume_options(self) -> str:
+        """What the swarm is reached by; a ticket is never printed."""
+        if self._num_servers is not None:
+            return f" --servers {self._num_servers}"
+        return "" if self._ticket is None else " --join TICKET"
+
     def check_longer(self, before: FinetuneRun, now: FinetuneRun, folder: Path) -> None:
+        if now.is_swarm and now.swarm.decay != "constant":
+            raise ValueError(
+                f"the learning rate of the run in {folder} falls to nothing over {before.training.rounds} rounds "
+                f'(method.decay): finish it with as many, or begin one with decay = "constant"'
+            )
         if not now.is_onebyte:
             return
         num_rounds = before.training.rounds
@@ -53,8 +75,20 @@ class Finetuning:
                 f"with as many, then {way_out}"
             )
 
-    def gather(self, run: FinetuneRun) -> "TuningMaterials":
+    def gather(self, run: FinetuneRun) -> "AnyMaterials":
+        if run.is_swarm:
+            from farflung.apps.finetune.swarm.materials import SwarmMaterials
+
+            swarm_materials = SwarmMaterials.gather(run)
+            self._entry.check(run, swarm_materials.source)
+            return swarm_materials
         from farflung.apps.finetune.materials import TuningMaterials
+
+        if self._ticket is not None or self._num_servers is not None:
+            raise ValueError(
+                f"--join and --servers are for tuning through a swarm (--method prompt or lora), and the method of "
+                f"this run is {name_of(run.method)}; a run of onebyte is joined with `farflung join TICKET`"
+            )
 
         materials = TuningMaterials.gather(run)
         if run.is_onebyte:
@@ -87,9 +121,19 @@ class Finetuning:
     def engine(self, run: FinetuneRun) -> "Engine[FinetuneRun, TuningMaterials]":
         return OneByteEngine()
 
-    def lone(self, run: FinetuneRun) -> "Baseline | None":
+    @property
+    def _entry(self) -> "Entry":
+        from farflung.apps.finetune.swarm.entry import Entry
+
+        return Entry(ticket=self._ticket, num_servers=self._num_servers)
+
+    def lone(self, run: FinetuneRun) -> "Baseline | SwarmTuning | None":
         if run.is_onebyte:
             return None
+        if run.is_swarm:
+            from farflung.apps.finetune.swarm.work import SwarmTuning
+
+            return SwarmTuning(run, self._entry)
         from farflung.apps.finetune.baseline import Baseline
 
         return Baseline(run)
@@ -105,7 +149,11 @@ class Finetuning:
         key = identity.private_key if seat.kind in CANDIDATES else b""
         return msgspec.msgpack.encode(Charter(header.run, encode_header(header), key))
 
-    def summary(self, run: FinetuneRun, materials: "TuningMaterials") -> str:
+    def summary(self, run: FinetuneRun, materials: "AnyMaterials") -> str:
+        if run.is_swarm:
+            from farflung.apps.finetune.swarm.words import opening_words as swarm_words
+
+            return swarm_words(run, materials, self._entry)
         from farflung.apps.finetune.opening import opening_words
 
         what = f"{name_of(run.method)}: {materials.size[0]:,} parameters of {materials.name}"
@@ -119,10 +167,11 @@ class Finetuning:
         return "\n".join([*opening_words(run, materials), line])
 
     def bars(
-        self, run: FinetuneRun, materials: "TuningMaterials", history: History, seats: Sequence[Seat], console: Console
+        self, run: FinetuneRun, materials: "AnyMaterials", history: History, seats: Sequence[Seat], console: Console
     ) -> Bars:
         if not run.is_onebyte:
-            return LoneBar(history, run.training.rounds, console)
+            rows_per_round = run.training.batch_size if run.is_swarm else None
+            return LoneBar(history, run.training.rounds, console, rows_per_round=rows_per_round)
         num_tuned, num_bytes = materials.size
         return RoundBars(
             history,
@@ -138,7 +187,12 @@ class Finetuning:
     def kept(self, folder: Path) -> bytes:
         return (folder / JOURNAL_FILE).read_bytes()
 
-    def leave(self, ended: "Ended[FinetuneRun, TuningMaterials]", console: Console) -> None:
+    def leave(self, ended: "Ended[FinetuneRun, AnyMaterials]", console: Console) -> None:
+        if ended.run.is_swarm:
+            from farflung.apps.finetune.swarm.words import leave as leave_swarm
+
+            leave_swarm(ended, console)
+            return
         from farflung.apps.finetune.leave import leave, leave_baseline
 
         (leave if ended.run.is_onebyte else leave_baseline)(ended, console)

@@ -3,9 +3,11 @@
 labels   the prompt is the template with the text in it; what is learned is which label's word comes next
 text     what comes next is the label, whatever text it is, or, if the file has none, the text itself
 reward   a function of the user's values what the model answers to the prompt (`rewards.py`)
+classes, scores, preferences   a head reads the last token of the prompt (`swarm/objectives.py`)
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ from farflung.apps.finetune.examples import Example, read_examples
 from farflung.apps.finetune.rewards import TextReward, load_reward
 from farflung.apps.finetune.rows import Batches, Rows
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
+from farflung.apps.finetune.swarm.objectives import ClassLoss, PreferenceLoss, ScoreLoss
+from farflung.apps.finetune.swarm.rows import PairedRows, ScoredRows
 from farflung.learn.tokenizer import end_token
-from farflung.systems.onebyte.objective import Batch, LabelWordLoss, NextTokenLoss, Objective, label_words
+from farflung.systems.onebyte.objective import LabelWordLoss, NextTokenLoss, Objective, label_words
 
 LABELS_SHOWN_MAX = 12
 
@@ -32,24 +36,26 @@ class TuningTask:
     train: Rows
     test: Rows | None
 
-    def batches(self, batch_size: int, seed: str) -> Callable[[int], Batch]:
+    def batches(self, batch_size: int, seed: str) -> Batches:
         """The batch of each round."""
         return Batches(self.train, batch_size, seed)
 
 
 def read_task(
-    data: DataSettings, objective: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, model: nn.Module
+    data: DataSettings, objective: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None
 ) -> TuningTask:
-    """Read the files and tokenize them for this model.
+    """Read the files and tokenize them for this model; None: one that is told no positions.
 
     Raises:
         ValueError: a file or column is missing, a label has no word, a word is not one token, no such reward.
     """
-    if objective.kind == "labels" and data.label is None:
-        raise ValueError('objective.kind = "labels" needs data.label, the column of the labels; "text" does without')
+    if objective.kind not in ("text", "reward") and data.label is None:
+        raise ValueError(
+            f'objective.kind = "{objective.kind}" needs data.label, the column of the labels; "text" does without'
+        )
     files = [data.train] if data.test is None else [data.train, data.test]
     read = [read_examples(Path(file).expanduser(), data.text, data.label) for file in files]
-    has_positions = "position_ids" in inspect.signature(model.forward).parameters
+    has_positions = model is not None and "position_ids" in inspect.signature(model.forward).parameters
     loss, rows = _READERS[objective.kind](read, objective, tokenizer, has_positions)
     return TuningTask(loss, rows[0], rows[1] if data.test is not None else None)
 
@@ -93,7 +99,64 @@ def _with_rewards(
     ]
 
 
-_READERS: Mapping[str, Read] = {"labels": _with_label_words, "text": _with_texts, "reward": _with_rewards}
+def _with_classes(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[ClassLoss, list[Rows]]:
+    classes = sorted({example.label for example in files[0]})
+    if len(classes) < 2:
+        raise ValueError(f"all training examples have the label {classes[0]!r}: give examples of two classes at least")
+    numbers = {label: number for number, label in enumerate(classes)}
+    return ClassLoss(tuple(classes)), [
+        _prompts(examples, settings, tokenizer, [_number_of(one, numbers, settings) for one in examples], has_positions)
+        for examples in files
+    ]
+
+
+def _with_scores(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[ScoreLoss, list[Rows]]:
+    return ScoreLoss(), [
+        ScoredRows.of(
+            _prompts(examples, settings, tokenizer, [0] * len(examples), has_positions),
+            tuple(_score_of(example) for example in examples),
+        )
+        for examples in files
+    ]
+
+
+def _with_preferences(
+    files: list[list[Example]], settings: ObjectiveSettings, tokenizer: PreTrainedTokenizerBase, has_positions: bool
+) -> tuple[PreferenceLoss, list[Rows]]:
+    rows: list[Rows] = []
+    for examples in files:
+        worse = [example._replace(text=example.label) for example in examples]
+        empty = next((example for example in worse if not example.text.strip()), None)
+        if empty is not None:
+            raise ValueError(f"{empty.where} has an empty worse text: take the line out")
+        none = [0] * len(examples)
+        better, other = (_prompts(each, settings, tokenizer, none, has_positions) for each in (examples, worse))
+        rows.append(PairedRows.of(better, other.tokens))
+    return PreferenceLoss(), rows
+
+
+def _score_of(example: Example) -> float:
+    try:
+        score = float(example.label)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(f"{example.where} has the score {example.label!r}, which is no number: correct the line")
+    return score
+
+
+_READERS: Mapping[str, Read] = {
+    "labels": _with_label_words,
+    "text": _with_texts,
+    "reward": _with_rewards,
+    "classes": _with_classes,
+    "scores": _with_scores,
+    "preferences": _with_preferences,
+}
 
 
 def _number_of(example: Example, numbers: Mapping[str, int], settings: ObjectiveSettings) -> int:

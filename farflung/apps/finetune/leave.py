@@ -16,7 +16,7 @@ from farflung.apps.runs.plot import byte_text, terminal
 from farflung.apps.runs.result import write_model, write_plot, write_summary
 
 if TYPE_CHECKING:
-    from farflung.apps.finetune.baseline import TunedAlone
+    from farflung.apps.finetune.watch import TunedAlone
 
 AnyEnded = Ended[FinetuneRun, TuningMaterials]
 PASSES = ("forward_passes", "backward_passes")
@@ -41,10 +41,11 @@ def leave(ended: AnyEnded, console: Console) -> None:
     epsilons = {point.seat: point.values["epsilon"] for point in history.newest() if "epsilon" in point.values}
     if run.onebyte.privacy is not None:
         own |= {"epsilon": epsilons, "delta": run.onebyte.privacy.delta}
-    plot = _write_both(ended, tuned.num_rounds, tuned.before, tuned.after, own)
+    plot = write_both(ended, tuned.num_rounds, tuned.before, tuned.after, own)
     console.print(terminal(history, ended.time_name))
+    change = change_words(tuned.before, tuned.after)
     console.print(
-        f"{tuned.num_rounds} rounds in {history.seconds:.0f} {ended.time_name}: {_change(tuned.before, tuned.after)}; "
+        f"{tuned.num_rounds} rounds in {history.seconds:.0f} {ended.time_name}: {change}; "
         f"{byte_text(num_bytes_sent)} sent by all, where whole gradients in as many rounds would have been "
         f"{byte_text(num_gradient_bytes)}; plot: {plot}"
     )
@@ -66,14 +67,14 @@ def leave_baseline(ended: AnyEnded, console: Console) -> None:
         "bytes_sent": num_bytes,
         "gradient_bytes": gradient_bytes(*materials.size, num_rounds, num_machines),
     }
-    plot = _write_both(ended, num_rounds, tuned.before, tuned.after, own)
+    plot = write_both(ended, num_rounds, tuned.before, tuned.after, own)
     forwards, backwards = (_total(ended.counters, passes) for passes in PASSES)
     sent = "nothing to send" if num_machines == 1 else f"{byte_text(num_bytes)} between {num_machines} clients"
     console.print(terminal(history, ended.time_name))
+    change = change_words(tuned.before, tuned.after)
     console.print(
-        f"{num_rounds} rounds of {name} in {history.seconds:.0f} {ended.time_name}: "
-        f"{_change(tuned.before, tuned.after)}; {forwards:,} forward and {backwards:,} backward passes over a batch, "
-        f"{sent}; plot: {plot}"
+        f"{num_rounds} rounds of {name} in {history.seconds:.0f} {ended.time_name}: {change}; {forwards:,} forward and "
+        f"{backwards:,} backward passes over a batch, {sent}; plot: {plot}"
     )
     _leave_model(run, ended, tuned.model, console)
 
@@ -93,7 +94,9 @@ def num_machines_of(run: FinetuneRun) -> int:
     return getattr(run.method, "num_clients", 1)
 
 
-def _write_both(ended: AnyEnded, num_rounds: int, before: Score, after: Score, own: Mapping[str, Any]) -> str:
+def write_both(
+    ended: Ended[FinetuneRun, Any], num_rounds: int, before: Score, after: Score, own: Mapping[str, Any]
+) -> str:
     """Summary and plot, whose place is returned; the first keys of the summary are the same for all methods."""
     name = name_of(ended.run.method)
     common = {
@@ -119,7 +122,7 @@ def _leave_model(run: FinetuneRun, ended: AnyEnded, model: Any, console: Console
         console.print(f"model: {target}; serve it with: [bold]farflung serve {target} --new-swarm[/bold]")
 
 
-def _change(before: Score, after: Score) -> str:
+def change_words(before: Score, after: Score) -> str:
     change = f"loss {before.loss:.3f} -> {after.loss:.3f}"
     if before.accuracy is None or after.accuracy is None:
         return change

@@ -51,7 +51,7 @@ class TuningMaterials:
         Raises:
             ValueError: model or data are missing, or do not fit each other.
         """
-        location, data, objective = _sources(run)
+        location, data, objective = sources_of(run)
         if own_data is not None:
             data = replace(data, train=str(own_data), test=None)
         model = load_base(location, run.model.dtype, run.model.quantisation)
@@ -149,7 +149,7 @@ def measured_data(
     Raises:
         ValueError: as `read_task`.
     """
-    _, data, objective = _sources(run)
+    _, data, objective = sources_of(run)
     task = read_task(data, objective, tokenizer, model)
     return task.objective, batches_of(run, task)
 
@@ -159,7 +159,7 @@ def batches_of(run: FinetuneRun, task: TuningTask) -> Callable[[int], Batch]:
     return task.batches(run.training.batch_size, f"{run.run.seed}:data")
 
 
-def _sources(run: FinetuneRun) -> tuple[str, DataSettings, ObjectiveSettings]:
+def sources_of(run: FinetuneRun) -> tuple[str, DataSettings, ObjectiveSettings]:
     """Where the model lies, what it learns from, and what is to become small."""
     if run.data is not None:
         return run.model.path, run.data, run.objective or ObjectiveSettings()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from farflung.apps.finetune.baselines.settings import AdamSettings, FedAvgLoraSettings, MezoSettings
 from farflung.apps.finetune.sharing import SharingSettings
+from farflung.apps.finetune.swarm.settings import PromptSettings
 from farflung.apps.runs.form import Choice, NamedSection
 from farflung.apps.runs.reader import check_known, read
 from farflung.apps.runs.run import plain
@@ -90,12 +91,13 @@ class OneByteSettings(SharingSettings):
         )
 
 
-Method = OneByteSettings | MezoSettings | AdamSettings | FedAvgLoraSettings
+Method = OneByteSettings | MezoSettings | AdamSettings | FedAvgLoraSettings | PromptSettings
 METHODS: dict[str, type[Method]] = {
     ONEBYTE: OneByteSettings,
     "mezo": MezoSettings,
     "adam": AdamSettings,
     "fedavg-lora": FedAvgLoraSettings,
+    "prompt": PromptSettings,
 }
 
 

@@ -57,7 +57,11 @@ def privacy_words(point: Point) -> list[str]:
 class LoneBar(HistoryBars):
     """A rich bar over the history of a run on one machine; use in `with`."""
 
-    def __init__(self, history: History, num_rounds_max: int, console: Console) -> None:
+    def __init__(
+        self, history: History, num_rounds_max: int, console: Console, *, rows_per_round: int | None = None
+    ) -> None:
+        """`rows_per_round`: show how many rows pass a second, rather than rounds."""
+        self._rows_per_round = rows_per_round
         self._progress = Progress(
             TextColumn("rounds"),
             BarColumn(bar_width=24),
@@ -73,7 +77,11 @@ class LoneBar(HistoryBars):
         """Bring the bar up to date."""
         num_bytes = sum(point.values.get("bytes", 0.0) for point in self._history.newest())
         speed = next((task.speed for task in self._progress.tasks), None)
-        rate = [] if not speed else [f"{speed:.3g} rounds/s"]
+        rate: list[str] = []
+        if speed and self._rows_per_round is None:
+            rate = [f"{speed:.3g} rounds/s"]
+        elif speed and self._rows_per_round is not None:
+            rate = [f"{speed * self._rows_per_round:.3g} rows/s"]
         told = "  ".join([*quality_words(self._history), sent_words(num_bytes), *rate])
         self._progress.update(self._rounds, completed=num_rounds(self._history), told=told)
 

@@ -69,8 +69,12 @@ class Batches:
 
     def __call__(self, round_number: int) -> Batch:
         """Of this round; rounds may be asked for in any order."""
+        return self.rows.batch(self.indices(round_number))
+
+    def indices(self, round_number: int) -> list[int]:
+        """Which rows these are."""
         first = round_number * self.batch_size
-        return self.rows.batch([self._row(place) for place in range(first, first + self.batch_size)])
+        return [self._row(place) for place in range(first, first + self.batch_size)]
 
     def _row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.rows))

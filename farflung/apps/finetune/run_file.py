@@ -10,6 +10,7 @@ from typing import Any, Literal
 from farflung.apps.finetune.first_try import with_first_try
 from farflung.apps.finetune.method import METHOD_SECTION, Method, OneByteSettings, name_in, name_of
 from farflung.apps.finetune.settings import DataSettings, ObjectiveSettings
+from farflung.apps.finetune.swarm.settings import SwarmSettings
 from farflung.apps.runs.form import RunForm, Tables
 from farflung.apps.runs.reader import apply_override, check_known, read_table
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
@@ -105,12 +106,23 @@ class FinetuneRun:
 
     @property
     def is_onebyte(self) -> bool:
-        """Whether machines tune together; else it is a baseline on one of them."""
+        """Whether machines tune together by single bytes."""
         return isinstance(self.method, OneByteSettings)
 
     @property
+    def is_swarm(self) -> bool:
+        """Whether it tunes through a swarm of block servers."""
+        return isinstance(self.method, SwarmSettings)
+
+    @property
+    def swarm(self) -> SwarmSettings:
+        """The method of such a run."""
+        assert isinstance(self.method, SwarmSettings)
+        return self.method
+
+    @property
     def onebyte(self) -> OneByteSettings:
-        """The method of a run that is no baseline."""
+        """The method of such a run."""
         assert isinstance(self.method, OneByteSettings)
         return self.method
 
@@ -145,9 +157,9 @@ class FinetuneForm(RunForm[FinetuneRun]):
 
     def check(self, run: FinetuneRun, *, is_simulated: bool) -> None:
         if is_simulated and not run.is_onebyte:
+            where = "through servers that there are" if run.is_swarm else "on this machine alone"
             raise ValueError(
-                f"{name_of(run.method)} computes on this machine alone, so that there is nothing to simulate: leave "
-                f"out --simulate"
+                f"{name_of(run.method)} computes {where}, so that there is nothing to simulate: leave out --simulate"
             )
         has_standby = run.is_onebyte and run.onebyte.has_standby
         check_places(run, is_simulated=is_simulated, servers=PLACED_SERVERS if has_standby else ())
@@ -167,6 +179,7 @@ def _check_task(run: FinetuneRun) -> None:
         raise ValueError("what is to be learned is missing: give [data] with train, a TSV or JSON Lines file")
     if not run.model.path and (run.data is not None or run.objective is not None):
         raise ValueError("which model is to learn this is missing: give [model] with path, a folder or Hub id")
+    _check_swarm(run)
     is_shared = run.is_onebyte and run.onebyte.shared_slots
     objective = run.objective or ObjectiveSettings()
     if is_shared and run.data is not None and objective.kind == "labels" and not objective.label_words:
@@ -178,3 +191,25 @@ def _check_task(run: FinetuneRun) -> None:
             raise ValueError("a worker of a fine-tuning run is one process: leave ranks_per_worker out, add workers")
         if region.data is not None:
             raise ValueError(f"region {region.name!r} has data of its own, which is for pretraining: give [data] alone")
+
+
+def _check_swarm(run: FinetuneRun) -> None:
+    """Refuse what only tuning through a swarm can do, where it is not that, and what it cannot."""
+    kind = run.objective.kind if run.objective is not None else ""
+    if not run.is_swarm:
+        if run.objective is not None and run.objective.has_head:
+            raise ValueError(
+                f'objective.kind = "{kind}" trains a head beside the model, which methods lora and prompt do: give '
+                f"--method lora"
+            )
+        return
+    if kind == "reward":
+        raise ValueError(
+            'a reward has no gradient: choose method onebyte or mezo for objective.kind = "reward", or "preferences" '
+            "to train a model of rewards"
+        )
+    if run.model.dtype != "float32" or run.model.quantisation or run.model.tensors != ("all",):
+        raise ValueError(
+            "servers decide how they hold the model's blocks, and [method] what is trained: leave dtype, quantisation "
+            "and tensors out of [model]"
+        )

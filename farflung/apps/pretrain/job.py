@@ -27,6 +27,7 @@ class Pretraining:
     name = KIND
     form = PRETRAIN
     budget = ("training", "tokens")
+    resume_options = ""
 
     def check_longer(self, before: RunFile, now: RunFile, folder: Path) -> None:
         pass  # any run can

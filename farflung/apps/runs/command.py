@@ -111,7 +111,7 @@ def _work(session: Session, wish: Wish) -> None:
 
 
 def _resuming(job: AnyJob, kept: Path) -> str:
-    return f"farflung {job.name} {kept} --resume"
+    return f"farflung {job.name} {kept} --resume{job.resume_options}"
 
 
 def _with_folder(run: Any, wish: Wish) -> Any:

@@ -1,8 +1,9 @@
 """`farflung join`, and the options of every command that leads a run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -62,8 +63,9 @@ def lead(
     advertise: Sequence[str] | None,
     engine: str,
     metrics: str | None,
+    options: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """What every command that leads a run of some kind does with its options."""
+    """What every command that leads a run of some kind does with its options; `options`: those of this kind alone."""
     from farflung.apps.runs.launchers import check_launcher
 
     launcher = check_launcher(engine)  # before what takes seconds to load
@@ -81,7 +83,7 @@ def lead(
         launcher=launcher,
         metrics=metrics,
     )
-    job = job_of(kind)
+    job = job_of(kind, **options)
     if show:
         show_run(job, wish)
     elif simulate or engine != "processes":

@@ -77,6 +77,11 @@ class Job(Protocol[AnyRun, AnyMaterials]):
         ...
 
     @property
+    def resume_options(self) -> str:
+        """What the command line needs beside --resume to go on, with a space before it; "": nothing."""
+        ...
+
+    @property
     def form(self) -> RunForm[AnyRun]:
         """Its run file."""
         ...
@@ -164,8 +169,8 @@ def refuse_own_data(own_data: Path | None) -> None:
         raise ValueError("everybody learns from the same data in this run: leave out --data")
 
 
-def job_of(name: str) -> AnyJob:
-    """The kind of run of that name; the others are not loaded.
+def job_of(name: str, **options: Any) -> AnyJob:
+    """The kind of run of that name, with what its command alone is told; the others are not loaded.
 
     Raises:
         ValueError: this version knows none.
@@ -182,6 +187,6 @@ def job_of(name: str) -> AnyJob:
         case "finetune":
             from farflung.apps.finetune.job import Finetuning
 
-            return Finetuning()
+            return Finetuning(**options)
         case _:
             raise ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")

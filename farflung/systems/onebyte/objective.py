@@ -6,7 +6,7 @@ per sequence, float32 [sequences]. It may compute anything as long as sequences 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -25,6 +25,23 @@ class Objective(Protocol):
         ...
 
 
+class Judgement(NamedTuple):
+    """A batch measured, and how many guesses in it are right, of how many."""
+
+    losses: torch.Tensor
+    num_right: int
+    num_judged: int
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """An objective that knows right from wrong."""
+
+    def judge(self, model: nn.Module, batch: Batch) -> Judgement:
+        """In one forward."""
+        ...
+
+
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 """What a model is given of a batch."""
 
@@ -39,18 +56,21 @@ class NextTokenLoss:
     -100 where nothing is to be learned (prompts, padding); without them all tokens count."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return self._losses(*self._predicted(model, batch))
+
+    @torch.no_grad()
+    def judge(self, model: nn.Module, batch: Batch) -> Judgement:
+        """A learned token is right if it is the likeliest where it stands."""
         logits, targets = self._predicted(model, batch)
+        num_right = int((logits.argmax(-1) == targets).sum())
+        return Judgement(self._losses(logits, targets), num_right, int((targets != IGNORED).sum()))
+
+    def _losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         losses = functional.cross_entropy(
             logits.flatten(0, 1).float(), targets.reshape(-1), ignore_index=IGNORED, reduction="none"
         )
         count = (targets != IGNORED).sum(1).clamp(min=1)
         return losses.view(targets.shape).sum(1) / count
-
-    @torch.no_grad()
-    def num_right(self, model: nn.Module, batch: Batch) -> int:
-        """How many learned tokens are the likeliest where they stand."""
-        logits, targets = self._predicted(model, batch)
-        return int((logits.argmax(-1) == targets).sum())
 
     def _predicted(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(**_inputs(batch), use_cache=False).logits
@@ -72,9 +92,11 @@ class LabelWordLoss:
         return functional.cross_entropy(self._scores(model, batch), batch["answers"], reduction="none")
 
     @torch.no_grad()
-    def num_right(self, model: nn.Module, batch: Batch) -> int:
-        """How many sequences' right label has the highest score."""
-        return int((self._scores(model, batch).argmax(-1) == batch["answers"]).sum())
+    def judge(self, model: nn.Module, batch: Batch) -> Judgement:
+        """A sequence is right if its label's word has the highest score."""
+        scores, answers = self._scores(model, batch), batch["answers"]
+        losses = functional.cross_entropy(scores, answers, reduction="none")
+        return Judgement(losses, int((scores.argmax(-1) == answers).sum()), len(answers))
 
     def _scores(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(**_inputs(batch), use_cache=False, logits_to_keep=1).logits[:, -1]

@@ -28,6 +28,7 @@ from farflung.systems.swarm.view import SwarmView
 from farflung.world.doors import World
 
 _block_inputs: ContextVar[list[torch.Tensor] | None] = ContextVar("block inputs wanted by a forward", default=None)
+_last_wanted: ContextVar[list[torch.Tensor] | None] = ContextVar("where last hidden states are collected", default=None)
 _active_cache: ContextVar[RemoteCache | None] = ContextVar("cache of the inference session in force", default=None)
 
 
@@ -39,7 +40,7 @@ class SwarmBlocks:
         self.view = view
         self.bridge = bridge
         self.config = config
-        self.remote = RemoteBlocks(world, view)
+        self.remote = RemoteBlocks(world, view, config.micro_batch_tokens_max)
         self.prompts_LPH: torch.Tensor | None = None
         """Deep prompts added to the first positions of every block's input; None: none."""
         self.lora: LoraAdapter | None = None
@@ -154,6 +155,24 @@ class SwarmModel:
         """Adapt the layers of every block, where it is computed; `lora.parameters()` get gradients (None: stop)."""
         self._blocks.lora = lora
 
+    @contextmanager
+    def last_hidden_states(self) -> Generator[list[torch.Tensor]]:
+        """Collects what forwards of this thread, within the block, have after the final norm: [batch, tokens, H]."""
+        collected: list[torch.Tensor] = []
+        token = _last_wanted.set(collected)
+
+        def collect(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            if _last_wanted.get() is collected:  # and not of a forward in another thread
+                collected.append(output.last_hidden_state)
+
+        (runner,) = self._runner  # pyright: ignore[reportAttributeAccessIssue]
+        hook = runner.register_forward_hook(collect)
+        try:
+            yield collected
+        finally:
+            hook.remove()
+            _last_wanted.reset(token)
+
     def forward(self, *args: Any, output_hidden_states: bool | None = None, **kwargs: Any) -> Any:
         is_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states  # pyright: ignore[reportAttributeAccessIssue]
         if kwargs.get("use_cache") is None and kwargs.get("past_key_values") is None:
@@ -161,19 +180,13 @@ class SwarmModel:
         if not is_wanted:
             return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         collected: list[torch.Tensor] = []
-
-        def collect_last(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            if _block_inputs.get() is collected:  # and not of a forward in another thread
-                collected.append(output.last_hidden_state)
-
         token = _block_inputs.set(collected)
-        (runner,) = self._runner  # pyright: ignore[reportAttributeAccessIssue]
-        hook = runner.register_forward_hook(collect_last)
         try:
-            outputs = super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+            with self.last_hidden_states() as last:
+                outputs = super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         finally:
-            hook.remove()
             _block_inputs.reset(token)
+        collected += last
         outputs["hidden_states"] = tuple(collected)
         return outputs
 

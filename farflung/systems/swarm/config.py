@@ -69,3 +69,5 @@ class SessionConfig:
     """Let servers hand hidden states on directly."""
     is_hop_per_block: bool = False
     """One hop per block, so that the hidden states after every block come back."""
+    micro_batch_tokens_max: int = 1024
+    """A batch without a cache travels in pieces of whole rows of so many tokens, all at the same time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from typing import NamedTuple
 
@@ -58,6 +59,13 @@ class BlockRange(NamedTuple):
         if blocks.last > num_blocks:
             raise ValueError(f"The block range {text} is outside the model, which has blocks 0:{num_blocks}.")
         return blocks
+
+
+def equal_ranges(num_blocks: int, num_servers: int) -> list[BlockRange]:
+    """A model of `num_blocks` in as many parts, first to last; there are at least as many blocks as parts."""
+    assert 1 <= num_servers <= num_blocks, (num_servers, num_blocks)
+    ends = [num_blocks * number // num_servers for number in range(num_servers + 1)]
+    return [BlockRange(first, last) for first, last in itertools.pairwise(ends)]
 
 
 class ServerState(enum.Enum):

@@ -8,8 +8,6 @@ import torch
 from farflung.model.lowrank import Additions, factors, like
 from farflung.systems.swarm.adapters import NamedAdapter
 
-MICRO_BATCH_TOKENS_MAX = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -50,9 +48,10 @@ class Gradients:
     """Of an adapter that is being trained, with the scale as its additions have it."""
 
 
-def micro_batches(hidden: torch.Tensor, batch: Batch) -> list[tuple[torch.Tensor, Batch]]:
-    """Whole rows of at most `MICRO_BATCH_TOKENS_MAX` tokens together (one row at least), with what goes with them."""
-    num_rows = max(1, MICRO_BATCH_TOKENS_MAX // hidden.shape[1])
+def micro_batches(hidden: torch.Tensor, batch: Batch, num_tokens_max: int) -> list[tuple[torch.Tensor, Batch]]:
+    """Whole rows of at most so many tokens together (one row at least), evenly, with what goes with them."""
+    num_rows_max = max(1, num_tokens_max // hidden.shape[1])
+    num_rows = -(-hidden.shape[0] // -(-hidden.shape[0] // num_rows_max))
     parts: list[tuple[torch.Tensor, Batch]] = []
     for first in range(0, hidden.shape[0], num_rows):
         rows = slice(first, first + num_rows)

@@ -41,21 +41,23 @@ BAN_SECONDS = 15.0
 class RemoteBlocks:
     """Stateless passes through blocks [0, num_blocks) for one client."""
 
-    def __init__(self, world: World, view: SwarmView) -> None:
+    def __init__(self, world: World, view: SwarmView, micro_batch_tokens_max: int) -> None:
         self._world = world
         self._view = view
         self._handed: set[tuple[PeerId, str, int, int]] = set()
         """Parts of the adapter of the newest pass, and the servers that were given them."""
+        self._micro_batch_tokens_max = micro_batch_tokens_max
 
     async def forward(
         self, hidden: torch.Tensor, batch: Batch, *, is_hop_per_block: bool = False
     ) -> tuple[torch.Tensor, list[Passage]]:
         """Hidden states after the last block, and what every micro-batch met on the way: spans, or single blocks."""
         await self._hand_ahead(batch.adapter, is_hop_per_block)
+        parts = micro_batches(hidden, batch, self._micro_batch_tokens_max)
         async with open_nursery() as nursery:
             tasks = [
                 nursery.start(self._forward_rows(rows, part, is_hop_per_block), name=f"forward of micro-batch {number}")
-                for number, (rows, part) in enumerate(micro_batches(hidden, batch))
+                for number, (rows, part) in enumerate(parts)
             ]
         results: list[tuple[torch.Tensor, Passage]] = [task.result() for task in tasks]
         return torch.cat([output for output, _ in results]), [passage for _, passage in results]

@@ -131,7 +131,7 @@ def test_padding_and_label_words() -> None:
     values = objective(model, batch)
     alone = objective(model, {"input_ids": tokens[:1, 2:], "answers": torch.tensor([0])})
     torch.testing.assert_close(values[:1], alone, rtol=1e-4, atol=1e-4)
-    assert objective.num_right(model, batch) in (0, 1, 2)
+    assert objective.judge(model, batch).num_right in (0, 1, 2)
     header = header_for(model, epsilon=1e-3)
     found = Measurer(header, model, objective, num_directions=3).measure(batch, 0, range(3))
     exact = Measurer(header, model, objective).project_gradient(batch, 0, range(3))
