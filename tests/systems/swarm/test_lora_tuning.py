@@ -11,6 +11,7 @@ import torch
 from farflung.model.adapters import LoraAdapter
 from farflung.model.peft_files import load_adapter, save_adapter
 from farflung.sim.faults import Faults, nth
+from farflung.systems.swarm.config import SessionConfig
 from tests.loras import lora, under_peft
 from tests.swarms import SimulatedSwarm, SmallModel, tokens
 
@@ -19,8 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 SERVERS = {"a1": (0, 2), "a2": (0, 2), "b1": (2, 4), "b2": (2, 4)}
 SPLIT = {"a1": (0, 2), "x1": (0, 1), "x2": (1, 2), "y1": (0, 1), "b1": (2, 4), "b2": (2, 4)}
 KINDS = {"Forward": "ForwardDone", "Backward": "BackwardDone", "HandAdapter": "AdapterHanded"}
-MICRO_BATCH_TOKENS_MAX = 12
-"""So few that a batch of 5 rows travels in 3 micro-batches."""
+SimulatedWithMicroBatches = functools.partial(
+    SimulatedSwarm, config=SessionConfig(ask_again_seconds=0.5, micro_batch_tokens_max=12)
+)
+"""Of so few tokens that a batch of 5 rows travels in 3 of them."""
 
 
 def loss_of(model: Any, small: SmallModel) -> torch.Tensor:
@@ -44,7 +47,7 @@ def tuned(model: Any, small: SmallModel, parameters: list[torch.Tensor], num_ste
 @functools.cache
 def undisturbed(small: SmallModel) -> tuple[list[float], list[torch.Tensor]]:
     """Losses and factors of a tune through one server that nothing happens to."""
-    with SimulatedSwarm(small, {"only": (0, 4)}) as swarm:
+    with SimulatedWithMicroBatches(small, {"only": (0, 4)}) as swarm:
         adapter = lora(small.source)
         swarm.model.set_lora(adapter)
         losses = tuned(swarm.model, small, list(adapter.parameters()), 3)
@@ -52,7 +55,7 @@ def undisturbed(small: SmallModel) -> tuple[list[float], list[torch.Tensor]]:
 
 
 def check(small: SmallModel, servers: dict[str, tuple[int, int]], faults: Faults) -> SimulatedSwarm:
-    with SimulatedSwarm(small, servers, faults=faults) as swarm:
+    with SimulatedWithMicroBatches(small, servers, faults=faults) as swarm:
         adapter = lora(small.source)
         swarm.model.set_lora(adapter)
         losses = tuned(swarm.model, small, list(adapter.parameters()), 3)
@@ -64,18 +67,13 @@ def check(small: SmallModel, servers: dict[str, tuple[int, int]], faults: Faults
     return swarm
 
 
-@pytest.fixture(autouse=True)
-def small_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farflung.systems.swarm.passes.MICRO_BATCH_TOKENS_MAX", MICRO_BATCH_TOKENS_MAX)
-
-
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["down_proj"]])
 def test_a_tune_is_that_of_peft_and_loads_in_peft(small: SmallModel, targets: Any, tmp_path: Path) -> None:
     adapter = lora(small.source, targets=targets)
     save_adapter(adapter, tmp_path / "before")
     theirs = under_peft(small.whole, tmp_path / "before", is_trainable=True)
     trained = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
-    with SimulatedSwarm(small, SERVERS) as swarm:
+    with SimulatedWithMicroBatches(small, SERVERS) as swarm:
         swarm.model.set_lora(adapter)
         loss, expected = loss_of(swarm.model, small), loss_of(theirs, small)
         loss.backward()
@@ -129,7 +127,7 @@ def test_deep_prompts_and_lora_are_tuned_together(small: SmallModel) -> None:
     found: list[list[torch.Tensor]] = []
     for servers in ({"only": (0, 4)}, SERVERS):
         adapter, own = lora(small.source), prompts.clone().requires_grad_()
-        with SimulatedSwarm(small, servers) as swarm:
+        with SimulatedWithMicroBatches(small, servers) as swarm:
             swarm.model.set_lora(adapter)
             swarm.model.set_deep_prompts(own)
             found.append(list(torch.autograd.grad(loss_of(swarm.model, small), [own, *adapter.parameters()])))
@@ -143,7 +141,7 @@ def test_a_frozen_adapter_lets_gradients_of_inputs_through(small: SmallModel, tm
     save_adapter(adapter, tmp_path)
     embeddings = small.whole.get_input_embeddings()(tokens(small, 1, 4)).detach()
     gradients: list[torch.Tensor] = []
-    with SimulatedSwarm(small, SERVERS) as swarm:
+    with SimulatedWithMicroBatches(small, SERVERS) as swarm:
         swarm.model.set_lora(load_adapter(tmp_path, small.source).requires_grad_(False))
         for model in (swarm.model, under_peft(copy.deepcopy(small.whole), tmp_path)):
             inputs = embeddings.clone().requires_grad_()
@@ -152,6 +150,6 @@ def test_a_frozen_adapter_lets_gradients_of_inputs_through(small: SmallModel, tm
 
 
 def test_an_adapter_of_too_high_a_rank_is_the_users_fault(small: SmallModel) -> None:
-    with SimulatedSwarm(small, SERVERS) as swarm, pytest.raises(ValueError, match="rank is 1 to 256"):
+    with SimulatedWithMicroBatches(small, SERVERS) as swarm, pytest.raises(ValueError, match="rank is 1 to 256"):
         swarm.model.set_lora(LoraAdapter.new(small.source, rank=257, targets=["q_proj"]))
         loss_of(swarm.model, small)
