@@ -116,8 +116,9 @@ def test_a_batch_gives_what_its_rows_give_alone(
 
 
 def test_what_is_trained_is_what_was_said(small: SmallModel, swarm: SimulatedSwarm) -> None:
+    kinds: list[dict[str, Any]] = [{"num_tokens": 3}, {"num_tokens": 5, "is_deep": True, "initial": "random"}]
     for objective, rows in OBJECTIVES:
-        for settings in ({"num_tokens": 3}, {"num_tokens": 5, "is_deep": True, "initial": "random"}):
+        for settings in kinds:
             run = run_of(small, **settings)
             model = tuned(swarm, run, objective, rows)
             task = TuningTask(objective, rows, None)
@@ -165,7 +166,9 @@ def steps_of(run: FinetuneRun, num_rounds: int | None = None) -> Steps:
 def peft_prompt(small: SmallModel, num_tokens: int, initial_PH: torch.Tensor) -> Any:
     from peft import PromptTuningConfig, get_peft_model
 
-    adapted = get_peft_model(whole(small), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=num_tokens))
+    adapted: Any = get_peft_model(
+        whole(small), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=num_tokens)
+    )
     adapted.prompt_encoder["default"].embedding.weight.data.copy_(initial_PH)
     return adapted.eval()
 
