@@ -11,7 +11,7 @@ import pytest
 
 from farflung.apps.fork_server import ForkServer
 from tests.apps.tiny import save_tiny_model
-from tests.loopback.fleet import Fleet, Program, wait_until
+from tests.loopback.fleet import Fleet, wait_until
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MILLISECONDS = 90_000
@@ -54,19 +54,19 @@ def fleet(browser: Any, model: Path, forge: ForkServer, tmp_path_factory: pytest
         fleet.close()
 
 
-def start_dashboard(fleet: Fleet, *options: str, ticket: str | None = None) -> tuple[Program, str]:
-    """A dashboard's process and its address."""
-    program = fleet.start("dashboard", *options, "--port", "0", "--join", ticket or fleet.ticket())
+def start_dashboard(fleet: Fleet, *options: str) -> str:
+    """A dashboard's process; its address."""
+    program = fleet.start("dashboard", *options, "--port", "0")
     wait_until(lambda: "dashboard at" in program.text or not program.is_alive, "the dashboard is there")
     found = re.search(r"http://\S+", program.text)
     assert found is not None, program.text
-    return program, found[0].rstrip("/")
+    return found[0].rstrip("/")
 
 
 @pytest.fixture(scope="session")
 def address(fleet: Fleet, model: Path) -> str:
     """Of the dashboard that most tests look at."""
-    return start_dashboard(fleet, str(model))[1]
+    return start_dashboard(fleet, str(model), "--join", fleet.ticket())
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_conversation_outlives_a_look_at_another_tab_on_a_phone(
     page.get_by_text("20 tokens").wait_for()
     page.get_by_role("tab", name="Swarm").click()
     page.locator("[data-peer]").first.wait_for()
-    assert page.url.rstrip("/") == address
+    assert page.url == f"{address}/swarm"
     page.get_by_role("tab", name="Chat").click()
     page.get_by_text("And you?", exact=True).wait_for()
     assert not is_too_wide(page)

@@ -9,20 +9,10 @@ from rich.text import Text
 
 from farflung.apps.align.evaluated import EVALUATED_PASS_RATE, EVALUATED_VERSION
 from farflung.apps.runs.bars import HistoryBars
-from farflung.apps.runs.history import History, Point
+from farflung.apps.runs.history import History
+from farflung.apps.runs.idle import why_idle
 from farflung.apps.runs.plot import byte_text
 from farflung.apps.runs.seats import Seat
-
-WAITED = "waited_for_"
-
-
-def why_idle(point: Point | None) -> str:
-    """`31 %, mostly for sampling`: the share of a seat's time that it waited, and what for."""
-    if point is None or not point.seconds:
-        return "-"
-    waited = {name.removeprefix(WAITED): value for name, value in point.values.items() if name.startswith(WAITED)}
-    share = min(1.0, sum(waited.values()) / point.seconds)
-    return f"{share:.0%}, mostly for {max(waited, key=lambda word: waited[word])}" if sum(waited.values()) else "0 %"
 
 
 def evaluated(values: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
 """The one page that all paths lead to: tabs, of which the one that is looked at is brought up to date."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nicegui import ui
@@ -24,14 +24,16 @@ class Tab:
     every_seconds: float = 1.0
 
 
-def install(swarm: str, tabs: Mapping[str, Tab]) -> None:
-    """Make the page, at the path of every tab."""
-    for first in tabs:
-        _install_at(swarm, tabs, first)
+def install(swarm: str, tabs: Sequence[Tab]) -> None:
+    """Make the page, at the path of every tab; the first tab's is also the root."""
+    named = {tab.name: tab for tab in tabs}
+    for tab in tabs:
+        _install_at(swarm, named, tab.name, tab.path)
+    _install_at(swarm, named, tabs[0].name, "/")
 
 
-def _install_at(swarm: str, tabs: Mapping[str, Tab], first: str) -> None:
-    @ui.page(tabs[first].path, title=f"{TITLE}: {swarm}" if swarm else TITLE)
+def _install_at(swarm: str, tabs: Mapping[str, Tab], first: str, path: str) -> None:
+    @ui.page(path, title=f"{TITLE}: {swarm}" if swarm else TITLE)
     def page() -> None:
         _build(swarm, tabs, first)
 

@@ -1,7 +1,10 @@
 """The dashboard's process: a node of the swarm with a client's ticket, and a web server on this machine."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -9,7 +12,9 @@ from nicegui import ui
 
 from farflung.apps.dashboard import frame
 from farflung.apps.dashboard.chat_page import Answers, ChatPage
-from farflung.apps.dashboard.sources import SwarmSource
+from farflung.apps.dashboard.runs_page import RunsPage
+from farflung.apps.dashboard.runs_view import curves, view_of
+from farflung.apps.dashboard.sources import RunSource, SwarmSource
 from farflung.apps.dashboard.swarm_page import SwarmPage
 from farflung.apps.listening import bind
 from farflung.apps.wiring import Connection
@@ -17,28 +22,75 @@ from farflung.apps.wiring import Connection
 GRACE_SECONDS = 1
 
 
-def serve_dashboard(named: Sequence[str], ticket: str, *, host: str, port: int) -> None:
-    """Serve the pages until the process is told to stop; `named`: models to chat with, else all the swarm serves.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asks for."""
+
+    ticket: str | None
+    """None: no swarm, runs alone."""
+    host: str
+    port: int
+    models: Sequence[str] = ()
+    """To chat with; none: all that the swarm serves."""
+    runs: Sequence[Path] = ()
+    """Folders of runs to show beside those that this user has led here."""
+
+
+def serve_dashboard(wish: Wish) -> None:
+    """Serve the pages until the process is told to stop.
 
     Raises:
-        ValueError: a port in use, a bad ticket, a named model that is none.
+        ValueError: a port in use, a bad ticket, a named model or run that is none.
         FarflungError: nobody of the swarm answers.
     """
-    listening = bind(host, port)
-    with listening, Connection(ticket) as connection:
-        swarm = SwarmSource(connection)
-        answers = LazyAnswers(named, connection)
-        tabs = [
-            frame.Tab("Swarm", "/", lambda: _swarm(swarm)),
-            frame.Tab("Chat", "/chat", lambda: _chat(swarm, answers), every_seconds=0.2),
-        ]
-        frame.install(swarm.name, {tab.name: tab for tab in tabs})
+    runs = RunSource(wish.runs)
+    with bind(wish.host, wish.port) as listening, contextlib.ExitStack() as stack:
+        connection = stack.enter_context(Connection(wish.ticket)) if wish.ticket is not None else None
+        name = connection.node.node.ticket.swarm if connection is not None else ""
+        tabs = [*(_of_swarm(connection, wish.models) if connection is not None else ()), _runs_tab(runs)]
+        frame.install(name, tabs)
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         ui.run_with(app, title=frame.TITLE, dark=None, binding_refresh_interval=None, show_welcome_message=False)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"dashboard at http://{shown_host}:{shown_port}/", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _of_swarm(connection: Connection, models: Sequence[str]) -> list[frame.Tab]:
+    swarm = SwarmSource(connection)
+    answers = LazyAnswers(models, connection)
+    return [
+        frame.Tab("Swarm", "/swarm", lambda: _swarm(swarm)),
+        frame.Tab("Chat", "/chat", lambda: _chat(swarm, answers), every_seconds=0.2),
+    ]
+
+
+def _runs_tab(runs: RunSource) -> frame.Tab:
+    return frame.Tab("Runs", "/runs", lambda: _runs(runs))
+
+
+def _runs(source: RunSource) -> frame.Update:
+    page = RunsPage()
+    drawn: tuple[object, ...] = ()
+
+    async def update() -> None:
+        nonlocal drawn
+        page.offer(await source.names())
+        if not page.chosen:
+            page.say("No run is known here yet: give its folder with --run, or lead one on this machine.")
+            return
+        try:
+            log = await source.read(page.chosen)
+        except ValueError as error:
+            page.say(str(error))
+            return
+        now = (page.chosen, page.quantity, page.over, log.version, log.state)
+        if now != drawn:
+            page.show(view_of(log), curves(log, page.quantity, page.over))
+            drawn = now
+
+    return update
 
 
 class LazyAnswers:

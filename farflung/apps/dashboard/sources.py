@@ -1,10 +1,15 @@
 """What pages read: the dashboard's own node, looked at on the loop where it lives, once for all viewers."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from farflung.apps.announced import AnnouncedServers
+from farflung.apps.dashboard.run_log import RunLog
 from farflung.apps.dashboard.swarm_view import SwarmPicture, picture, seen
+from farflung.apps.runs.known import known_runs
 from farflung.apps.wiring import Connection
 
 LOOK_SECONDS = 1.0
@@ -43,3 +48,35 @@ class SwarmSource:
         measured = {peer: node.surveyor.table.distance(peer, now).round_trip_seconds for peer in sorted(view)}
         round_trips = {peer: seconds for peer, seconds in measured.items() if seconds is not None}
         return picture(self.name, node.peer, view, servers, round_trips, self._seen)
+
+
+class RunSource:
+    """The runs that were given, and those that this user has led on this machine."""
+
+    def __init__(self, given: Sequence[Path]) -> None:
+        """Raises ValueError: one of those given is none."""
+        self._given = [RunLog.open(folder) for folder in given]
+        self._logs = {str(log.folder): log for log in self._given}
+        self._reading = asyncio.Lock()
+
+    async def names(self) -> dict[str, str]:
+        """Names by folder, those given first."""
+        async with self._reading:
+            await asyncio.to_thread(self._find)
+        return {folder: f"{log.name} ({log.kind})" for folder, log in self._logs.items()}
+
+    async def read(self, folder: str) -> RunLog:
+        """The run in a folder that `names` told, up to now.
+
+        Raises:
+            ValueError: its log cannot be read.
+        """
+        async with self._reading:
+            await asyncio.to_thread(self._logs[folder].read)
+        return self._logs[folder]
+
+    def _find(self) -> None:
+        for folder in known_runs():
+            if str(folder) not in self._logs:
+                with contextlib.suppress(ValueError):  # it is being written, or is of another version
+                    self._logs[str(folder)] = RunLog.open(folder)

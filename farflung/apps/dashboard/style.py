@@ -33,6 +33,7 @@ body { background: var(--page); }
 .rows th { white-space: nowrap; }
 .map { width: 100%; max-height: 420px; } .map text { fill: currentColor; font-size: 11px; text-anchor: middle; }
 .map line { stroke: var(--soft); stroke-width: 1.5; } .map .backed { fill: var(--card); }
+.bar { height: 14px; min-width: 2px; border-radius: 3px; background: #4269d0; margin-top: 4px; }
 .chart { width: 100%; height: 300px; }
 .said { white-space: pre-wrap; overflow-wrap: anywhere; }
 .mine { border-left: 4px solid #4269d0; } .answer { border-left: 4px solid var(--many); }

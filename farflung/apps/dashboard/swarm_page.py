@@ -7,6 +7,7 @@ from nicegui import ui
 from farflung.apps.dashboard.live import Live, LiveList
 from farflung.apps.dashboard.site_map import site_map
 from farflung.apps.dashboard.swarm_view import ModelView, NodeView, Served, SwarmPicture, Way
+from farflung.apps.dashboard.tiles import draw_tiles
 from farflung.apps.dashboard.words import rate_text, round_trip_text
 from farflung.apps.status import SHORT_PEER
 
@@ -15,7 +16,7 @@ class SwarmPage:
     """Made within an element of the page; `show` brings it up to date."""
 
     def __init__(self) -> None:
-        self._tiles = Live(_card("tiles"), _draw_tiles)
+        self._tiles = Live(_card(), draw_tiles)
         self._models = LiveList(ui.element("div").classes("cards"), _draw_model, _card)
         with _card():
             ui.html("<h2>Sites and the ways between them</h2>", sanitize=False)
@@ -32,8 +33,8 @@ class SwarmPage:
         self._sites.show(picture.sites)
 
 
-def _card(more: str = "") -> ui.element:
-    return ui.element("div").classes(f"card {more}")
+def _card() -> ui.element:
+    return ui.element("div").classes("card")
 
 
 def tiles(picture: SwarmPicture) -> tuple[tuple[str, str], ...]:
@@ -46,11 +47,6 @@ def tiles(picture: SwarmPicture) -> tuple[tuple[str, str], ...]:
         (str(len(picture.models)), "models"),
         (str(sum(node.served.num_sessions for node in servers if node.served)), "sessions"),
     )
-
-
-def _draw_tiles(shown: tuple[tuple[str, str], ...]) -> None:
-    for number, name in shown:
-        ui.html(f"<b>{escape(number)}</b><span>{escape(name)}</span>", sanitize=False).classes("tile")
 
 
 def _draw_model(model: ModelView) -> None:

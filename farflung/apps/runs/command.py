@@ -11,6 +11,7 @@ from rich.console import Console
 
 from farflung.apps.metrics.exporter import exporting
 from farflung.apps.runs.job import AnyJob
+from farflung.apps.runs.known import RUN_FILE, remember
 from farflung.apps.runs.launchers import LauncherName
 from farflung.apps.runs.local import Interrupted
 from farflung.apps.runs.logs import check_installed
@@ -20,7 +21,6 @@ from farflung.apps.runs.toml_text import toml_text
 from farflung.apps.wiring import Place
 from farflung.runtime.store import DISK_FULL, write_durably
 
-RUN_FILE = "run.toml"
 MAY_CHANGE = ("logging", "simulation")
 """Sections that a resumed run may have otherwise; beside them, the budget may grow."""
 
@@ -151,6 +151,7 @@ def _begin(job: AnyJob, run: Any) -> Path:
         write_durably(folder / RUN_FILE, toml_text(job.form.tables(run)).encode(), mode=0o644)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}): choose another run.folder") from None
+    remember(folder)
     return folder
 
 

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from farflung.apps.runs.history import History, bytes_entry
+from farflung.apps.runs.known import SUMMARY_FILE
 from farflung.apps.runs.plot import svg
 
 MODEL_FOLDER = "model"
 PLOT_FILE = "plot.svg"
-SUMMARY_FILE = "summary.json"
 
 
 def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
