@@ -8,16 +8,17 @@ with a drafter, of guesses after it too, so that one forward may settle several 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Steps
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from farflung.model.depth import DepthChooser
+from farflung.model.depth import DEPTH_MAX, DepthChooser
 from farflung.model.drafts import Drafter
-from farflung.model.sample import Sampling, choose, log_probability, most_likely
+from farflung.model.sample import Sampling, log_probability, most_likely
+from farflung.model.writer import Form, Writer
 
 FinishReason = Literal["stop", "length"]
 """Why a row ended: a stop token or string, or its limit of tokens."""
@@ -42,6 +43,8 @@ class GenerationRequest:
     num_alternatives: int = 0
     """How many of the most likely tokens to report at each position."""
     scores_prompt: bool = False
+    form: Form | None = None
+    """What each answer has to look like; it ends when nothing can follow."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -188,24 +191,19 @@ class ModelGenerator:
     def _decode(
         self, request: GenerationRequest, cache: Cache, logits_NV: torch.Tensor, is_last: IsLast
     ) -> Iterator[GeneratedToken]:
-        answers: list[list[int]] = [[] for _ in range(request.num_rows)]
         device = self._model.device
-        streams = [torch.Generator(device).manual_seed(request.seed + row) for row in range(request.num_rows)]
+        writers = [Writer(request, row, device) for row in range(request.num_rows)]
         running = list(range(request.num_rows))
         while True:
             for row in list(running):
-                answer, logits_V = answers[row], logits_NV[row]
-                token = choose(logits_V, request.sampling, streams[row], prompt=request.prompt, answer=answer)
-                answer.append(token)
-                finish_reason = _finish_reason(request, len(answer), token, is_stop=is_last(row, token))
-                if finish_reason is not None:
+                generated = self._draw(request, row, writers[row], logits_NV[row], is_last)
+                if generated.finish_reason is not None:
                     running.remove(row)
-                scored = _score(logits_V, token, request.num_alternatives)
-                yield GeneratedToken(row, scored, self._weights_version(), finish_reason)
+                yield generated
             if not running:
                 return
             # Rows that ended keep their place in the batch; what they compute is not looked at.
-            newest_N1 = torch.tensor([[answer[-1]] for answer in answers], device=device)
+            newest_N1 = torch.tensor([[writer.answer[-1]] for writer in writers], device=device)
             logits_NV = self.forward(newest_N1, cache)[:, -1]
 
     def _decode_ahead(
@@ -217,25 +215,28 @@ class ModelGenerator:
         speculation: Speculation,
     ) -> Iterator[GeneratedToken]:
         """As `_decode` for one row. `logits_TV` are of the newest token and of the guesses after it."""
-        answer: list[int] = []
-        stream = torch.Generator(self._model.device).manual_seed(request.seed)
+        writer = Writer(request, 0, self._model.device)
         draft = speculation.drafter.open(request.prompt, request.sampling)
         chooser = DepthChooser()
-        guesses: list[int] = []
+        guesses, is_forced = [], False
         forward_seconds = 0.0
         while True:
-            num_right = yield from self._settle(request, logits_TV, guesses, stream, answer, is_last)
+            num_right = yield from self._settle(request, logits_TV, guesses, writer, is_last)
             if num_right is None:
                 return
             if num_right < len(guesses):
                 cache.crop(num_right - len(guesses))
-            if len(answer) > 1:
+            if len(writer.answer) > 1 and not is_forced:
                 chooser.settled(len(guesses), num_right, forward_seconds)
             began_at = speculation.now()
-            guesses = draft.guess(answer, chooser.depth(request.num_tokens_max - len(answer) - 1), stream)
+            num_left = request.num_tokens_max - len(writer.answer) - 1
+            guesses = list(writer.forced()[: min(num_left, DEPTH_MAX)])
+            is_forced = bool(guesses)
+            if not is_forced:
+                guesses = draft.guess(writer.answer, chooser.depth(num_left), writer.stream)
             guessed_at = speculation.now()
             chooser.guessed(len(guesses), guessed_at - began_at)
-            newest_1T = torch.tensor([[answer[-1], *guesses]], device=self._model.device)
+            newest_1T = torch.tensor([[writer.answer[-1], *guesses]], device=self._model.device)
             logits_TV = self.forward(newest_1T, cache, num_logits=len(guesses) + 1)[0]
             forward_seconds = speculation.now() - guessed_at
 
@@ -244,25 +245,31 @@ class ModelGenerator:
         request: GenerationRequest,
         logits_TV: torch.Tensor,
         guesses: Sequence[int],
-        stream: torch.Generator,
-        answer: list[int],
+        writer: Writer,
         is_last: IsLast,
     ) -> Steps[GeneratedToken, None, int | None]:
-        """Draw the tokens that follow `answer` until a guess was wrong or there are none left; how many were right,
+        """Draw the tokens that follow the answer until a guess was wrong or there are none left; how many were right,
         or None: the answer is complete."""
         num_right = 0
         for guess, logits_V in zip([*guesses, None], logits_TV, strict=True):
-            token = choose(logits_V, request.sampling, stream, prompt=request.prompt, answer=answer)
-            answer.append(token)
-            finish_reason = _finish_reason(request, len(answer), token, is_stop=is_last(0, token))
-            scored = _score(logits_V, token, request.num_alternatives)
-            yield GeneratedToken(0, scored, self._weights_version(), finish_reason, is_guessed=token == guess)
-            if finish_reason is not None:
+            generated = self._draw(request, 0, writer, logits_V, is_last)
+            is_right = generated.scored.token == guess
+            yield replace(generated, is_guessed=is_right)
+            if generated.finish_reason is not None:
                 return None
-            if token != guess:
+            if not is_right:
                 break
             num_right += 1
         return num_right
+
+    def _draw(
+        self, request: GenerationRequest, row: int, writer: Writer, logits_V: torch.Tensor, is_last: IsLast
+    ) -> GeneratedToken:
+        token = writer.draw(logits_V)
+        is_stop = is_last(row, token) or writer.is_complete
+        finish_reason = _finish_reason(request, len(writer.answer), token, is_stop=is_stop)
+        scored = _score(logits_V, token, request.num_alternatives)
+        return GeneratedToken(row, scored, self._weights_version(), finish_reason)
 
     def forward(self, tokens_NT: torch.Tensor, cache: Cache, *, num_logits: int = 1) -> torch.Tensor:
         """Logits (N, `num_logits`, V) of the last positions of tokens that follow those in the cache."""

@@ -1,6 +1,7 @@
 """From tokens to text as they come: never half a character, and stop strings found across the borders of tokens."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,8 +18,15 @@ CONTEXT_TOKENS = 8
 class TextStream:
     """Decodes tokens one by one; text is given out once later tokens cannot change it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Sequence[int] = (),
+        shown_special_tokens: AbstractSet[int] = frozenset(),
+    ) -> None:
+        """Special tokens have no text, but for `shown_special_tokens`."""
         self._tokenizer = tokenizer
+        self._hidden = frozenset(tokenizer.all_special_ids) - shown_special_tokens if shown_special_tokens else None
         self._context = list(prompt[-CONTEXT_TOKENS:])
         """Tokens whose text is out already; they decide how the next ones are spelled."""
         self._held: list[int] = []
@@ -58,7 +66,11 @@ class TextStream:
             self._context, self._held, self._emitted = self._held, [], text
 
     def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self._hidden is not None:
+            tokens = [token for token in tokens if token not in self._hidden]
+        text = self._tokenizer.decode(
+            tokens, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False
+        )
         assert isinstance(text, str)
         return text
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from tests.apps.processes import tiny_server
 from tests.apps.tiny import save_tiny_model
+from tests.apps.tool_model import save_tool_model
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +29,15 @@ def tiny_tokenizer(tiny_folder: Path) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="session")
-def api_url(tiny_folder: Path) -> Iterator[str]:
+def tool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt to call a tool."""
+    return save_tool_model(tmp_path_factory.mktemp("tools"))
+
+
+@pytest.fixture(scope="session")
+def api_url(tiny_folder: Path, tool_folder: Path) -> Iterator[str]:
     """An open server, on which streams go on for ten minutes without a listener."""
-    with tiny_server(tiny_folder, "--resume-seconds", "600") as url:
+    with tiny_server(tiny_folder, "--resume-seconds", "600", "--tools", str(tool_folder)) as url:
         yield url
 
 

@@ -5,7 +5,7 @@ import time
 
 import torch
 import uvicorn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from farflung.apps.http.app import build_app
 from farflung.apps.http.engine import Engine, EngineLimits
@@ -14,10 +14,22 @@ from farflung.model.drafts import PromptLookup
 from farflung.model.generator import ModelGenerator, Speculation, stop_tokens_of
 
 
+def engine_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    """An engine that guesses ahead and writes two answers at a time."""
+    return Engine(
+        name,
+        ModelGenerator(model, speculation=Speculation(PromptLookup(), time.monotonic)),
+        tokenizer,
+        stop_tokens=stop_tokens_of(model),
+        limits=EngineLimits(num_running_max=2, num_waiting_max=1),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("port", type=int)
+    parser.add_argument("--tools", help="The folder of a model that calls tools.")
     parser.add_argument("--key", action="append", default=[])
     parser.add_argument("--resume-seconds", type=float, default=30.0)
     arguments = parser.parse_args()
@@ -26,16 +38,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
     plain = AutoTokenizer.from_pretrained(arguments.folder)
     plain.chat_template = None
-    engines = {
-        name: Engine(
-            name,
-            ModelGenerator(model, speculation=Speculation(PromptLookup(), time.monotonic)),
-            its_tokenizer,
-            stop_tokens=stop_tokens_of(model),
-            limits=EngineLimits(num_running_max=2, num_waiting_max=1),
-        )
-        for name, its_tokenizer in (("tiny", tokenizer), ("tiny-base", plain))
-    }
+    engines = {"tiny": engine_of("tiny", model, tokenizer), "tiny-base": engine_of("tiny-base", model, plain)}
+    if arguments.tools:
+        model = AutoModelForCausalLM.from_pretrained(arguments.tools)
+        engines["tools"] = engine_of("tools", model, AutoTokenizer.from_pretrained(arguments.tools))
     limits = StreamLimits(resume_seconds=arguments.resume_seconds)
     app = build_app(engines, api_keys=arguments.key, body_bytes_max=100_000, stream_limits=limits)
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 pytestmark = pytest.mark.loopback
 
 PROMPT = "def main("
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def local_answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, num_tokens: int) -> str:
@@ -24,7 +25,7 @@ def local_answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
 
 
 def test_models_are_listed_and_described(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny", "tiny-base"]
+    assert [model.id for model in client.models.list()] == ["tiny", "tiny-base", "tools"]
     assert client.models.retrieve("tiny").object == "model"
 
 
@@ -219,7 +220,7 @@ def test_sampling_settings_reach_the_choice_of_tokens(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("ask", "error", "sentence"),
     [
-        ({"model": "other"}, openai.NotFoundError, "There is no model other here; there is tiny, tiny-base."),
+        ({"model": "other"}, openai.NotFoundError, "There is no model other here; there is tiny, tiny-base, tools."),
         ({"temperature": -1}, openai.BadRequestError, "temperature: Input should be greater than or equal to 0"),
         ({"prompt": "x" * 25_000}, openai.BadRequestError, "takes at most 20000 tokens of prompt and answer together"),
         ({"prompt": [5, 99999]}, openai.BadRequestError, "Token 99999 is not in the vocabulary"),
@@ -248,8 +249,17 @@ def test_a_model_without_chat_template_says_what_to_do(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        ({"tools": [{"type": "function"}]}, "tools are not supported"),
-        ({"response_format": {"type": "json_object"}}, "only the response_format of type text"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function: Field required"),
+        ({"tools": [TOOL]}, "The chat template of tiny knows no tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "is not among the tools"),
+        ({"tool_choice": "required"}, "tool_choice needs tools"),
+        ({"functions": [{"name": "f"}]}, "functions are not supported; give them as tools"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "tools or a response_format of JSON, not both"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "banana"}}}},
+            "cannot be kept to this schema: Invalid type: banana",
+        ),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
     ],
 )

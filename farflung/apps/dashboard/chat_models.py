@@ -13,7 +13,7 @@ from farflung.apps.drafting import OFF
 from farflung.apps.http.engine import Engine, EngineLimits, Piece
 from farflung.apps.http.errors import ApiError
 from farflung.apps.http.metrics import Metrics
-from farflung.apps.http.prompts import chat_prompt, completion_prompt, room_for_answer
+from farflung.apps.http.prompts import chat_prompt, completion_prompt, room_for_answer, tokens_of_prompt
 from farflung.apps.library import ConnectedModel, connect_model, session_watcher
 from farflung.apps.wiring import Connection
 from farflung.model.generator import GenerationRequest
@@ -119,7 +119,7 @@ def _request(engine: Engine, exchanges: Sequence[Exchange], num_tokens_max: int)
     if engine.tokenizer.chat_template is None:
         prompt = completion_prompt(engine, exchanges[-1].question)
     else:
-        prompt = chat_prompt(engine, messages_of(exchanges))
+        prompt = tokens_of_prompt(engine, chat_prompt(engine, messages_of(exchanges)))
     return GenerationRequest(
         prompt=prompt,
         num_tokens_max=room_for_answer(engine, len(prompt), num_tokens_max),

@@ -10,13 +10,14 @@ from starlette.responses import JSONResponse, Response
 
 from farflung.apps.http import errors
 from farflung.apps.http.chat import ChatAnswers
+from farflung.apps.http.chat_schema import ChatRequest
 from farflung.apps.http.completions import CompletionAnswers
 from farflung.apps.http.engine import Engine
 from farflung.apps.http.errors import ApiError
 from farflung.apps.http.guards import CountRequests, LimitBody, RequireKey
 from farflung.apps.http.metrics import Metrics
 from farflung.apps.http.resuming import StreamLimits, Streams
-from farflung.apps.http.schema import ChatRequest, CompletionRequest
+from farflung.apps.http.schema import CompletionRequest
 
 BODY_BYTES_MAX = 8 << 20
 

@@ -3,21 +3,44 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from farflung.apps.http.answers import Gathered, Header, Json, chat_logprobs, usage
+from farflung.apps.http.chat_schema import ChatRequest
 from farflung.apps.http.engine import Engine, Piece
 from farflung.apps.http.hanging_up import until_hang_up
 from farflung.apps.http.metrics import Metrics
-from farflung.apps.http.prompts import chat_prompt, room_for_answer
-from farflung.apps.http.requests import generation_request
+from farflung.apps.http.prompts import chat_prompt, room_for_answer, tokens_of_prompt
+from farflung.apps.http.requests import chat_form, generation_request, known_format
 from farflung.apps.http.resuming import Streams
-from farflung.apps.http.schema import ChatRequest
 from farflung.apps.http.stream_names import Place
+from farflung.apps.http.tool_calls import Found, ToolCall, ToolReader
 from farflung.model.generator import GenerationRequest, ScoredToken
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is to be answered."""
+
+    generation: GenerationRequest
+    prompt: str
+    shown_special_tokens: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some more of one answer."""
+
+    row: int
+    found: Found
+    tokens: tuple[ScoredToken, ...]
+    num_guessed: int
+    first_call: int
+    """The number of its first call in the answer."""
+    finish_reason: str | None
 
 
 class ChatAnswers:
@@ -32,65 +55,133 @@ class ChatAnswers:
 
     async def respond(self, request: Request, streams: Streams) -> Response:
         """Answer at once or as one of `streams`, as asked."""
-        messages = [message.for_template() for message in self._asked.messages]
-        prompt = await asyncio.to_thread(chat_prompt, self._engine, messages)
-        num_tokens_max = room_for_answer(self._engine, len(prompt), self._asked.num_tokens_max)
-        generation = generation_request(
-            self._asked, self._engine, prompt, num_tokens_max, self._asked.num_alternatives or 0
-        )
+        question = await asyncio.to_thread(self._question)
         if self._asked.stream:
-            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(generation))
-        return JSONResponse(await until_hang_up(request, self._whole(generation)))
+            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(question))
+        return JSONResponse(await until_hang_up(request, self._whole(question)))
 
-    async def _pieces(self, generation: GenerationRequest) -> AsyncGenerator[Piece]:
-        steps = self._engine.answer(generation, self._asked.stop_strings, self._metrics)
+    def _question(self) -> _Question:
+        asked, engine = self._asked, self._engine
+        tools = [tool.for_template() for tool in asked.offered_tools]
+        prompt = chat_prompt(engine, [message.for_template() for message in asked.messages], tools)
+        tokens = tokens_of_prompt(engine, prompt)
+        num_tokens_max = room_for_answer(engine, len(tokens), asked.num_tokens_max)
+        generation = generation_request(
+            asked, engine, tokens, num_tokens_max, asked.num_alternatives or 0, form=chat_form(asked, engine)
+        )
+        shown = known_format(engine).shown_tokens(engine.tokenizer) if tools else frozenset[int]()
+        return _Question(generation, prompt, shown)
+
+    async def _parts(self, question: _Question) -> AsyncGenerator[_Part]:
+        readers = [self._reader(question, row) for row in range(self._asked.n)]
+        steps = self._engine.answer(
+            question.generation, self._asked.stop_strings, self._metrics, question.shown_special_tokens
+        )
         async with aclosing(steps):
-            async for step in steps:
-                assert isinstance(step, Piece), "a chat never scores its prompt"
-                yield step
+            async for piece in steps:
+                assert isinstance(piece, Piece), "a chat never scores its prompt"
+                yield _part(piece, readers[piece.row])
 
-    async def _whole(self, generation: GenerationRequest) -> Json:
-        gathered = [Gathered() for _ in range(self._asked.n)]
+    def _reader(self, question: _Question, row: int) -> ToolReader | None:
+        if not self._asked.offered_tools:
+            return None
+        tools = [tool.for_template() for tool in self._asked.offered_tools]
+        name = f"{self._place.name.answer}{row}"
+        return ToolReader(known_format(self._engine), question.prompt, tools, name)
+
+    async def _whole(self, question: _Question) -> Json:
+        answers = [_Answer() for _ in range(self._asked.n)]
         num_guessed = 0
-        async with aclosing(self._pieces(generation)) as pieces:
-            async for piece in pieces:
-                gathered[piece.row].add(piece.text, piece.tokens, piece.finish_reason)
-                num_guessed += piece.num_guessed
+        async with aclosing(self._parts(question)) as parts:
+            async for part in parts:
+                answers[part.row].add(part)
+                num_guessed += part.num_guessed
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": one.text, "refusal": None},
-                "logprobs": self._logprobs(one.tokens),
-                "finish_reason": one.finish_reason,
+                "message": one.message(),
+                "logprobs": self._logprobs(one.said.tokens),
+                "finish_reason": one.said.finish_reason,
             }
-            for index, one in enumerate(gathered)
+            for index, one in enumerate(answers)
         ]
-        num_tokens = sum(len(one.tokens) for one in gathered)
-        return self._header.around(choices) | {"usage": usage(len(generation.prompt), num_tokens, num_guessed)}
+        num_tokens = sum(len(one.said.tokens) for one in answers)
+        told = usage(len(question.generation.prompt), num_tokens, num_guessed)
+        return self._header.around(choices) | {"usage": told}
 
-    async def _chunks(self, generation: GenerationRequest) -> AsyncGenerator[Json]:
+    async def _chunks(self, question: _Question) -> AsyncGenerator[Json]:
         num_tokens = num_guessed = 0
         is_begun = [False] * self._asked.n
-        async with aclosing(self._pieces(generation)) as pieces:
-            async for piece in pieces:
-                num_tokens += len(piece.tokens)
-                num_guessed += piece.num_guessed
-                delta: dict[str, Any] = {} if is_begun[piece.row] else {"role": "assistant"}
-                is_begun[piece.row] = True
-                yield self._chunk(piece, delta | {"content": piece.text})
+        async with aclosing(self._parts(question)) as parts:
+            async for part in parts:
+                num_tokens += len(part.tokens)
+                num_guessed += part.num_guessed
+                role = {} if is_begun[part.row] else {"role": "assistant"}
+                is_begun[part.row] = True
+                yield self._chunk(part, role | _delta(part))
         if self._asked.includes_usage:
             last = self._header.around([], kind="chat.completion.chunk")
-            yield last | {"usage": usage(len(generation.prompt), num_tokens, num_guessed)}
+            yield last | {"usage": usage(len(question.generation.prompt), num_tokens, num_guessed)}
 
-    def _chunk(self, piece: Piece, delta: dict[str, Any]) -> Json:
+    def _chunk(self, part: _Part, delta: Json) -> Json:
         choice = {
-            "index": piece.row,
+            "index": part.row,
             "delta": delta,
-            "logprobs": self._logprobs(piece.tokens),
-            "finish_reason": piece.finish_reason,
+            "logprobs": self._logprobs(part.tokens),
+            "finish_reason": part.finish_reason,
         }
         chunk = self._header.around([choice], kind="chat.completion.chunk")
         return chunk | {"usage": None} if self._asked.includes_usage else chunk
 
     def _logprobs(self, tokens: list[ScoredToken] | tuple[ScoredToken, ...]) -> Json | None:
         return chat_logprobs(tokens, self._engine.spelling) if self._asked.logprobs else None
+
+
+class _Answer:
+    """One whole answer, as its parts come in."""
+
+    def __init__(self) -> None:
+        self.said = Gathered()
+        self._reasoning = ""
+        self._calls: list[ToolCall] = []
+
+    def add(self, part: _Part) -> None:
+        """Append more of it."""
+        self.said.add(part.found.content, part.tokens, part.finish_reason)
+        self._reasoning += part.found.reasoning
+        self._calls += part.found.calls
+
+    def message(self) -> Json:
+        """What the assistant said; no content when all it did was to call tools."""
+        content = None if self._calls and not self.said.text else self.said.text
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if self._reasoning:
+            message["reasoning_content"] = self._reasoning
+        if self._calls:
+            message["tool_calls"] = [call.spelled() for call in self._calls]
+        return message
+
+
+def _part(piece: Piece, reader: ToolReader | None) -> _Part:
+    if reader is None:
+        return _Part(piece.row, Found(piece.text), piece.tokens, piece.num_guessed, 0, piece.finish_reason)
+    first_call = reader.num_calls
+    found = reader.push(piece.text)
+    finish_reason: str | None = piece.finish_reason
+    if piece.finish_reason is not None:
+        found.add(reader.finish())
+        finish_reason = "tool_calls" if reader.num_calls and piece.finish_reason == "stop" else piece.finish_reason
+    return _Part(piece.row, found, piece.tokens, piece.num_guessed, first_call, finish_reason)
+
+
+def _delta(part: _Part) -> Json:
+    delta: Json = {}
+    if part.found.reasoning:
+        delta["reasoning_content"] = part.found.reasoning
+    if part.found.content or not part.found.calls:
+        delta["content"] = part.found.content
+    if part.found.calls:
+        delta["tool_calls"] = [
+            {"index": part.first_call + number} | call.spelled() for number, call in enumerate(part.found.calls)
+        ]
+    return delta

@@ -19,8 +19,10 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from farflung.apps.http.errors import ApiError, from_failure
+from farflung.apps.http.guiding import Forms
 from farflung.apps.http.metrics import AnswerWatch, Metrics
 from farflung.apps.http.spelling import Spelling
+from farflung.apps.http.tool_formats import format_of
 from farflung.model.generator import FinishReason, GeneratedToken, GenerationRequest, PromptScores, ScoredToken
 from farflung.model.generator import Generator as TokenGenerator
 from farflung.model.sample import Sampling
@@ -97,6 +99,8 @@ class Engine:
         self.name = name
         self.tokenizer = tokenizer
         self.spelling = Spelling(tokenizer)
+        self.forms = Forms(tokenizer, stop_tokens)
+        self.tool_format = format_of(tokenizer)
         self.defaults = defaults or Sampling()
         self.stop_tokens = stop_tokens
         self.created_seconds = int(time.time())
@@ -117,9 +121,13 @@ class Engine:
         return self._generator.context_length_max
 
     async def answer(
-        self, request: GenerationRequest, stop_strings: tuple[str, ...], metrics: Metrics
+        self,
+        request: GenerationRequest,
+        stop_strings: tuple[str, ...],
+        metrics: Metrics,
+        shown_special_tokens: frozenset[int] = frozenset(),
     ) -> AsyncGenerator[Step]:
-        """The steps of one answer; close the generator to give it up.
+        """The steps of one answer; close the generator to give it up. Special tokens have no text but for those shown.
 
         Raises:
             ApiError: 429 when too many wait, 503 when the machines behind the model cannot answer, 400 for a request
@@ -132,6 +140,11 @@ class Engine:
         cancelled = threading.Event()
         self._cancels.append(cancelled)
 
+        rows = [
+            _Row(TextStream(self.tokenizer, request.prompt, shown_special_tokens), StopStrings(stop_strings))
+            for _ in range(request.num_rows)
+        ]
+
         def tell(step: Step | Exception | None) -> None:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
@@ -142,7 +155,7 @@ class Engine:
 
         def work() -> None:
             try:
-                self._generate(request, stop_strings, watch, cancelled, tell)
+                self._generate(request, rows, watch, cancelled, tell)
                 tell(None)
             except (ValueError, FarflungError) as error:
                 tell(from_failure(error))
@@ -187,14 +200,11 @@ class Engine:
     def _generate(
         self,
         request: GenerationRequest,
-        stop_strings: tuple[str, ...],
+        rows: list[_Row],
         watch: AnswerWatch,
         cancelled: threading.Event,
         tell: Callable[[Step], None],
     ) -> None:
-        rows = [
-            _Row(TextStream(self.tokenizer, request.prompt), StopStrings(stop_strings)) for _ in range(request.num_rows)
-        ]
         stream = self._generator.stream(request, lambda row, token: rows[row].push(token))
         with closing(cast(Generator[PromptScores | GeneratedToken], stream)):
             for step in stream:

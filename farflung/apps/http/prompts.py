@@ -9,11 +9,11 @@ from farflung.apps.http.engine import Engine
 from farflung.apps.http.errors import ApiError
 
 
-def chat_prompt(engine: Engine, messages: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Tokens of a conversation, up to where the assistant is to speak.
+def chat_prompt(engine: Engine, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    """A conversation as text, up to where the assistant is to speak.
 
     Raises:
-        ApiError: 400 when the tokenizer has no chat template or its template refuses the conversation.
+        ApiError: 400 when the tokenizer has no chat template, its template refuses the conversation or knows no tools.
     """
     if engine.tokenizer.chat_template is None:
         raise ApiError(
@@ -21,11 +21,30 @@ def chat_prompt(engine: Engine, messages: list[dict[str, Any]]) -> tuple[int, ..
             f"The tokenizer of {engine.name} has no chat template: use /v1/completions, or a model made for chats.",
             param="messages",
         )
+    text = _from_template(engine.tokenizer, messages, tools or None)
+    if tools and text == _from_template(engine.tokenizer, messages, None):
+        raise ApiError(
+            400,
+            f"The chat template of {engine.name} knows no tools: describe them in a message, or take a model made for "
+            "tools.",
+            param="tools",
+        )
+    return text
+
+
+def _from_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+) -> str:
     try:
-        text = engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)  # pyright: ignore[reportArgumentType]
+    except (TemplateError, TypeError, ValueError) as error:
         raise ApiError(400, f"The chat template refuses these messages: {error}", param="messages") from None
-    return _encode(engine.tokenizer, str(text), add_special_tokens=False)
+    return str(text)
+
+
+def tokens_of_prompt(engine: Engine, text: str) -> tuple[int, ...]:
+    """The tokens of what a chat template wrote."""
+    return _encode(engine.tokenizer, text, add_special_tokens=False)
 
 
 def completion_prompt(engine: Engine, prompt: str | list[int]) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ Fields of OpenAI that change nothing here (`user`, `store`, ...) are taken and p
 answer but cannot be honoured are refused.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from farflung.model.sample import Sampling
 
@@ -24,29 +24,6 @@ class StreamOptions(BaseModel):
     """How a streamed answer ends."""
 
     include_usage: bool = False
-
-
-class ContentPart(BaseModel):
-    """One part of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One turn of a conversation; further fields reach the chat template as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[ContentPart] | None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """The message with its text parts joined, as chat templates read it."""
-        message = self.model_dump()
-        if isinstance(self.content, list):
-            message["content"] = "".join(part.text for part in self.content)
-        return message
 
 
 class AnswerRequest(BaseModel):
@@ -104,38 +81,6 @@ class AnswerRequest(BaseModel):
             frequency_penalty=self.frequency_penalty,
             logit_bias=self.logit_bias or {},
         )
-
-
-class ChatRequest(AnswerRequest):
-    """Body of POST /v1/chat/completions."""
-
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
-
-    @model_validator(mode="after")
-    def _can_be_honoured(self) -> "ChatRequest":
-        if self.tools:
-            raise ValueError("tools are not supported; describe them in a message instead")
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise ValueError("only the response_format of type text is supported")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
-        return self
-
-    @property
-    def num_tokens_max(self) -> int | None:
-        """The limit asked for, under its new or its old name."""
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-
-    @property
-    def num_alternatives(self) -> int | None:
-        """Most likely tokens to report at each position; None when no log-probabilities are wanted."""
-        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(AnswerRequest):
