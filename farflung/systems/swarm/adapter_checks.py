@@ -12,12 +12,17 @@ LayerSizes = Mapping[int, Mapping[str, tuple[int, int]]]
 """Features that enter and leave the linear layers of blocks, by block and name within it."""
 
 
-def check_part(part: HandAdapter, layer_sizes: LayerSizes, limits: Limits) -> str | None:
-    """Why this part cannot be right for blocks with such layers, in a sentence for its sender; None if it may be."""
+def check_name(part: HandAdapter) -> str | None:
+    """Why this cannot be a part of an adapter of any model, in a sentence for its sender; None if it may be."""
     if not 1 <= len(part.digests) <= NUM_BLOCKS_MAX or name_of(part.digests) != part.adapter:
         return "an adapter's name is the hash of its blocks' digests"
     if not 0 <= part.first < part.last <= len(part.digests):
         return "a part of an adapter needs a range of blocks that is not empty"
+    return None
+
+
+def check_factors(part: HandAdapter, layer_sizes: LayerSizes, limits: Limits) -> str | None:
+    """The same of its factors, for blocks with such layers."""
     for key, factor in part.factors.items():
         name, _, letter = key.rpartition(".")
         block, layer = split_name(name)
@@ -47,5 +52,5 @@ def _check_pair(inner: WireTensor, outer: WireTensor, sizes: tuple[int, int], li
 
 
 def num_bytes_of(part: HandAdapter) -> int:
-    """What its factors take, by their headers, which `check_part` has found in order."""
+    """What its factors take, by their headers, which `check_factors` has found in order."""
     return sum(factor.shape[0] * factor.shape[1] * DTYPES[factor.dtype].itemsize for factor in part.factors.values())

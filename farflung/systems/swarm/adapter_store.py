@@ -12,7 +12,7 @@ import torch
 
 from farflung.model.lowrank import Additions, BlockAdditions, LowRank
 from farflung.model.span import Span
-from farflung.systems.swarm.adapter_checks import check_part, num_bytes_of
+from farflung.systems.swarm.adapter_checks import check_factors, check_name, num_bytes_of
 from farflung.systems.swarm.adapters import decode_factors, digest_of
 from farflung.systems.swarm.checks import Limits
 from farflung.systems.swarm.messages import AdapterHanded, HandAdapter
@@ -79,11 +79,12 @@ class AdapterStore:
     def take(self, source: Address, part: HandAdapter, span: Span, in_use: Callable[[], Collection[str]]) -> Effect:
         """Have a part read, or the answer: it is here already, it is wrong, or there is no room for it. `in_use`:
         names of adapters that must stay."""
-        problem = check_part(part, span.layer_sizes, self._limits)
+        problem = check_name(part)
+        if problem is None and not span.first <= part.first < part.last <= span.last:
+            return Send(source, _answer(part, f"this server holds blocks {span.first}:{span.last}"))
+        problem = problem or check_factors(part, span.layer_sizes, self._limits)
         if problem is not None:
             return Send(source, _answer(part, problem, is_fault_of_client=True))
-        if not span.first <= part.first < part.last <= span.last:
-            return Send(source, _answer(part, f"this server holds blocks {span.first}:{span.last}"))
         if self.find(part.adapter, part.first, part.last) is not None:
             return Send(source, _answer(part))
         num_bytes = _cost(part)
