@@ -1,10 +1,12 @@
 """`farflung api`: the HTTP interface over models of a swarm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import uvicorn
 
+from farflung.apps.adapters import AdapterChoice, fitting
 from farflung.apps.announced import AnnouncedServers
 from farflung.apps.drafting import OFF, speculation_of
 from farflung.apps.http.app import build_app
@@ -18,6 +20,7 @@ from farflung.apps.wiring import Connection
 from farflung.model.generator import ModelGenerator, stop_tokens_of
 from farflung.model.sample import Sampling
 from farflung.model.source import ModelSource
+from farflung.systems.swarm.adapters import NamedAdapter
 
 GRACE_SECONDS = 3
 """How long answers under way may go on after the interface was told to stop."""
@@ -62,25 +65,35 @@ def find_models(named: Sequence[str], connection: Connection) -> list[ModelSourc
         ) from None
 
 
-def make_engine(connected: ConnectedModel, limits: EngineLimits, draft: str) -> Engine:
-    """An engine over a connected model; `draft` as `speculation_of` takes it."""
+def make_engines(
+    connected: ConnectedModel, limits: EngineLimits, draft: str, adapters: Mapping[str, NamedAdapter] | None = None
+) -> dict[str, Engine]:
+    """Engines over a connected model by the names that requests use: the model's own, and `model:adapter` for each
+    adapter. `draft` as `speculation_of` takes it."""
     source = connected.source
-    generator = ModelGenerator(
-        connected.model,
-        open_cache=connected.open_cache,
-        weights_version=lambda: source.fingerprint,
-        speculation=speculation_of(draft, connected),
-    )
-    return Engine(
-        source.name,
-        generator,
-        load_tokenizer(source),
-        defaults=advised_sampling(connected),
-        stop_tokens=stop_tokens_of(connected.model),
-        limits=limits,
-        why_unavailable=connected.why_unavailable,
-        weights=source.fingerprint,
-    )
+    tokenizer, speculation = load_tokenizer(source), speculation_of(draft, connected)
+    engines: dict[str, Engine] = {}
+    variants: dict[str, NamedAdapter | None] = {source.name: None}
+    variants |= {f"{source.name}:{name}": adapter for name, adapter in (adapters or {}).items()}
+    for name, adapter in variants.items():
+        weights = source.fingerprint if adapter is None else f"{source.fingerprint}:{adapter.name}"
+        generator = ModelGenerator(
+            connected.model,
+            open_cache=partial(connected.open_cache, adapter=adapter),
+            weights_version=partial(str, weights),
+            speculation=speculation,
+        )
+        engines[name] = Engine(
+            name,
+            generator,
+            tokenizer,
+            defaults=advised_sampling(connected),
+            stop_tokens=stop_tokens_of(connected.model),
+            limits=limits,
+            why_unavailable=connected.why_unavailable,
+            weights=weights,
+        )
+    return engines
 
 
 def serve_api(
@@ -93,21 +106,27 @@ def serve_api(
     limits: EngineLimits,
     stream_limits: StreamLimits | None = None,
     draft: str = OFF,
+    adapters: Sequence[AdapterChoice] = (),
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Serve the interface until the process is told to stop.
 
     Raises:
-        ValueError: a port in use, a bad ticket, an unknown model, a draft of another vocabulary.
+        ValueError: a port in use, a bad ticket, an unknown model, a draft of another vocabulary, an adapter that
+            cannot be read or is of another model.
         FarflungError: nobody of the swarm answers.
     """
     listening = bind(host, port)
     with listening, Connection(ticket) as connection:
-        models = [connect_model(source, connection, dtype=dtype) for source in find_models(named, connection)]
+        sources = find_models(named, connection)
+        adapted = fitting(adapters, sources)
+        models = [connect_model(source, connection, dtype=dtype) for source in sources]
         metrics = Metrics()
         metrics.report(RerouteCollector(lambda: sum(connected.num_reroutes for connected in models)))
         metrics.report(NodeCollector(connection.node, connection.bridge.call))
-        engines = {connected.source.name: make_engine(connected, limits, draft) for connected in models}
+        engines: dict[str, Engine] = {}
+        for connected in models:
+            engines |= make_engines(connected, limits, draft, adapted[connected.source.name])
         app = build_app(engines, api_keys=api_keys, metrics=metrics, stream_limits=stream_limits)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"serving {', '.join(engines)} at http://{shown_host}:{shown_port}/v1", flush=True)

@@ -14,7 +14,7 @@ from farflung.apps.dashboard.commands import dashboard
 from farflung.apps.finetune.commands import finetune
 from farflung.apps.http.commands import api
 from farflung.apps.journal.commands import app as journal_app
-from farflung.apps.options import Draft, Home, Join, MaxTokens, Model, Seed, Stop, Temperature, TopK, TopP
+from farflung.apps.options import Adapter, Draft, Home, Join, MaxTokens, Model, Seed, Stop, Temperature, TopK, TopP
 from farflung.apps.parents import tie_to_parent
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
@@ -139,6 +139,7 @@ def generate(
     seed: Seed = None,
     stop: Stop = None,
     draft: Draft = "off",
+    adapter: Adapter = None,
 ) -> None:
     """Continue a text; greedily unless a temperature is given."""
     from farflung.apps.tickets import find_ticket
@@ -150,7 +151,7 @@ def generate(
     wish = Wish(
         num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
-    generate(model, ticket, text, wish, draft)
+    generate(model, ticket, text, wish, draft, adapter)
 
 
 @app.command()
@@ -165,6 +166,7 @@ def chat(
     seed: Seed = None,
     stop: Stop = None,
     draft: Draft = "off",
+    adapter: Adapter = None,
 ) -> None:
     """Talk with a model."""
     from farflung.apps.tickets import find_ticket
@@ -175,7 +177,7 @@ def chat(
     wish = Wish(
         num_tokens_max=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ())
     )
-    chat(model, ticket, system, wish, draft)
+    chat(model, ticket, system, wish, draft, adapter)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -16,7 +17,9 @@ from farflung.apps.speed import is_faster_by_column
 from farflung.apps.tickets import find_ticket
 from farflung.apps.wiring import Connection
 from farflung.model.layout import order_for_decoding
+from farflung.model.peft_files import load_adapter
 from farflung.model.source import ModelSource
+from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.client import SwarmBlocks, SwarmModel, load_swarm_model
 from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.route import MissingBlocks
@@ -44,9 +47,9 @@ class ConnectedModel:
         return cast(SwarmModel, self.model)._blocks
 
     @contextmanager
-    def open_cache(self, num_tokens: int) -> Iterator[Cache]:
-        """A cache of that many tokens in the swarm, freed on leaving."""
-        cache = self.blocks.open_cache(num_tokens)
+    def open_cache(self, num_tokens: int, adapter: NamedAdapter | None = None) -> Iterator[Cache]:
+        """A cache of that many tokens in the swarm, freed on leaving; what passes through it is adapted."""
+        cache = self.blocks.open_cache(num_tokens, adapter=adapter)
         watcher = session_watcher.get()
         if watcher is not None:
             watcher(cache.session)
@@ -116,18 +119,21 @@ class AutoModelForCausalLM:
         dtype: torch.dtype = torch.float32,
         wait_seconds_max: float = 60.0,
         codec: str = "raw",
+        adapter: str | Path | None = None,
     ) -> PreTrainedModel:
         """Join the swarm as a client and return the model, an instance of its family's own transformers class.
 
         `model`: a folder or a Hub id, of which only embeddings, norm and head are read. `swarm`: a ticket, by default
         that of FARFLUNG_TICKET. `wait_seconds_max`: how long to wait for blocks that no server holds at the moment.
-        `codec`: how hidden states travel; only "raw" is exact. The connection ends with the model or the process.
+        `codec`: how hidden states travel; only "raw" is exact. `adapter`: the folder of a LoRA adapter in peft's
+        format, which the servers apply; `set_lora` changes it. The connection ends with the model or the process.
 
         Raises:
-            ValueError: an unknown model or a bad ticket.
+            ValueError: an unknown model, a bad ticket, an adapter that cannot be read or is of another model.
             FarflungError: nobody of the swarm answers.
         """
         source = ModelSource.open(model)
+        lora = load_adapter(Path(adapter), source).requires_grad_(False) if adapter is not None else None
         connection = Connection(find_ticket(swarm))
         config = replace(SessionConfig(), wait_seconds_max=wait_seconds_max, codec=codec)
         try:
@@ -135,5 +141,6 @@ class AutoModelForCausalLM:
         except BaseException:
             connection.close()
             raise
+        cast(SwarmModel, connected.model).set_lora(lora)
         weakref.finalize(connected.model, connection.close)
         return connected.model

@@ -25,3 +25,6 @@ Draft = Annotated[
         "--draft", help="Guess ahead: lookup (what followed the same words), a small MODEL of the same family, or off."
     ),
 ]
+Adapter = Annotated[
+    Path | None, typer.Option("--adapter", help="Folder of a LoRA adapter in peft's format, which the servers apply.")
+]

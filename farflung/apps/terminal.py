@@ -5,10 +5,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from farflung.apps.adapters import open_adapter
 from farflung.apps.api import advised_sampling
 from farflung.apps.drafting import speculation_of
 from farflung.apps.library import ConnectedModel, connect_model, load_tokenizer
@@ -17,6 +20,7 @@ from farflung.model.generator import GeneratedToken, GenerationRequest, ModelGen
 from farflung.model.sample import Sampling
 from farflung.model.source import ModelSource
 from farflung.model.tokens import StopStrings, TextStream
+from farflung.systems.swarm.adapters import NamedAdapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +53,13 @@ class Wish:
 class Speaker:
     """A connected model with its tokenizer."""
 
-    def __init__(self, connected: ConnectedModel, draft: str) -> None:
+    def __init__(self, connected: ConnectedModel, draft: str, adapter: NamedAdapter | None = None) -> None:
         self.connected = connected
         self.tokenizer = load_tokenizer(connected.source)
         self._generator = ModelGenerator(
-            connected.model, open_cache=connected.open_cache, speculation=speculation_of(draft, connected)
+            connected.model,
+            open_cache=partial(connected.open_cache, adapter=adapter),
+            speculation=speculation_of(draft, connected),
         )
         self._stop_tokens = stop_tokens_of(connected.model)
 
@@ -99,40 +105,41 @@ class Speaker:
 
 
 @contextmanager
-def speaker_of(model: str, ticket: str, draft: str) -> Iterator[Speaker]:
-    """A model of the swarm, connected."""
+def speaker_of(model: str, ticket: str, draft: str, adapter_folder: Path | None) -> Iterator[Speaker]:
+    """A model of the swarm, connected, under an adapter if there is one."""
     source = ModelSource.open(model)
+    adapter = open_adapter(adapter_folder, source) if adapter_folder is not None else None
     waiting = Console(stderr=True)
 
     def on_wait(sentence: str, seconds_left: float) -> None:
         waiting.print(f"[dim]waiting up to {seconds_left:.0f} s more: {sentence}[/dim]", end="\r")
 
     with Connection(ticket) as connection:
-        yield Speaker(connect_model(source, connection, on_wait=on_wait), draft)
+        yield Speaker(connect_model(source, connection, on_wait=on_wait), draft, adapter)
 
 
-def generate(model: str, ticket: str, prompt: str, wish: Wish, draft: str) -> None:
+def generate(model: str, ticket: str, prompt: str, wish: Wish, draft: str, adapter: Path | None = None) -> None:
     """Print the continuation of `prompt`; `draft` as `speculation_of` takes it.
 
     Raises:
-        ValueError: an unknown model, a bad ticket, an empty or too long prompt.
+        ValueError: an unknown model, a bad ticket, an empty or too long prompt, an adapter that does not fit.
         FarflungError: the swarm cannot be reached.
     """
-    with speaker_of(model, ticket, draft) as speaker:
+    with speaker_of(model, ticket, draft, adapter) as speaker:
         tokens = speaker.tokenizer.encode(prompt)
         speaker.speak(tuple(tokens), wish, Sampling(temperature=0.0), _write_now)
         print()
 
 
-def chat(model: str, ticket: str, system: str | None, wish: Wish, draft: str) -> None:
+def chat(model: str, ticket: str, system: str | None, wish: Wish, draft: str, adapter: Path | None = None) -> None:
     """Talk until the end of input or an interrupt between two answers.
 
     Raises:
-        ValueError: an unknown model, a bad ticket, a tokenizer without chat template.
+        ValueError: an unknown model, a bad ticket, a tokenizer without chat template, an adapter that does not fit.
         FarflungError: the swarm cannot be reached.
     """
     console = Console()
-    with speaker_of(model, ticket, draft) as speaker:
+    with speaker_of(model, ticket, draft, adapter) as speaker:
         if speaker.tokenizer.chat_template is None:
             raise ValueError(f"the tokenizer of {model} has no chat template: use `farflung generate`")
         messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from farflung.apps.api import make_engine
+from farflung.apps.api import make_engines
 from farflung.apps.dashboard.chat_view import AnswerView, Exchange, HopView, messages_of
 from farflung.apps.drafting import OFF
 from farflung.apps.http.engine import Engine, EngineLimits, Piece
@@ -104,7 +104,8 @@ class ChatModels:
                 "its folder, as in `farflung dashboard FOLDER`"
             ) from None
         connected = connect_model(source, self._connection, on_wait=self._hear_waiting)
-        return Opened(make_engine(connected, EngineLimits(), OFF), connected)
+        engines = make_engines(connected, EngineLimits(), OFF)
+        return Opened(engines[connected.source.name], connected)
 
     def _hear_waiting(self, sentence: str, seconds_left: float) -> None:
         self.waiting = (f"{sentence} Waits {seconds_left:.0f} s more.", time.monotonic())

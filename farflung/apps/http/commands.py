@@ -22,12 +22,17 @@ def api(
         typer.Option("--resume-seconds", help="A stream goes on so long for a client that may come back; 0: it ends."),
     ] = 30.0,
     draft: Draft = "off",
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="NAME=FOLDER: a LoRA adapter, asked for as MODEL:NAME; repeatable."),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else one per core.")] = None,
 ) -> None:
     """Serve an OpenAI-compatible HTTP interface."""
     from farflung.apps.tickets import find_ticket
 
     ticket = find_ticket(join)
+    from farflung.apps.adapters import AdapterChoice
     from farflung.apps.api import serve_api
     from farflung.apps.http.engine import EngineLimits
     from farflung.apps.http.resuming import StreamLimits
@@ -44,4 +49,5 @@ def api(
         limits=limits,
         stream_limits=StreamLimits(resume_seconds=resume_seconds),
         draft=draft,
+        adapters=[AdapterChoice.parse(text) for text in adapter or ()],
     )

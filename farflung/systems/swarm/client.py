@@ -46,14 +46,20 @@ class SwarmBlocks:
         self.lora: LoraAdapter | None = None
         """Added to the layers of every block; None: nothing is."""
 
-    def open_cache(self, num_tokens_max: int, *, is_hop_per_block: bool = False) -> RemoteCache:
-        """A cache for at most so many tokens (batch times length; servers set them aside)."""
-        return self.bridge.run(self._open_cache(num_tokens_max, is_hop_per_block))
+    def open_cache(
+        self, num_tokens_max: int, *, is_hop_per_block: bool = False, adapter: NamedAdapter | None = None
+    ) -> RemoteCache:
+        """A cache for at most so many tokens (batch times length; servers set them aside), under an adapter, by
+        default the model's as it is now."""
+        if adapter is None and self.lora is not None:
+            adapter = NamedAdapter.of(self.lora)
+        return self.bridge.run(self._open_cache(num_tokens_max, is_hop_per_block, adapter))
 
-    async def _open_cache(self, num_tokens_max: int, is_hop_per_block: bool) -> RemoteCache:
+    async def _open_cache(
+        self, num_tokens_max: int, is_hop_per_block: bool, adapter: NamedAdapter | None
+    ) -> RemoteCache:
         config = replace(self.config, is_hop_per_block=is_hop_per_block or self.config.is_hop_per_block)
         prompts = self.prompts_LPH.detach() if self.prompts_LPH is not None else None
-        adapter = NamedAdapter.of(self.lora) if self.lora is not None else None
         session = Session(
             self.world, self.view, config, num_tokens_max=num_tokens_max, prompts_LPH=prompts, adapter=adapter
         )
