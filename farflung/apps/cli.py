@@ -57,6 +57,7 @@ def serve(
     batch_sessions: Annotated[
         int, typer.Option("--batch-sessions", help="Sessions computed together at most; 1: one after another.")
     ] = 64,
+    adapter_memory: Annotated[int, typer.Option("--adapter-memory", help="For clients' LoRA adapters, in MiB.")] = 256,
     packed: Annotated[
         bool, typer.Option("--packed", help="Weights in memory twice: faster with some 4 to 30 sessions at once (CPU).")
     ] = False,
@@ -97,6 +98,7 @@ def serve(
         dtype=dtype,
         num_cache_tokens=cache_tokens,
         batch_sessions_max=batch_sessions,
+        adapter_mebibytes=adapter_memory,
         is_packed=packed,
     )
     place = Place(

@@ -48,6 +48,8 @@ class ServeOptions:
     """Tokens of attention cache over all blocks held."""
     batch_sessions_max: int = 64
     """Sessions that are computed together at most."""
+    adapter_mebibytes: int = 256
+    """Memory for clients' adapters, beside weights and cache."""
     is_packed: bool = False
     """Whether to keep matrices a second time, laid out for several sessions at once (CPU, float32)."""
     context_length_max: int | None = None
@@ -62,6 +64,8 @@ class ServeOptions:
             raise ValueError("--cache-tokens must be at least 1")
         if self.batch_sessions_max < 1:
             raise ValueError("--batch-sessions must be at least 1")
+        if self.adapter_mebibytes < 0:
+            raise ValueError("--adapter-memory must be 0 MiB, which refuses adapters, or more")
 
 
 class BlockServer:
@@ -143,6 +147,7 @@ class BlockServer:
             limits=Limits(hidden_size=self._source.hidden_size, context_length_max=self._context_length_max()),
             cache_tokens_max=self._options.num_cache_tokens,
             batch_sessions_max=self._options.batch_sessions_max,
+            adapter_bytes_max=self._options.adapter_mebibytes << 20,
             blocks_per_second=speed.blocks_per_second,
             forward_tokens_per_second=speed.forward_tokens_per_second,
             version=__version__,
