@@ -69,14 +69,14 @@ def no_truncation_on_retry(patch: pytest.MonkeyPatch) -> None:
 
 def history_in_the_wrong_order(patch: pytest.MonkeyPatch) -> None:
     """Planted bug: a replacement gets the newest steps first."""
-    replay = history.History.replay
+    inputs = history.History.inputs
 
-    def newest_first(self: history.History, block: int, upto: int) -> torch.Tensor:
-        hidden = replay(self, block, upto)
+    def newest_first(self: history.History, block: int, base: int, upto: int) -> torch.Tensor:
+        hidden = inputs(self, block, base, upto)
         num_newest = self.step(upto).num_positions
         return torch.cat([hidden[:, -num_newest:], hidden[:, :-num_newest]], dim=1)
 
-    patch.setattr(history.History, "replay", newest_first)
+    patch.setattr(history.History, "inputs", newest_first)
 
 
 @pytest.mark.parametrize("plant", [no_truncation_on_retry, history_in_the_wrong_order])

@@ -29,6 +29,8 @@ class StepTimes:
     """Sum over servers."""
     num_replaced: int = 0
     """Servers replaced during the step."""
+    num_replayed: int = 0
+    """Positions before the newest that servers were sent again."""
 
 
 class Answers:
@@ -46,6 +48,11 @@ class Answers:
     def expect(self, number: int) -> None:
         """From now on step `number` is under way."""
         self.number, self.final, self.times = number, None, StepTimes()
+
+    def note_replay(self, base: int) -> None:
+        """A server was sent the step under way, and all since step `base`."""
+        num_new = self.history.num_new(base, self.number)
+        self.times.num_replayed += num_new - self.history.step(self.number).num_positions
 
     def has_output(self, link: Link) -> bool:
         """Whether what `link` makes of the step under way is here."""
@@ -68,10 +75,14 @@ class Answers:
         match message:
             case Output(first=first, last=last):
                 self._take_output(self.chain.find(source.peer, first, last), message)
-            case Behind(first=first, last=last, upto=upto) | Working(first=first, last=last, upto=upto):
+            case Behind(first=first, last=last, upto=upto, applied=applied):
                 link = self.chain.find(source.peer, first, last)
                 if link is not None and upto == self.number:
-                    link.is_behind, link.is_working = isinstance(message, Behind), isinstance(message, Working)
+                    link.is_behind, link.is_working, link.applied = True, False, applied
+            case Working(first=first, last=last, upto=upto):
+                link = self.chain.find(source.peer, first, last)
+                if link is not None and upto == self.number:
+                    link.is_behind, link.is_working = False, True
             case SessionRefused(first=first, last=last, upto=upto) if upto == self.number:
                 self._take_refusal(self.chain.find(source.peer, first, last), message)
             case PeerLost(peer, reason):
@@ -103,9 +114,11 @@ class Answers:
         if link is None or not 1 <= output.upto <= self.number:
             return
         logged = self.history.step(output.upto)
-        num_positions = logged.start + logged.num_positions if output.base == 0 else logged.num_positions
-        expected = (logged.batch_size, num_positions, self.hidden_size)
         try:
+            if not 0 <= output.base < output.upto:
+                raise MalformedTensor(f"an output of step {output.upto} from step {output.base}")
+            num_positions = self.history.num_new(output.base, output.upto)
+            expected = (logged.batch_size, num_positions, self.hidden_size)
             if tuple(output.hidden.shape) != expected:
                 raise MalformedTensor(f"an output of shape {output.hidden.shape[:8]} instead of {expected}")
             if output.hidden.dtype not in FLOATING_DTYPES:
@@ -116,7 +129,9 @@ class Answers:
             return
         self._applied_up_to(link, output.upto)
         if link.last != self.num_blocks:
-            self.history.record(link.last, output.upto, hidden, is_whole=output.base == 0)
+            is_whole = output.base == 0
+            newest = hidden if is_whole else hidden[:, -logged.num_positions :]
+            self.history.record(link.last, output.upto, newest, is_whole=is_whole)
         elif output.upto == self.number:
             self.final = hidden[:, -logged.num_positions :]
         if output.upto == self.number:

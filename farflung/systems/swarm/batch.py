@@ -24,15 +24,23 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """The step is computed, and nobody wants its output."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoRoom:
     """The pool has no pages left for it; nothing was computed."""
 
 
+Outcome = WireTensor | Unanswered | Progress | NoRoom
+
+
 @torch.inference_mode()
-def run_batch(parts: Sequence[Part], num_bytes_max: int) -> list[WireTensor | Progress | NoRoom]:
+def run_batch(parts: Sequence[Part], num_bytes_max: int) -> list[Outcome]:
     """What became of each part: the encoded output of its whole step [batch, new positions, hidden size], or how far
     it has come."""
-    results: list[WireTensor | Progress | NoRoom | None] = []
+    results: list[Outcome | None] = []
     computing: list[tuple[ServerSession, Pending, torch.Tensor]] = []
     for part in parts:
         session = part.job.session
@@ -105,16 +113,20 @@ def _compute(computing: Sequence[tuple[ServerSession, Pending, torch.Tensor]]) -
         )
         outputs = [output]
     for (session, pending, piece), output in zip(computing, outputs, strict=True):
-        pending.outputs.append(output)
+        if not pending.step.is_background:
+            pending.outputs.append(output)
         pending.num_done += piece.shape[1]
         session.cache.remember(piece[0], output[0])
 
 
-def _result(session: ServerSession) -> WireTensor | Progress:
+def _result(session: ServerSession) -> WireTensor | Unanswered | Progress:
     pending = session.pending
     assert pending is not None
     if pending.num_left:
         return Progress(pending.num_done)
+    if pending.step.is_background:
+        session.pending = None
+        return Unanswered()
     outputs = pending.outputs
     encoded = encode_tensor(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), pending.step.codec)
     session.pending = None

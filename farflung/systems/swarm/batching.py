@@ -82,6 +82,13 @@ class BatchQueue:
                 self._served = {each: self._served[each] for each in self._lines}
         self._lines[client].append(job)
 
+    def withdraw(self, session: object) -> list[StepJob]:
+        """Take the steps of a session out, in order."""
+        jobs = self.jobs_of(session)
+        for job in jobs:
+            self._remove(job)
+        return jobs
+
     def put_back(self, job: StepJob) -> None:
         """A job that is not done comes first in its client's line."""
         self._lines.setdefault(job.client, deque()).appendleft(job)
@@ -131,12 +138,15 @@ class BatchQueue:
             yield job
 
     def _take(self, job: StepJob | RequestJob, num_tokens: int) -> None:
+        self._remove(job)
+        self._served_last = max(self._served_last, self._served[job.client])
+        self._served[job.client] += num_tokens
+
+    def _remove(self, job: StepJob | RequestJob) -> None:
         line = self._lines[job.client]
         line.remove(job)
         if not line:
             del self._lines[job.client]
-        self._served_last = max(self._served_last, self._served[job.client])
-        self._served[job.client] += num_tokens
 
     def _drop_closed(self) -> None:
         for client, line in list(self._lines.items()):

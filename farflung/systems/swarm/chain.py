@@ -22,7 +22,7 @@ class Link:
     ban_seconds: float = 0.0
     """How long to avoid it for this trouble."""
     is_behind: bool = False
-    """It has lost what was sent before: it needs the whole history."""
+    """It said that it cannot start from where it was asked to, but only from `applied`."""
     is_working: bool = False
     """It said that the step in question waits or runs."""
     wants_adapter: bool = False

@@ -37,8 +37,12 @@ class ServerConfig:
     """Sessions that are computed together at most; 1: one after another."""
     batch_seconds_max: float = 0.25
     """What a batch may take, as far as the measured rate of long forwards says: prompts are cut into such chunks."""
+    standby_seconds_max: float = 0.05
+    """What a computation for standbys may take, likewise: who comes meanwhile waits for it."""
     linger_seconds_max: float = 0.05
     """A session that usually takes longer to come back with its next step is never waited for."""
+    ask_seconds: float = 30.0
+    """Of a session that is not used for so long the client is asked, again and again, whether it still wants it."""
     idle_seconds_max: float = 1800.0
     """A session that is not used for so long is freed."""
     orphan_seconds_max: float = 10.0
@@ -71,3 +75,10 @@ class SessionConfig:
     """One hop per block, so that the hidden states after every block come back."""
     micro_batch_tokens_max: int = 1024
     """A batch without a cache travels in pieces of whole rows of so many tokens, all at the same time."""
+    is_standby_wanted: bool = False
+    """Let another holder of each server's blocks keep up with it, so that after a loss only what is newest is computed
+    again."""
+    standby_num_positions: int = 16
+    """A standby is sent what is new once there are so many positions of it."""
+    standby_seconds_max: float = 30.0
+    """A standby that gets no further for so long is given up."""

@@ -2,18 +2,21 @@
 
 Invariants: one computation at a time; the steps of a session in their order; a session whose computation fails is
 closed and nobody else's; a step that finds no room waits, or an other session gives way and is told to replay.
+Standbys are computed when nobody else waits or is about to be back, a little at a time; beside that a little every two
+seconds, so that they also keep up where somebody always waits, at a cost of a few hundredths.
 """
 
+import math
 from collections.abc import Sequence
 
 from farflung.systems.swarm import stateless
-from farflung.systems.swarm.batch import NoRoom, Progress, run_batch
+from farflung.systems.swarm.batch import NoRoom, Progress, Unanswered, run_batch
 from farflung.systems.swarm.batching import Batch, BatchQueue
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
 from farflung.systems.swarm.lingering import compute_at
 from farflung.systems.swarm.messages import ACTOR, Forward, Output, Step
-from farflung.systems.swarm.replies import behind, onward, refuse
+from farflung.systems.swarm.replies import behind, onward, refuse, standing_by
 from farflung.systems.swarm.sessions import ServerSession, SessionTable, make_output
 from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address
@@ -26,6 +29,8 @@ RETURN_SHARE = 0.25
 """Of a batch's time, in which a session of which nothing is known is expected back."""
 BATCH_TOKENS_MIN = 16
 BATCH_TOKENS_MAX = 1024
+STANDBY_PAUSE_SECONDS = 2.0
+"""Where somebody always waits, standbys are computed so seldom."""
 ROOM_SECONDS = 0.2
 """After so long a step that found no room is tried again."""
 
@@ -36,10 +41,13 @@ class Engine:
     def __init__(self, config: ServerConfig, sessions: SessionTable) -> None:
         self.config = config
         self.queue = BatchQueue(config.num_jobs_max, config.batch_sessions_max)
+        self.standby_queue = BatchQueue(config.num_jobs_max, config.batch_sessions_max)
         self.job_seconds: float | None = None
         """Mean seconds of recent computations."""
         self._sessions = sessions
         self._running: Batch | RequestJob | None = None
+        self._is_running_standbys = False
+        self._standbys_ran_at = -math.inf
         self._started_at = 0.0
         self._batch_seconds = 0.0
         self._expected: dict[ServerSession, float] = {}
@@ -50,7 +58,11 @@ class Engine:
         """Computations that come before what would be asked now."""
         num_jobs = len(self.queue)
         num_batches = max(-(-num_jobs // self.config.batch_sessions_max), self.queue.num_tokens // BATCH_TOKENS_MAX)
-        return num_batches + (self._running is not None)
+        return num_batches + (self._running is not None and not self._is_running_standbys)
+
+    def queue_of(self, session: ServerSession) -> BatchQueue:
+        """Where its steps wait."""
+        return self.standby_queue if session.is_standby else self.queue
 
     def push(self, job: StepJob | RequestJob, now: float) -> Sequence[Effect]:
         """Accept a job; the caller has seen that the queue is not full."""
@@ -59,29 +71,58 @@ class Engine:
             if job.session.answered_at is not None:
                 job.session.returns.add(now - job.session.answered_at)
                 job.session.answered_at = None
-        self.queue.push(job)
+        queue = self.queue_of(job.session) if isinstance(job, StepJob) else self.queue
+        queue.push(job)
         return self.run_next(now)
+
+    def promote(self, session: ServerSession) -> None:
+        """What waits of a standby waits like others' from now on."""
+        jobs = self.standby_queue.withdraw(session)
+        self._sessions.promote(session)
+        for job in jobs:
+            self.queue.push(job)
 
     def run_next(self, now: float) -> Sequence[Effect]:
         """Give the device its next batch, if it is free and nobody is waited for."""
-        if self._running is not None or not len(self.queue):
+        if self._running is not None:
             return ()
         begins_at = self._begins_at(now)
-        if begins_at > now:
-            return [WakeAt(begins_at)]
-        chosen = self.queue.form(now, self._num_tokens_max())
+        standbys_at = self._standbys_at(now)
+        self._is_running_standbys = standbys_at <= now
+        if self._is_running_standbys:
+            self._standbys_ran_at = now
+            chosen = self.standby_queue.form(now, self._num_tokens_max(self.config.standby_seconds_max))
+            if chosen is None:  # all of them are closed
+                return self.run_next(now)
+        elif begins_at <= now:
+            chosen = self.queue.form(now, self._num_tokens_max(self.config.batch_seconds_max))
+            begins_at = self.queue.ready_at() or math.inf
+        else:
+            chosen = None
         if chosen is None:
-            ready_at = self.queue.ready_at()
-            return () if ready_at is None else [WakeAt(ready_at)]
+            wake_at = min(begins_at, standbys_at)
+            return [WakeAt(wake_at)] if now < wake_at < math.inf else ()
+        return [self._run(chosen, now)]
+
+    def _run(self, chosen: Batch | RequestJob, now: float) -> Run:
         self._running, self._started_at = chosen, now
         if isinstance(chosen, Batch):
             _, first, last = chosen.parts[0].job.session.key
             seconds = cost_seconds(last - first, chosen.num_tokens, self.config)
-            return [Run(chosen, run_batch, (chosen.parts, FRAME_BYTES_MAX), seconds)]
+            return Run(chosen, run_batch, (chosen.parts, FRAME_BYTES_MAX), seconds)
         request = chosen.request
         function = stateless.forward if isinstance(request, Forward) else stateless.backward
         seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
-        return [Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX, chosen.additions), seconds)]
+        return Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX, chosen.additions), seconds)
+
+    def _standbys_at(self, now: float) -> float:
+        """When standbys have their turn next."""
+        if not len(self.standby_queue):
+            return math.inf
+        turn_at = self._standbys_ran_at + STANDBY_PAUSE_SECONDS
+        if len(self.queue):
+            return turn_at
+        return min(turn_at, max(self._expected.values(), default=now))
 
     def _begins_at(self, now: float) -> float:
         """When the next batch is best begun: now, or as soon as somebody is back who is about to be."""
@@ -91,15 +132,17 @@ class Engine:
             if returns_at > now and not session.is_closed
         }
         num_waiting = len(self.queue)
+        if num_waiting == 0:
+            return math.inf
         num_places = self.config.batch_sessions_max - num_waiting
         if num_places < 1:
             return now
         return compute_at(now, num_waiting, sorted(self._expected.values())[:num_places], self._batch_seconds)
 
-    def _num_tokens_max(self) -> int:
+    def _num_tokens_max(self, seconds: float) -> int:
         """Tokens of one batch: what the device computes in the time that a decode step may wait for it."""
         num_blocks = self._sessions.num_blocks
-        num_tokens = self.config.batch_seconds_max * self.config.forward_tokens_per_second / num_blocks
+        num_tokens = seconds * self.config.forward_tokens_per_second / num_blocks
         return int(min(max(num_tokens, BATCH_TOKENS_MIN), BATCH_TOKENS_MAX))
 
     def finished(self, job: object, result: object, now: float) -> Sequence[Effect]:
@@ -107,12 +150,13 @@ class Engine:
         assert isinstance(job, Batch | RequestJob) and job is self._running
         self._running = None
         seconds = now - self._started_at
-        previous = self.job_seconds if self.job_seconds is not None else seconds
-        self.job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
+        if not self._is_running_standbys:  # what others wait for is measured
+            previous = self.job_seconds if self.job_seconds is not None else seconds
+            self.job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
         if isinstance(job, RequestJob):
             effects = list(stateless.answer(job.source, job.request, result))
         else:
-            self._batch_seconds = seconds
+            self._batch_seconds = self._batch_seconds if self._is_running_standbys else seconds
             effects = self._batch_finished(job, result, now)
         return [*effects, *self.run_next(now)]
 
@@ -129,10 +173,13 @@ class Engine:
                 continue
             if isinstance(outcome, WireTensor):
                 effects += self._step_finished(job, outcome, now)
+            elif isinstance(outcome, Unanswered):
+                job.session.applied, job.session.used_at = job.step.upto, now
+                effects.append(standing_by(job.step, job.step.upto))
             elif isinstance(outcome, Progress):
                 job.num_done = outcome.num_done
                 job.session.used_at = now
-                self.queue.put_back(job)
+                self.queue_of(job.session).put_back(job)
             else:
                 assert isinstance(outcome, NoRoom)
                 without_room.append(job)
@@ -145,7 +192,7 @@ class Engine:
         if len(jobs) > 1:
             for job in reversed(jobs):
                 job.is_retried_alone = True
-                self.queue.put_back(job)
+                self.queue_of(job.session).put_back(job)
             return []
         (job,) = jobs
         session = job.session
@@ -179,6 +226,10 @@ class Engine:
         session = job.session
         if session.is_closed:
             return []
+        if session.is_standby:
+            self._sessions.close(session.key)
+            session.cache.release()
+            return [behind(job.step, 0), Note(f"a standby of {session.client.peer} gives way: no pages")]
         if not any(other.num_block_tokens for other in self._sessions if other is not session):
             self._sessions.close(session.key)
             return [refuse(job.step, f"the cache has no room for {session.length} positions", retry=2.0)]
@@ -187,7 +238,7 @@ class Engine:
         if victim is None:
             job.waits_until = now + ROOM_SECONDS
             return []
-        told = [behind(waiting.step, 0) for waiting in self.queue.jobs_of(victim)]
+        told = [behind(waiting.step, 0) for waiting in self.queue_of(victim).jobs_of(victim)]
         self._sessions.close(victim.key)
         victim.cache.release()
         return [*told, Note(f"a session of {victim.client.peer} gives way to one of {session.client.peer}: no pages")]

@@ -1,10 +1,10 @@
 """The operation log of a session: what has been asked of every span, so that any span can be rebuilt exactly elsewhere.
 
 A step is a list of edits (truncate, reorder) and then new positions. Edits, position ids and masks are the same for all
-spans; hidden states differ, so they are kept per *boundary*: boundary b holds the inputs of block b. `replay` compacts
+spans; hidden states differ, so they are kept per *boundary*: boundary b holds the inputs of block b. `inputs` compacts
 the log: it follows each surviving row back through every reorder and drops what was truncated, so that one prefill of
-its result leaves a fresh server in the very state that the step-by-step history left the lost one in (PETALS,
-Algorithm 1, with the operations that its published code forgets).
+its result leaves a fresh server, or one that stands at an older step and was given `edits`, in the very state that the
+step-by-step history left the lost one in (PETALS, Algorithm 1, with the operations that its published code forgets).
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,10 @@ class _Boundary:
     snapshot: torch.Tensor | None = None
     steps: dict[int, torch.Tensor] = field(default_factory=dict[int, torch.Tensor])
 
-    def first_missing(self, upto: int) -> int | None:
-        """The first step after the snapshot, up to `upto`, whose tensor never arrived."""
-        return next((step for step in range(self.snapshot_step + 1, upto + 1) if step not in self.steps), None)
+    def first_missing(self, upto: int, base: int = 0) -> int | None:
+        """The first step after the snapshot and `base`, up to `upto`, whose tensor never arrived."""
+        first = max(self.snapshot_step, base) + 1
+        return next((step for step in range(first, upto + 1) if step not in self.steps), None)
 
 
 class History:
@@ -101,38 +102,34 @@ class History:
         boundary = self._boundaries.get(block)
         return boundary is not None and (step in boundary.steps or (boundary.snapshot_step == step and step > 0))
 
-    def newest(self, block: int, step: int) -> torch.Tensor:
-        """What enters `block` at `step`, new positions only; `has` must hold."""
-        boundary = self._boundaries[block]
-        if step in boundary.steps:
-            return boundary.steps[step]
-        assert boundary.snapshot is not None and boundary.snapshot_step == step
-        return boundary.snapshot[:, -self.step(step).num_positions :]
-
-    def is_complete(self, block: int, upto: int) -> bool:
-        """Whether a span that starts at `block` can be rebuilt up to step `upto` from here."""
+    def is_complete(self, block: int, upto: int, base: int = 0) -> bool:
+        """Whether a span that starts at `block` and stands at step `base` can be brought to step `upto` from here."""
         boundary = self._boundaries.get(block)
-        return boundary is not None and boundary.snapshot_step <= upto and boundary.first_missing(upto) is None
+        return boundary is not None and boundary.snapshot_step <= upto and boundary.first_missing(upto, base) is None
 
-    def replay(self, block: int, upto: int) -> torch.Tensor:
-        """All inputs of `block` that are still in the cache at step `upto`: [batch, length, hidden size]."""
-        return self._compact(self._boundaries[block], upto)
+    def edits(self, base: int, upto: int) -> tuple[Edit, ...]:
+        """What makes of the cache at step `base` all that is left of it at step `upto`: a truncation, then a reorder,
+        or less."""
+        rows, num_kept = self._left_of(base, upto)
+        edits: list[Edit] = [] if num_kept == self._length_at(base) else [Truncate(num_kept)]
+        return tuple(edits) if rows is None else (*edits, Reorder(tuple(int(row) for row in rows)))
 
-    def replay_position_ids(self, upto: int) -> torch.Tensor:
-        """Position ids that go with `replay`: [batch, length]."""
-        return self._compact(self._position_ids, upto)
+    def num_new(self, base: int, upto: int) -> int:
+        """Positions of the cache at step `upto` that one at step `base` lacks."""
+        return self._length_at(upto) - self._left_of(base, upto)[1]
 
-    def replay_attention_mask(self, upto: int) -> torch.Tensor:
-        """Attention mask that goes with `replay`: [batch, length]."""
-        return self._compact(self._attention_mask, upto)
+    def inputs(self, block: int, base: int, upto: int) -> torch.Tensor:
+        """Inputs of `block` at the positions that `num_new` counts: [batch, new positions, hidden size]. All that are
+        in the cache at step `upto` for base 0; `is_complete` must hold."""
+        return self._compact(self._boundaries[block], base, upto)
 
-    def newest_position_ids(self, step: int) -> torch.Tensor:
-        """Position ids of the new positions of `step`: [batch, new positions]."""
-        return self._position_ids.steps[step]
+    def position_ids(self, base: int, upto: int) -> torch.Tensor:
+        """Position ids that go with `inputs`: [batch, new positions]."""
+        return self._compact(self._position_ids, base, upto)
 
-    def newest_attention_mask(self, step: int) -> torch.Tensor:
-        """Attention mask of the new positions of `step`: [batch, new positions]."""
-        return self._attention_mask.steps[step]
+    def attention_mask(self, base: int, upto: int) -> torch.Tensor:
+        """Attention mask that goes with `inputs`: [batch, new positions]."""
+        return self._compact(self._attention_mask, base, upto)
 
     def forget(self, blocks: Sequence[int]) -> None:
         """Drop boundaries that no span starts at any more."""
@@ -147,26 +144,45 @@ class History:
         upto = self.num_steps - 1  # the newest step stays open: copies of it may still be under way
         for boundary in [*self._boundaries.values(), self._position_ids, self._attention_mask]:
             if upto > boundary.snapshot_step and boundary.first_missing(upto) is None:
-                boundary.snapshot = self._compact(boundary, upto)
+                boundary.snapshot = self._compact(boundary, 0, upto)
                 boundary.snapshot_step = upto
                 boundary.steps = {step: tensor for step, tensor in boundary.steps.items() if step > upto}
 
-    def _compact(self, boundary: _Boundary, upto: int) -> torch.Tensor:
+    def _length_at(self, number: int) -> int:
+        """Cache length after step `number`; 0 before the first."""
+        return self.step(number).start + self.step(number).num_positions if number else 0
+
+    def _left_of(self, base: int, upto: int) -> tuple[torch.Tensor | None, int]:
+        """What is left of the cache at step `base` at step `upto`: (its rows, None if all are as they were; how many
+        of its positions)."""
+        rows: torch.Tensor | None = None
+        num_kept = self._length_at(upto) if base else 0
+        for number in range(upto, base, -1):
+            step = self.step(number)
+            num_kept = min(num_kept, step.start)
+            if num_kept == 0:
+                return None, 0
+            rows = _rows_before(step.edits, rows)
+        return rows, num_kept
+
+    def _compact(self, boundary: _Boundary, base: int, upto: int) -> torch.Tensor:
         """Walk the log backwards: `rows` maps the rows of the end to rows of the step at hand, `limit` is the length
         below which positions survive all later truncations."""
         rows: torch.Tensor | None = None
-        limit = self.step(upto).start + self.step(upto).num_positions
+        limit = self._length_at(upto)
+        first = limit - self.num_new(base, upto)
         pieces: list[torch.Tensor] = []
         for number in range(upto, boundary.snapshot_step, -1):
             step = self.step(number)
             pieces.append(_pick(boundary.steps[number], rows, limit - step.start))
             limit = min(limit, step.start)  # where a step starts says what its truncations left
-            if limit == 0:
-                break  # nothing older is left, and its batch may have had another size
+            if limit <= first:
+                break  # nothing older is new, and if nothing older is left, its batch may have had another size
             rows = _rows_before(step.edits, rows)
-        if boundary.snapshot is not None and limit > 0:
+        if boundary.snapshot is not None and limit > first:
             pieces.append(_pick(boundary.snapshot, rows, limit))
-        return torch.cat(pieces[::-1], dim=1)
+            limit = 0
+        return torch.cat(pieces[::-1], dim=1)[:, first - limit :]
 
 
 def _pick(tensor: torch.Tensor, rows: torch.Tensor | None, num_positions: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ duplicates from what they computed before, so a client may always ask again.
 
     client --Step--> server 1 --Step--> server 2 --Output--> client        the critical path
                         \\--Output--> client                                the copy that lets spans be replayed
+    client --Step in the background--> standby of a server --StandingBy--> client       several steps at once, later
 """
 
 import msgspec
@@ -121,6 +122,8 @@ class Step(Message, kw_only=True):
     """Positions times batch that the session may grow to; more than the server's cache can hold is refused."""
     codec: str = "raw"
     """How outputs are to be encoded."""
+    is_background: bool = False
+    """Only keep up, when there is nothing else to do: the answer is StandingBy, and nothing is pushed on."""
 
 
 class Output(Message, kw_only=True):
@@ -149,6 +152,15 @@ class Behind(Message, kw_only=True):
 
 class Working(Message, kw_only=True):
     """Server to client: that step waits or runs here; keep waiting."""
+
+    session: str
+    first: int
+    last: int
+    upto: int
+
+
+class StandingBy(Message, kw_only=True):
+    """Server to client: your session could go on here from step `upto`. Who does not want that closes it."""
 
     session: str
     first: int

@@ -1,6 +1,16 @@
 """The messages that a block server sends about a step (pure)."""
 
-from farflung.systems.swarm.messages import Backward, Behind, Forward, Output, RequestRefused, SessionRefused, Step
+from farflung.systems.swarm.messages import (
+    Backward,
+    Behind,
+    Forward,
+    Output,
+    RequestRefused,
+    SessionRefused,
+    StandingBy,
+    Step,
+    Working,
+)
 from farflung.world.address import Address
 from farflung.world.effects import Send
 
@@ -10,6 +20,18 @@ def behind(step: Step, applied: int) -> Send:
     first, last = step.route[0].first, step.route[0].last
     message = Behind(session=step.session, first=first, last=last, upto=step.upto, applied=applied)
     return Send(Address(*step.client), message)
+
+
+def working(step: Step) -> Send:
+    """Tell the client that the step waits or runs."""
+    first, last = step.route[0].first, step.route[0].last
+    return Send(Address(*step.client), Working(session=step.session, first=first, last=last, upto=step.upto))
+
+
+def standing_by(step: Step, upto: int) -> Send:
+    """Tell the client how far its standby is."""
+    first, last = step.route[0].first, step.route[0].last
+    return Send(Address(*step.client), StandingBy(session=step.session, first=first, last=last, upto=upto))
 
 
 def refuse(

@@ -17,6 +17,7 @@ from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.engine import Engine
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.jobs import RequestJob, StepJob
+from farflung.systems.swarm.leftovers import Leftovers
 from farflung.systems.swarm.messages import (
     ACTOR,
     Attach,
@@ -27,9 +28,8 @@ from farflung.systems.swarm.messages import (
     Install,
     PushFailed,
     Step,
-    Working,
 )
-from farflung.systems.swarm.replies import behind, refuse, refuse_request
+from farflung.systems.swarm.replies import behind, refuse, refuse_request, standing_by, working
 from farflung.systems.swarm.sessions import ServerSession, SessionKey, SessionTable
 from farflung.systems.swarm.updates import BROKEN, InstallJob, Updates
 from farflung.wire.message import NoSuchActor
@@ -59,7 +59,7 @@ class Server(Role):
         self._adapters = AdapterStore(config.adapter_bytes_max, config.limits)
         self._is_installing = False
         self._sweeps_at = 0.0
-        self._orphans: dict[PeerId, float] = {}
+        self._leftovers = Leftovers()
 
     @property
     def blocks(self) -> BlockRange:
@@ -98,7 +98,7 @@ class Server(Role):
         return [WakeAt(self._sweeps_at)]
 
     def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
-        self._orphans.pop(source.peer, None)
+        self._leftovers.heard_of(source.peer)
         match message:
             case Step():
                 return self._receive_step(source, message, now)
@@ -120,7 +120,7 @@ class Server(Role):
 
     def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
         if any(session.client.peer == peer for session in self._sessions):
-            self._orphans.setdefault(peer, now)  # told again and again, the first time counts
+            self._leftovers.lost(peer, now)
         return self._push_failed(peer, reason)
 
     def _nobody_there(self, target: Address) -> Sequence[Effect]:
@@ -139,24 +139,11 @@ class Server(Role):
 
     def wake(self, now: float) -> Sequence[Effect]:
         """Free what nobody will come back for, and compute what was to wait until now."""
-        effects = [*self._sweep(now), *self._engine.run_next(now)]
+        effects = [*self._leftovers.sweep(self._sessions, self.config, now), *self._engine.run_next(now)]
         if now < self._sweeps_at:
             return effects
         self._sweeps_at = now + SWEEP_SECONDS
         return [*effects, WakeAt(self._sweeps_at)]
-
-    def _sweep(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for peer, since in list(self._orphans.items()):
-            if now - since >= self.config.orphan_seconds_max:
-                del self._orphans[peer]
-                freed = self._sessions.close_where(client_peer=peer)
-                effects.append(Note(f"freed {freed} session parts of {peer}, which is gone"))
-        for session in self._sessions:
-            if now - session.used_at > self.config.idle_seconds_max:
-                self._sessions.close(session.key)
-                effects.append(Note(f"freed a session of {session.client.peer} after {self.config.idle_seconds_max} s"))
-        return effects
 
     def replace_span(self, span: Span, now: float) -> Sequence[Effect]:
         """Offer `span` from now on; sessions on the old one go on until they end."""
@@ -196,8 +183,9 @@ class Server(Role):
         session = self._sessions.get(key)
         is_fresh_start = step.base == 0 and (session is None or session.is_restarted_by(step))
         is_continued = session is not None and session.is_continued_by(step)
-        if (is_fresh_start or is_continued) and self._engine.queue.is_full:
-            return [refuse(step, f"{len(self._engine.queue)} steps are waiting here already", retry=1.0)]
+        queue = self._engine.standby_queue if step.is_background else self._engine.queue
+        if (is_fresh_start or is_continued) and queue.is_full:
+            return [refuse(step, f"{len(queue)} steps are waiting here already", retry=1.0)]
         if is_fresh_start:
             opened = self._open(step, key, now)
             return self._accept(opened, step, now) if isinstance(opened, ServerSession) else [opened]
@@ -234,6 +222,7 @@ class Server(Role):
             used_at=now,
             adapter=step.adapter,
             additions=additions,
+            is_standby=step.is_background,
         )
         self._sessions.open(session)
         return session
@@ -257,6 +246,8 @@ class Server(Role):
         if not self._sessions.grow(session, step.num_tokens_max):
             self._sessions.close(session.key)
             return [refuse(step, f"the cache cannot grow to {step.num_tokens_max} tokens", retry=2.0)]
+        if session.is_standby and not step.is_background:
+            self._engine.promote(session)
         session.length, session.batch_size = shape
         session.enqueued, session.used_at, session.client = step.upto, now, Address(*step.client)
         session.newest_base = step.base
@@ -266,14 +257,12 @@ class Server(Role):
 
     def _answer_again(self, session: ServerSession, step: Step) -> Sequence[Effect]:
         """A duplicate: send what came of it, if it is the newest step; otherwise say where the session stands."""
-        name, first, last = session.key
-        client = Address(*step.client)
         output = session.newest_output
-        if output is not None and output.upto == step.upto:
-            return [*self._engine.push_onward(session, step, output), Send(client, output)]
+        if output is not None and output.upto == step.upto and not step.is_background:
+            return [*self._engine.push_onward(session, step, output), Send(Address(*step.client), output)]
         if step.upto > session.applied:
-            return [Send(client, Working(session=name, first=first, last=last, upto=step.upto))]
-        return [behind(step, session.enqueued)]
+            return [working(step)]
+        return [standing_by(step, session.applied)] if step.is_background else [behind(step, session.enqueued)]
 
     def _receive_request(self, source: Address, request: Forward | Backward, now: float) -> Sequence[Effect]:
         blocks = BlockRange(request.first, request.last)

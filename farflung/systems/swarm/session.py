@@ -16,18 +16,10 @@ from farflung.systems.swarm.answers import Answers, StepTimes
 from farflung.systems.swarm.chain import Chain, Link
 from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.handing import why_not_handed
-from farflung.systems.swarm.messages import (
-    ACTOR,
-    Attach,
-    CloseSession,
-    Edit,
-    Hop,
-    Reorder,
-    Step,
-    Truncate,
-)
+from farflung.systems.swarm.messages import ACTOR, Attach, CloseSession, Edit, Hop, Reorder, Truncate
+from farflung.systems.swarm.standby import Standbys
+from farflung.systems.swarm.steps import Steps
 from farflung.systems.swarm.view import NoRoute, SwarmView
-from farflung.wire.tensor import encode_tensor
 from farflung.world.address import Address
 from farflung.world.doors import World
 from farflung.world.mailbox import Mailbox
@@ -53,18 +45,21 @@ class Session:
         self._view = view
         self._config = config
         self._num_tokens_max = num_tokens_max
-        self._prompts_LPH = prompts_LPH
         self._adapter = adapter
         self.name = view.new_name()
         self._mailbox = Mailbox(world, f"session-{self.name}")
         self._answers = Answers(view.num_blocks, view.hidden_size)
+        named = adapter.name if adapter is not None else ""
+        client = self._mailbox.address
+        self._steps = Steps(self.name, client, view.model, config.codec, num_tokens_max, prompts_LPH, named)
+        self._standbys = Standbys(self._mailbox, self.name, view, config, world.clock.now)
         self._edits: list[Edit] = []
         self._length = 0
         self._stuck_since: float | None = None
         """Since when servers have been replaced without one that answered."""
-        self._has_positions = False
-        self._has_padding = False
         self.num_replaced = 0
+        self.num_replayed = 0
+        """Positions that were sent to replacements, beside the newest ones."""
         self.times = StepTimes()
 
     @property
@@ -117,22 +112,37 @@ class Session:
         while self._answers.final is None:
             await self._walk(number)
         self._answers.history.compact_if_worthwhile()
+        if self._config.is_standby_wanted and not self._config.is_hop_per_block:
+            await self._bring_standbys_nearer(number)
         self.times = self._answers.times
+        self.num_replayed += self.times.num_replayed
         self.times.seconds = self._world.clock.now() - started_at
         return self._answers.final
 
     def hidden_states(self) -> list[torch.Tensor]:
         """Inputs of every link at the newest step, first to last: with one hop per block, of every block."""
         return [
-            self._answers.history.newest(link.first, self._answers.history.num_steps)
+            self._answers.history.inputs(link.first, self._answers.number - 1, self._answers.number)
             for link in self._answers.chain.links
         ]
+
+    async def _bring_standbys_nearer(self, number: int) -> None:
+        for link in self._standbys.due(self._answers.chain, self._answers.history, self._num_tokens_max):
+            if link.wants_adapter and self._adapter is not None:
+                link.wants_adapter = False
+                trouble = await why_not_handed(self._world, self._view, self._adapter, link.hop)
+                if trouble is not None:
+                    self._standbys.drop(link.peer, trouble)
+                    continue
+            self._send_step(link, number, base=link.applied, route=[link], is_background=True)
+            link.applied = number
 
     def close(self) -> None:
         """Free the caches of all servers. May be called twice."""
         for link in self._answers.chain.links:
             self._mailbox.send(Address(link.peer, ACTOR), CloseSession(session=self.name))
         self._answers.chain = Chain()
+        self._standbys.close()
         self._mailbox.close()
 
     def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> int:
@@ -140,11 +150,11 @@ class Session:
         if position_ids is None:
             position_ids = torch.arange(self._length, self._length + num_new).expand(batch_size, num_new)
         else:
-            self._has_positions = True
+            self._steps.has_positions = True
         if mask is None:
             mask = torch.ones(batch_size, num_new, dtype=torch.int64)
         else:
-            self._has_padding = True
+            self._steps.has_padding = True
         number = self._answers.history.append(self._edits, position_ids, mask)
         self._edits = []
         self._length = self._answers.history.length
@@ -173,7 +183,7 @@ class Session:
 
     async def _ask(self, link: Link, number: int, *, is_whole: bool = False) -> bool:
         """Make one server apply step `number` and send its output; False if it cannot or will not."""
-        link.is_behind = is_whole or link.applied < number - 1
+        base = 0 if is_whole else min(link.applied, number - 1)
         give_up_at = self._world.clock.now() + self._config.step_seconds_max
         num_asks = 0
         while num_asks < self._config.num_asks_max and self._world.clock.now() < give_up_at and link.trouble is None:
@@ -181,26 +191,27 @@ class Session:
                 link.trouble = await why_not_handed(self._world, self._view, self._adapter, link.hop)
                 link.wants_adapter = False
                 continue
-            is_replay = link.is_behind or number == 1
-            if is_replay and not await self._complete_history(link, number):
+            if not await self._complete_history(link, base, number):
                 return True  # an earlier link was replaced: walk the chain anew
-            self._send_step(link, number, base=0 if is_replay else number - 1, route=[link])
+            self._send_step(link, number, base=base, route=[link])
+            self._answers.note_replay(base)
             link.is_behind, link.is_working = False, False
             deadline = self._ask_again_at([link], self._length)
             if await self._wait_for_output(link, deadline, watched=[link], is_whole=is_whole):
                 return True
-            link.is_behind = link.is_behind or is_replay
             num_asks = 0 if link.is_working else num_asks + 1
+            if link.is_behind:
+                base = link.applied if link.applied < base else 0
         link.trouble = link.trouble or "it does not answer"
         return False
 
-    async def _complete_history(self, link: Link, number: int) -> bool:
-        """Make sure that the whole history of a link's inputs is here.
+    async def _complete_history(self, link: Link, base: int, number: int) -> bool:
+        """Make sure that the history of a link's inputs since step `base` is here.
 
         Copies may have been lost with a link; then the server before replays and sends all its outputs again.
         False if that server had to be replaced.
         """
-        if self._answers.history.is_complete(link.first, number):
+        if self._answers.history.is_complete(link.first, number, base):
             return True
         before = self._answers.chain.before(link)
         if await self._ask(before, number, is_whole=True) and self._answers.history.is_complete(link.first, number):
@@ -219,8 +230,13 @@ class Session:
         self._stuck_since = now if self._stuck_since is None else self._stuck_since
         if now - self._stuck_since > self._config.wait_seconds_max:
             raise NoRoute(f"Blocks {link.first}:{link.last} found no server that answers; the last said: {reason}.")
-        hops = await self._find_hops(link.first, link.last)
-        self._attach(self._answers.chain.replace(link, hops))
+        stand_in = self._standbys.take_over(link)
+        if stand_in is not None and self._view.is_usable(stand_in.peer):
+            self._world.note(self._mailbox.actor, f"{stand_in.peer} goes on from step {stand_in.applied}")
+            (taken,) = self._answers.chain.replace(link, [stand_in.hop])
+            taken.applied = stand_in.applied
+        else:
+            self._attach(self._answers.chain.replace(link, await self._find_hops(link.first, link.last)))
         self._answers.times.num_replaced += 1
         self.num_replaced += 1
 
@@ -247,32 +263,11 @@ class Session:
         for link in links:
             self._mailbox.send(Address(link.peer, ACTOR), Attach(session=self.name))
 
-    def _send_step(self, link: Link, number: int, *, base: int, route: Sequence[Link]) -> None:
-        history, logged = self._answers.history, self._answers.history.step(number)
-        is_replay = base == 0
-        hidden = history.replay(link.first, number) if is_replay else history.newest(link.first, number)
-        positions = masks = None
-        if self._has_positions:
-            positions = history.replay_position_ids(number) if is_replay else history.newest_position_ids(number)
-        if self._has_padding:
-            masks = history.replay_attention_mask(number) if is_replay else history.newest_attention_mask(number)
-        prompts = self._prompts_LPH if is_replay else None
-        step = Step(
-            session=self.name,
-            model=self._view.model,
-            route=tuple(hop.hop for hop in route),
-            client=self._mailbox.address,
-            base=base,
-            upto=number,
-            edits=() if is_replay else logged.edits,
-            hidden=encode_tensor(hidden, self._config.codec),
-            position_ids=encode_tensor(positions) if positions is not None else None,
-            attention_mask=encode_tensor(masks) if masks is not None else None,
-            prompts=encode_tensor(prompts) if prompts is not None else None,
-            adapter=self._adapter.name if self._adapter is not None else "",
-            num_tokens_max=max(self._num_tokens_max, logged.batch_size * self._length),
-            codec=self._config.codec,
-        )
+    def _send_step(
+        self, link: Link, number: int, *, base: int, route: Sequence[Link], is_background: bool = False
+    ) -> None:
+        hops = tuple(hop.hop for hop in route)
+        step = self._steps.make(self._answers.history, hops, base, number, is_background=is_background)
         self._mailbox.send(Address(link.peer, ACTOR), step)
 
     async def _wait_for_output(
@@ -292,6 +287,7 @@ class Session:
             if received is None:
                 return False
             self._answers.take(*received)
+            self._standbys.take(*received, self._answers.chain)
             is_broken = any(other.needs_care for other in watched)
             if is_broken or not all(other.can_push for other in pushing):
                 return is_done(link)

@@ -71,10 +71,14 @@ class ServerSession:
     next_peer: PeerId | None = None
     """Where its outputs are pushed to."""
     used_at: float = 0.0
+    asked_at: float = 0.0
+    """When its client was last asked whether it still wants it."""
     answered_at: float | None = None
     """When its newest output was sent; None while a step waits or runs."""
     returns: ReturnTime = field(default_factory=ReturnTime)
     is_closed: bool = False
+    is_standby: bool = False
+    """Another server computes for it; this one keeps up, and gives way to whoever needs the room."""
 
     @property
     def num_block_tokens(self) -> int:
@@ -96,8 +100,8 @@ class ServerSession:
 class SessionTable:
     """All sessions of a server, and the tokens they were promised; a token on k of n blocks counts k/n.
 
-    More may be promised than there is: few sessions use all they ask for. What is really held, the pool of pages
-    counts; when it is full, `victim_for` says whose cache gives way.
+    More may be promised than there is: few sessions use all they ask for. A standby is promised nothing. What is really
+    held, the pool of pages counts; when it is full, `victim_for` says whose cache gives way.
     """
 
     num_tokens_max: int
@@ -134,26 +138,34 @@ class SessionTable:
         self._num_opened += 1
         session.number = self._num_opened
         self._sessions[session.key] = session
-        self._num_block_tokens += session.num_tokens_reserved * _num_blocks(session.key)
+        self._num_block_tokens += _num_promised(session)
+
+    def promote(self, session: ServerSession) -> None:
+        """A standby is a session like others from now on."""
+        session.is_standby = False
+        self._num_block_tokens += _num_promised(session)
 
     def grow(self, session: ServerSession, num_tokens: int) -> bool:
         """Promise a session more; False if it could not be held."""
         num_blocks = _num_blocks(session.key)
         if not self.fits(num_tokens, num_blocks):
             return False
-        more = max(0, num_tokens - session.num_tokens_reserved)
-        session.num_tokens_reserved += more
-        self._num_block_tokens += more * num_blocks
+        self._num_block_tokens -= _num_promised(session)
+        session.num_tokens_reserved = max(num_tokens, session.num_tokens_reserved)
+        self._num_block_tokens += _num_promised(session)
         return True
 
     def victim_for(self, needy: ServerSession, now: float) -> ServerSession | None:
         """Whose cache gives way so that `needy` can go on; None: nobody's now, it has to wait.
 
-        A client that holds over twice as much as the one in need gives its newest session. Else what was opened later
-        gives way to what was opened earlier, so that the oldest always comes to its end; and what is not used now,
-        to anybody.
+        Standbys come first, the newest of them. Then a client that holds over twice as much as the one in need gives
+        its newest session. Else what was opened later gives way to what was opened earlier, so that the oldest always
+        comes to its end; and what is not used now, to anybody.
         """
         others = [other for other in self if other is not needy and other.num_block_tokens > 0]
+        standbys = [other for other in others if other.is_standby]
+        if standbys:
+            return max(standbys, key=lambda other: other.number)
         held: dict[PeerId, int] = {needy.client.peer: needy.num_block_tokens}
         for other in others:
             held[other.client.peer] = held.get(other.client.peer, 0) + other.num_block_tokens
@@ -171,7 +183,7 @@ class SessionTable:
         session = self._sessions.pop(key, None)
         if session is not None:
             session.is_closed = True
-            self._num_block_tokens -= session.num_tokens_reserved * _num_blocks(key)
+            self._num_block_tokens -= _num_promised(session)
 
     def close_where(
         self, *, session: str | None = None, client: Address | None = None, client_peer: PeerId | None = None
@@ -189,6 +201,11 @@ class SessionTable:
 
 def _num_blocks(key: SessionKey) -> int:
     return key[2] - key[1]
+
+
+def _num_promised(session: ServerSession) -> int:
+    """Tokens times blocks."""
+    return 0 if session.is_standby else session.num_tokens_reserved * _num_blocks(session.key)
 
 
 def make_output(session: ServerSession, step: Step, hidden: WireTensor, seconds: tuple[float, float]) -> Output:

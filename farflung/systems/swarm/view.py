@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from farflung.systems.swarm.info import ServerInfo, ServerState
+from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.messages import Hop
 from farflung.systems.swarm.route import MissingBlocks, Route, best_route
 from farflung.world.address import PeerId
@@ -54,6 +54,8 @@ class SwarmView:
     on_wait: Callable[[str, float], None] = lambda sentence, seconds_left: None
     """Told once per look while a session waits for missing blocks."""
     _bans: dict[PeerId, _Ban] = field(default_factory=dict[PeerId, _Ban])
+    _lone: set[BlockRange] = field(default_factory=set[BlockRange])
+    """Blocks of which it was said that they have no second holder."""
     _names: Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,10 @@ class SwarmView:
         now = self.world.clock.now()
         return {peer for peer, ban in self._bans.items() if now < (ban.retry_at if is_last_resort else ban.until)}
 
+    def is_usable(self, peer: PeerId) -> bool:
+        """Whether a server takes sessions, as far as is known, and is not to be avoided."""
+        return peer in self.servers() and peer not in self.banned()
+
     def route(
         self, first: int, last: int, *, num_tokens: int, num_positions: int = 0, is_hop_per_block: bool = False
     ) -> Route | MissingBlocks:
@@ -120,6 +126,21 @@ class SwarmView:
             tokens_so_far=num_positions,
             is_hop_per_block=is_hop_per_block,
         )
+
+    def find_standby(
+        self, first: int, last: int, *, without: AbstractSet[PeerId], num_tokens: int, num_positions: int
+    ) -> PeerId | None:
+        """The server that would best take over blocks [first, last) as a whole; None, said once, if there is none."""
+        blocks = BlockRange(first, last)
+        others = {peer: info for peer, info in self.servers().items() if info.blocks.covers(blocks)}
+        avoided = self.banned() | without | (self.servers().keys() - others.keys())
+        route = self._route(avoided, first, last, num_tokens, num_positions, is_hop_per_block=False)
+        if isinstance(route, Route):
+            return route.hops[0].peer
+        if len(others) < 2 and blocks not in self._lone:
+            self._lone.add(blocks)
+            self.world.note("standby", f"blocks {blocks} have no second holder: nobody stands by for them")
+        return None
 
     async def find_hops(
         self,

@@ -88,7 +88,7 @@ def test_outputs_of_earlier_steps_complete_the_history_only(answers: Answers) ->
     first = answers.chain.links[0]
     answers.take(from_server(A), output(0, 2, 2, 2, 1))
     assert answers.has_output(first) and not answers.has_whole_output(first)
-    answers.take(from_server(A), output(0, 2, 1, 2, 3))
+    answers.take(from_server(A), output(0, 2, 1, 2, 3, base=0))
     assert answers.has_whole_output(first)
     answers.take(from_server(A), output(3, 4, 1, 2, 3))
     assert answers.final is None, "what an earlier step gave is not this step's result"

@@ -3,7 +3,7 @@
 A position is known by one number, unlike all others, so a replay is right only if it has the very positions in order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,6 +26,8 @@ class Log:
     rows: list[list[int]] = field(default_factory=list[list[int]])
     padding: list[list[int]] = field(default_factory=list[list[int]])
     next_number: int = 1
+    past: list[list[list[int]]] = field(default_factory=lambda: [[]])
+    """The rows after each step."""
 
     @property
     def length(self) -> int:
@@ -33,14 +35,8 @@ class Log:
 
     def add(self, edits: list[Edit], num_rows: int, num_positions: int) -> None:
         """A step: edits of what is held, then new positions (the first one of every second row is padding)."""
-        for edit in edits:
-            if isinstance(edit, Truncate):
-                self.rows = [row[: edit.length] for row in self.rows]
-                self.padding = [row[: edit.length] for row in self.padding]
-            else:
-                self.rows = [list(self.rows[row]) for row in edit.rows]
-                self.padding = [list(self.padding[row]) for row in edit.rows]
-        if not self.length:
+        self.rows, self.padding = _edited(self.rows, edits), _edited(self.padding, edits)
+        if not self.rows:
             self.rows, self.padding = [[] for _ in range(num_rows)], [[] for _ in range(num_rows)]
         new = torch.arange(self.next_number, self.next_number + num_rows * num_positions).view(num_rows, -1)
         mask = torch.ones_like(new)
@@ -52,6 +48,7 @@ class Log:
         step = self.history.append(edits, new, mask)
         for block in BOUNDARIES:
             self.history.record(block, step, hidden_of(new, block), is_whole=False)
+        self.past.append([list(row) for row in self.rows])
 
     def check(self) -> None:
         """Everything that can be replayed is what the rows hold."""
@@ -60,11 +57,34 @@ class Log:
         assert (self.history.length, self.history.batch_size) == (self.length, len(self.rows))
         for block in BOUNDARIES:
             assert self.history.is_complete(block, upto)
-            assert torch.equal(self.history.replay(block, upto), hidden_of(held, block))
+            assert torch.equal(self.history.inputs(block, 0, upto), hidden_of(held, block))
             num_new = self.history.step(upto).num_positions
-            assert torch.equal(self.history.newest(block, upto), hidden_of(held[:, -num_new:], block))
-        assert torch.equal(self.history.replay_position_ids(upto), held)
-        assert torch.equal(self.history.replay_attention_mask(upto), torch.tensor(self.padding))
+            assert torch.equal(self.history.inputs(block, upto - 1, upto), hidden_of(held[:, -num_new:], block))
+        assert torch.equal(self.history.position_ids(0, upto), held)
+        assert torch.equal(self.history.attention_mask(0, upto), torch.tensor(self.padding))
+        self.check_from_every_step()
+
+    def check_from_every_step(self) -> None:
+        """Whatever an older step left can be brought to the newest one."""
+        upto = self.history.num_steps
+        for base, rows in enumerate(self.past[:upto]):
+            left = _edited(rows, self.history.edits(base, upto))
+            new = self.history.position_ids(base, upto)
+            assert new.shape[1] == self.history.num_new(base, upto)
+            assert [[*row, *numbers] for row, numbers in zip(left or [[]] * len(new), new.tolist(), strict=True)] == (
+                self.rows
+            )
+            for block in BOUNDARIES:
+                assert self.history.is_complete(block, upto, base)
+                assert torch.equal(self.history.inputs(block, base, upto), hidden_of(new, block))
+
+
+def _edited(rows: list[list[int]], edits: Sequence[Edit]) -> list[list[int]]:
+    for edit in edits:
+        rows = (
+            [row[: edit.length] for row in rows] if isinstance(edit, Truncate) else [list(rows[n]) for n in edit.rows]
+        )
+    return rows if rows and rows[0] else []
 
 
 def hidden_of(numbers: torch.Tensor, block: int) -> torch.Tensor:
