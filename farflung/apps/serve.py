@@ -23,6 +23,8 @@ SHOWN_TICKET_SECONDS = 30 * 86400.0
 """How long the ticket is valid that a founder prints for further servers."""
 MEETINGS_MAX = 8
 """Rendezvous nodes that a ticket names; any one alive is enough."""
+SERVE = "serve"
+"""Under which a server's choices are noted."""
 TICKET_SECONDS = 1.0
 """How often the founder's ticket is brought up to date with the rendezvous nodes there are."""
 
@@ -83,7 +85,7 @@ async def _serve(source: ModelSource, server: BlockServer, place: Place, members
                     _tell_how_to_join(node, source.name)
                     paths = [ticket_path(place.home), *([membership.ticket_file] if membership.ticket_file else [])]
                     nursery.start(keep_tickets(node, paths, _tell), name="tickets")
-                await server.serve(node, _tell)
+                await server.serve(node, lambda sentence: _tell_all(node, sentence))
     except asyncio.CancelledError:
         if not is_terminated:
             raise  # an interrupt: the caller ends with its own status
@@ -104,6 +106,12 @@ def traffic(node: SwarmNode) -> dict[str, dict[str, int]]:
 
 def _tell(sentence: str) -> None:
     print(sentence, flush=True)
+
+
+def _tell_all(node: SwarmNode, sentence: str) -> None:
+    """To whoever started this server, and as a decision to the swarm."""
+    _tell(sentence)
+    node.world.note(SERVE, sentence)
 
 
 def _tell_how_to_join(node: SwarmNode, model: str) -> None:

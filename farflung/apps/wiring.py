@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from farflung.mesh.chronicle import Chronicle
 from farflung.mesh.config import Profile
 from farflung.mesh.directory import Rendezvous
 from farflung.mesh.member import Member
-from farflung.mesh.messages import DIRECTORY_ACTOR, REACH_ACTOR, RENDEZVOUS_ACTOR
+from farflung.mesh.messages import CHRONICLE_ACTOR, DIRECTORY_ACTOR, REACH_ACTOR, RENDEZVOUS_ACTOR, Decision
 from farflung.mesh.surveyor import Surveyor
 from farflung.runtime.limits import limits_for
 from farflung.runtime.node import RealNode, open_node
@@ -182,7 +183,12 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         role = Rendezvous(node.identity.peer, rendezvous, wall_offset_seconds=offset_seconds, granted=granted)
         swarm_node.host(role, RENDEZVOUS_ACTOR)
     swarm_node.host(surveyor, REACH_ACTOR)
+    swarm_node.host(Chronicle(clock.wall_seconds(), lambda after: _decisions(node, after)), CHRONICLE_ACTOR)
     return swarm_node
+
+
+def _decisions(node: RealNode, after: int) -> list[Decision]:
+    return [Decision(*kept) for kept in node.notes.after(after)]
 
 
 class LoopBridge:

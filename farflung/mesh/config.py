@@ -57,3 +57,14 @@ class RendezvousConfig:
     def __post_init__(self) -> None:
         if not (0 < self.flush_seconds < self.compare_seconds < self.subscription_seconds):
             raise ValueError("A rendezvous node flushes more often than it compares, and both within a subscription.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChronicleConfig:
+    """Limits of what a node tells about its decisions."""
+
+    decisions_per_answer_max: int = 200
+    answers_per_second: float = 2.0
+    """To one peer, on average."""
+    answers_at_once: float = 10.0
+    """To one peer, in a burst."""

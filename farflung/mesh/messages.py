@@ -9,6 +9,7 @@ from farflung.world.address import PeerId
 RENDEZVOUS_ACTOR = "rendezvous"
 DIRECTORY_ACTOR = "directory"
 REACH_ACTOR = "reach"
+CHRONICLE_ACTOR = "chronicle"
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -78,3 +79,31 @@ class ReachAnswer(Message, frozen=True, kw_only=True):
     """Answers the probe of that number."""
 
     number: int
+
+
+class Decision(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a node has decided, and why."""
+
+    number: int
+    """Of the node's life, counted from 1."""
+    wall_seconds: float
+    """On the node's own clock."""
+    actor: str
+    sentence: str
+
+
+class AskDecisions(Message, frozen=True, kw_only=True):
+    """What have you decided lately? Answered by `Decisions`, or `Refusal` when asked too often."""
+
+    life: float = 0.0
+    """The life of the node that `after` is of."""
+    after: int = 0
+    """The newest one that is known already."""
+
+
+class Decisions(Message, frozen=True, kw_only=True):
+    """Decisions after the one that was asked for, the newest if they are too many, oldest first."""
+
+    life: float
+    """Wall-clock second at which the process began: another one counts anew."""
+    decisions: list[Decision]

@@ -12,9 +12,11 @@ from nicegui import ui
 
 from farflung.apps.dashboard import frame
 from farflung.apps.dashboard.chat_page import Answers, ChatPage
+from farflung.apps.dashboard.events_page import EventsPage
+from farflung.apps.dashboard.events_view import shown
 from farflung.apps.dashboard.runs_page import RunsPage
 from farflung.apps.dashboard.runs_view import curves, view_of
-from farflung.apps.dashboard.sources import RunSource, SwarmSource
+from farflung.apps.dashboard.sources import EventSource, RunSource, SwarmSource
 from farflung.apps.dashboard.swarm_page import SwarmPage
 from farflung.apps.listening import bind
 from farflung.apps.wiring import Connection
@@ -47,8 +49,7 @@ def serve_dashboard(wish: Wish) -> None:
     with bind(wish.host, wish.port) as listening, contextlib.ExitStack() as stack:
         connection = stack.enter_context(Connection(wish.ticket)) if wish.ticket is not None else None
         name = connection.node.node.ticket.swarm if connection is not None else ""
-        tabs = [*(_of_swarm(connection, wish.models) if connection is not None else ()), _runs_tab(runs)]
-        frame.install(name, tabs)
+        frame.install(name, _tabs(connection, wish.models, runs))
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         ui.run_with(app, title=frame.TITLE, dark=None, binding_refresh_interval=None, show_welcome_message=False)
         shown_host, shown_port = listening.getsockname()[:2]
@@ -57,17 +58,27 @@ def serve_dashboard(wish: Wish) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _of_swarm(connection: Connection, models: Sequence[str]) -> list[frame.Tab]:
-    swarm = SwarmSource(connection)
+def _tabs(connection: Connection | None, models: Sequence[str], runs: RunSource) -> list[frame.Tab]:
+    of_runs = frame.Tab("Runs", "/runs", lambda: _runs(runs))
+    if connection is None:
+        return [of_runs]
+    swarm, events = SwarmSource(connection), EventSource(connection)
     answers = LazyAnswers(models, connection)
     return [
         frame.Tab("Swarm", "/swarm", lambda: _swarm(swarm)),
         frame.Tab("Chat", "/chat", lambda: _chat(swarm, answers), every_seconds=0.2),
+        of_runs,
+        frame.Tab("Events", "/events", lambda: _events(events)),
     ]
 
 
-def _runs_tab(runs: RunSource) -> frame.Tab:
-    return frame.Tab("Runs", "/runs", lambda: _runs(runs))
+def _events(source: EventSource) -> frame.Update:
+    page = EventsPage()
+
+    async def update() -> None:
+        page.show(shown(await source.events(), page.words, source.sites))
+
+    return update
 
 
 def _runs(source: RunSource) -> frame.Update:

@@ -7,6 +7,7 @@ from typing import Any
 from nicegui import ui
 
 from farflung.apps.dashboard.live import Live, LiveChart
+from farflung.apps.dashboard.run_log import Decided
 from farflung.apps.dashboard.runs_view import OVER_BYTES, OVER_TIME, Curve, LinkRow, RunView, SeatRow
 from farflung.apps.dashboard.style import COLOURS, TEXT, axis
 from farflung.apps.dashboard.tiles import draw_tiles
@@ -26,6 +27,7 @@ class RunsPage:
             self._chart = LiveChart(chart_options((), "", OVER_TIME), "chart")
         self._seats = Live(ui.element("div").classes("card"), _draw_seats)
         self._links = Live(ui.element("div").classes("card"), _draw_links)
+        self._decisions = Live(ui.element("div"), _draw_decisions)
 
     @property
     def chosen(self) -> str:
@@ -57,10 +59,11 @@ class RunsPage:
         self._chart.show(chart_options(found, self.quantity, self.over))
         self._seats.show(view.seats)
         self._links.show(view.links)
+        self._decisions.show(view.decisions)
 
     def say(self, sentence: str) -> None:
         """There is nothing to show, and why."""
-        self._head.show(RunView(sentence, "", "", "", (), (), (), ()))
+        self._head.show(RunView(sentence, "", "", "", (), (), (), (), ()))
 
 
 def _draw_head(view: RunView) -> None:
@@ -89,6 +92,17 @@ def _draw_links(rows: tuple[LinkRow, ...]) -> None:
         for row in rows
     )
     ui.html(f'<h2>Bytes per link</h2><table class="rows">{body}</table>', sanitize=False)
+
+
+def _draw_decisions(decisions: tuple[Decided, ...]) -> None:
+    if not decisions:
+        return
+    rows = "".join(
+        f'<tr><td class="soft">{decided.seconds:.0f} s</td><td class="soft">{escape(decided.seat)}</td>'
+        f"<td>{escape(decided.sentence)}</td></tr>"
+        for decided in decisions
+    )
+    ui.html(f'<h2>What seats have chosen</h2><table class="rows">{rows}</table>', sanitize=False).classes("card")
 
 
 def _number(value: float | None, digits: int) -> str:

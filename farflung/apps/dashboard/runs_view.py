@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farflung.apps.dashboard.run_log import RunLog
+from farflung.apps.dashboard.run_log import Decided, RunLog
 from farflung.apps.runs.history import History, Point
 from farflung.apps.runs.idle import WAITED, why_idle
 from farflung.apps.runs.plot import byte_text, link_rows, smooth
@@ -12,6 +12,7 @@ from farflung.apps.runs.plot import byte_text, link_rows, smooth
 LOSS, STALENESS = "loss", "staleness"
 REWARD = "reward"
 """What a run that tells it is about."""
+DECISIONS_SHOWN_MAX = 50
 OVER_TIME, OVER_BYTES = "time", "bytes"
 
 
@@ -60,6 +61,8 @@ class RunView:
     """What may be plotted."""
     seats: tuple[SeatRow, ...]
     links: tuple[LinkRow, ...]
+    decisions: tuple[Decided, ...]
+    """The newest first."""
 
 
 def view_of(log: RunLog) -> RunView:
@@ -74,6 +77,7 @@ def view_of(log: RunLog) -> RunView:
         quantities=tuple(quantities(history)),
         seats=tuple(_seat(point) for point in history.newest()),
         links=tuple(_links(history)),
+        decisions=tuple(reversed(log.decisions[-DECISIONS_SHOWN_MAX:])),
     )
 
 

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from farflung.apps.announced import AnnouncedServers
+from farflung.apps.dashboard.events_view import Event, Gathered
 from farflung.apps.dashboard.run_log import RunLog
-from farflung.apps.dashboard.swarm_view import SwarmPicture, picture, seen
+from farflung.apps.dashboard.swarm_view import SwarmPicture, picture, seen, site_of
 from farflung.apps.runs.known import known_runs
 from farflung.apps.wiring import Connection
+from farflung.mesh.messages import CHRONICLE_ACTOR, Decisions
+from farflung.world.address import Address, PeerId
+from farflung.world.mailbox import Mailbox
 
+ASK_SECONDS, ANSWER_SECONDS_MAX = 1.5, 1.5
+"""How often nodes are asked for their decisions, and how long their answers are waited for."""
+EVENTS_ACTOR = "dashboard-events"
 LOOK_SECONDS = 1.0
 """How often the swarm is looked at, while somebody watches."""
 
@@ -48,6 +55,41 @@ class SwarmSource:
         measured = {peer: node.surveyor.table.distance(peer, now).round_trip_seconds for peer in sorted(view)}
         round_trips = {peer: seconds for peer, seconds in measured.items() if seconds is not None}
         return picture(self.name, node.peer, view, servers, round_trips, self._seen)
+
+
+class EventSource:
+    """What the nodes of the swarm have decided; they are asked while somebody watches."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._node = connection.node
+        self._gathered = Gathered()
+        self._asking = asyncio.Lock()
+        self._asked_at = -ASK_SECONDS
+        self.sites: dict[PeerId, str] = {}
+        """Of nodes that have been asked."""
+
+    async def events(self) -> list[Event]:
+        """All that is kept, oldest first."""
+        async with self._asking:
+            if time.monotonic() - self._asked_at >= ASK_SECONDS:
+                await asyncio.to_thread(self._connection.bridge.run, self._ask())
+                self._asked_at = time.monotonic()
+        return self._gathered.events
+
+    async def _ask(self) -> None:
+        world, view = self._node.world, self._node.member.view
+        self.sites |= {peer: site_of(view[peer]) for peer in view}
+        waiting = set(view)
+        deadline = world.clock.now() + ANSWER_SECONDS_MAX
+        with Mailbox(world, EVENTS_ACTOR) as mailbox:
+            for peer in sorted(view):
+                mailbox.send(Address(peer, CHRONICLE_ACTOR), self._gathered.question(peer))
+            while waiting and (received := await mailbox.receive(deadline)) is not None:
+                source, answer = received
+                waiting.discard(source.peer)
+                if isinstance(answer, Decisions):
+                    self._gathered.take(source.peer, answer)
 
 
 class RunSource:
