@@ -92,6 +92,7 @@ def make_engines(
             limits=limits,
             why_unavailable=connected.why_unavailable,
             weights=weights,
+            hidden_states=partial(connected.hidden_states, adapter=adapter),
         )
     return engines
 

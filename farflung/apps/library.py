@@ -59,6 +59,16 @@ class ConnectedModel:
             self.num_reroutes += cache.session.num_replaced
             cache.close()
 
+    def hidden_states(self, ids_NT: torch.Tensor, *, adapter: NamedAdapter | None = None) -> torch.Tensor:
+        """What the model makes of tokens, after the final norm: (N, T, hidden size)."""
+        with cast(SwarmModel, self.model).last_hidden_states() as collected:
+            if adapter is None:
+                self.model(input_ids=ids_NT, use_cache=False, logits_to_keep=1)
+            else:
+                with self.open_cache(ids_NT.numel(), adapter=adapter) as cache:
+                    self.model(input_ids=ids_NT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return collected[0]
+
     def why_unavailable(self) -> str | None:
         """A sentence when no chain of servers holds all blocks now, else None."""
 

@@ -22,6 +22,7 @@ def engine_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
         tokenizer,
         stop_tokens=stop_tokens_of(model),
         limits=EngineLimits(num_running_max=2, num_waiting_max=1),
+        hidden_states=lambda ids_NT: model.base_model(input_ids=ids_NT).last_hidden_state,
     )
 
 

@@ -77,6 +77,47 @@ def test_a_streamed_chat_has_the_words_of_one_machine(swarm: DemoSwarm, client: 
     assert text == local_answer(model_folder, PROMPT + "\n", 48)
 
 
+def test_embeddings_are_those_of_one_machine(client: OpenAI, model_folder: Path) -> None:
+    texts = [PROMPT, "class Tree:\n    pass\n" * 5]
+    answer = client.embeddings.create(model="tiny", input=texts)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    for one, text in zip(answer.data, texts, strict=True):
+        with torch.inference_mode():
+            mean_H = model.base_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
+        assert one.embedding == pytest.approx((mean_H / mean_H.norm()).tolist(), abs=1e-5)
+
+
+def test_a_stream_that_breaks_goes_on(swarm: DemoSwarm, client: OpenAI, model_folder: Path) -> None:
+    asked: Any = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": 80, "logit_bias": NO_END}
+    last, text = "", ""
+    key = {"Authorization": f"Bearer {swarm.key}"}
+    with httpx.stream(
+        "POST", f"{swarm.url}/v1/completions", json=asked | {"stream": True}, headers=key, timeout=300
+    ) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("id: "):
+                last = line.removeprefix("id: ")
+            elif line.startswith("data: "):
+                text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
+            if last.endswith("-10") and not line:
+                break
+    rest = client.completions.create(**asked, stream=True, extra_headers={"Last-Event-ID": last})
+    text += "".join(chunk.choices[0].text for chunk in rest)
+    assert text == local_answer(model_folder, PROMPT, 80, is_end_forbidden=True)
+
+
+def test_answers_keep_their_form(client: OpenAI) -> None:
+    schema: Any = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}
+    schema["additionalProperties"] = False
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": PROMPT}],
+        response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": schema}},
+    )
+    assert json.loads(answer.choices[0].message.content or "")["far"] in (True, False)
+
+
 def test_the_command_line_has_them_too_with_a_ticket_for_clients(
     swarm: DemoSwarm, model_folder: Path, forge: ForkServer, tmp_path: Path
 ) -> None:

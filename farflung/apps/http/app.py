@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from farflung.apps.http import errors
+from farflung.apps.http import embeddings, errors
 from farflung.apps.http.chat import ChatAnswers
 from farflung.apps.http.chat_schema import ChatRequest
 from farflung.apps.http.completions import CompletionAnswers
+from farflung.apps.http.embeddings import EmbeddingRequest
 from farflung.apps.http.engine import Engine
 from farflung.apps.http.errors import ApiError
 from farflung.apps.http.guards import CountRequests, LimitBody, RequireKey
@@ -93,6 +94,10 @@ def _add_answers(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics, 
         engine = _find(engines, asked.model)
         place = streams.place_of(request, asked, engine.weights)
         return await CompletionAnswers(engine, asked, metrics, place).respond(request, streams)
+
+    @app.post("/v1/embeddings")
+    async def embed(asked: EmbeddingRequest, request: Request) -> Response:
+        return await embeddings.respond(_find(engines, asked.model), asked, request, metrics)
 
     @app.get("/v1/streams/{name}")
     async def resume(name: str, request: Request) -> Response:

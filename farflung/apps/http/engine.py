@@ -11,11 +11,12 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from typing import cast
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from farflung.apps.http.errors import ApiError, from_failure
@@ -23,6 +24,7 @@ from farflung.apps.http.guiding import Forms
 from farflung.apps.http.metrics import AnswerWatch, Metrics
 from farflung.apps.http.spelling import Spelling
 from farflung.apps.http.tool_formats import format_of
+from farflung.model.embedding import HiddenStates, Pooling, embed
 from farflung.model.generator import FinishReason, GeneratedToken, GenerationRequest, PromptScores, ScoredToken
 from farflung.model.generator import Generator as TokenGenerator
 from farflung.model.sample import Sampling
@@ -94,8 +96,9 @@ class Engine:
         limits: EngineLimits | None = None,
         why_unavailable: Callable[[], str | None] = lambda: None,
         weights: str = "",
+        hidden_states: HiddenStates | None = None,
     ) -> None:
-        """`weights`: their fingerprint, if there may be several under one name."""
+        """`weights`: their fingerprint, if there may be several under one name; `hidden_states`: for embeddings."""
         self.name = name
         self.tokenizer = tokenizer
         self.spelling = Spelling(tokenizer)
@@ -110,6 +113,7 @@ class Engine:
         self.why_unavailable = why_unavailable
         """A sentence when the model cannot answer now (no server holds some block), else None."""
         self._generator = generator
+        self._hidden_states = hidden_states
         self._limits = limits or EngineLimits()
         self._num_waiting = 0
         self._slots = asyncio.Semaphore(self._limits.num_running_max)
@@ -173,6 +177,37 @@ class Engine:
                 yield step
         finally:
             cancelled.set()
+
+    @asynccontextmanager
+    async def turn(self, metrics: Metrics) -> AsyncGenerator[None]:
+        """Wait for a place among the answers that are written at once, and hold it.
+
+        Raises:
+            ApiError: 429 when too many wait.
+        """
+        await self._wait_for_slot(metrics)
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling, is_cancelled: Callable[[], bool]) -> torch.Tensor:
+        """A vector for each text, (texts, hidden size); takes a while, and may be cancelled between two batches.
+
+        Raises:
+            ApiError: 400 when the model gives none, 503 when the machines behind it cannot answer.
+        """
+        if self._hidden_states is None:
+            raise ApiError(400, f"{self.name} gives no embeddings here.", param="model")
+        vectors: dict[int, torch.Tensor] = {}
+        try:
+            for numbers, vectors_NH in embed(texts, self._hidden_states, pooling):
+                vectors |= zip(numbers, vectors_NH, strict=True)
+                if is_cancelled():
+                    raise ApiError(499, "The client hung up.")
+        except (ValueError, FarflungError) as error:
+            raise from_failure(error) from None
+        return torch.stack([vectors[number] for number in range(len(texts))])
 
     def cancel_all(self) -> None:
         """Give up every answer that is being written."""

@@ -48,9 +48,13 @@ class Metrics:
         """`change` more requests wait for `model`."""
         self._waiting.labels(model).inc(change)
 
+    def count_prompt_tokens(self, model: str, num_tokens: int) -> None:
+        """`model` has read so many more."""
+        self._prompt_tokens.labels(model).inc(num_tokens)
+
     def watch(self, model: str, num_prompt_tokens: int) -> "AnswerWatch":
         """Begin to time one answer."""
-        self._prompt_tokens.labels(model).inc(num_prompt_tokens)
+        self.count_prompt_tokens(model, num_prompt_tokens)
         return AnswerWatch(
             self._first_token.labels(model),
             self._token.labels(model),
