@@ -1,4 +1,5 @@
-"""Large messages in parts: cut when sent, taken by the lanes, put together in any order, acknowledged, and timed."""
+"""Large messages in parts: cut when sent, taken by the lanes, put together in any order, given out in that of sending,
+acknowledged, and timed."""
 
 import asyncio
 from collections import deque
@@ -164,15 +165,18 @@ class _Incoming:
 
 @dataclass(slots=True)
 class BulkInbox:
-    """Large messages of one peer that are incomplete."""
+    """Large messages of one peer that are incomplete, or that come after one that is."""
 
     num_bytes_max: int
     _incomplete: dict[int, _Incoming] = field(default_factory=dict[int, _Incoming])
+    _early: dict[int, _Incoming] = field(default_factory=dict[int, _Incoming])
+    """Whole, but lanes have overtaken each other: one sent before is not."""
     _num_bytes: int = 0
     _next_number: int = 0
+    _next_out: int = 0
 
-    def add(self, part: Part, num_wire_bytes: int) -> tuple[memoryview, int] | None:
-        """Take one part; (message, its bytes on the wire) when it was the last one missing.
+    def add(self, part: Part, num_wire_bytes: int) -> list[tuple[int, memoryview, int]]:
+        """Take one part; what can be given out now: (number, message, its bytes on the wire), in order.
 
         Raises:
             MalformedFrame: it fits no message, came before, or the limit is passed.
@@ -187,22 +191,29 @@ class BulkInbox:
         incoming.missing.discard(part.offset)
         incoming.num_wire_bytes += num_wire_bytes
         if incoming.missing:
-            return None
-        del self._incomplete[part.message]
-        self._num_bytes -= part.num_bytes_total
-        return incoming.buffer, incoming.num_wire_bytes
+            return []
+        self._early[part.message] = self._incomplete.pop(part.message)
+        return list(self._out())
+
+    def _out(self) -> Iterator[tuple[int, memoryview, int]]:
+        while (whole := self._early.pop(self._next_out, None)) is not None:
+            self._num_bytes -= len(whole.buffer)
+            yield self._next_out, whole.buffer, whole.num_wire_bytes
+            self._next_out += 1
 
     @property
     def is_idle(self) -> bool:
         """Nothing is incomplete."""
-        return not self._incomplete
+        return not self._incomplete and not self._early
 
     def _begin(self, part: Part) -> _Incoming:
         size = part.num_bytes_total
         if not 0 < size <= MESSAGE_BYTES_MAX or self._num_bytes + size > self.num_bytes_max:
             raise MalformedFrame(f"a large message of {size} bytes is over the limit")
         # Lanes overtake each other, but a number that is long past, or far ahead, is a mistake or an attack.
-        if len(self._incomplete) >= NUM_INCOMPLETE_MAX or abs(part.message - self._next_number) > NUM_INCOMPLETE_MAX:
+        is_past = part.message < self._next_out or part.message in self._early
+        is_far = abs(part.message - self._next_number) > NUM_INCOMPLETE_MAX
+        if is_past or is_far or len(self._incomplete) + len(self._early) >= NUM_INCOMPLETE_MAX:
             raise MalformedFrame("too many large messages at once")
         self._next_number = max(self._next_number, part.message + 1)
         self._num_bytes += size

@@ -223,10 +223,9 @@ class Link:
                 raise MalformedFrame(f"a {type(frame).__name__} frame has no place in an open link")
 
     def _take_part(self, part: Part, num_bytes: int) -> None:
-        whole = self._bulk_inbox.add(part, num_bytes)
-        if whole is not None:
-            self.send_control(Arrived(message=part.message))
-            self._owner.received(self, *whole)
+        for number, message, num_wire_bytes in self._bulk_inbox.add(part, num_bytes):
+            self.send_control(Arrived(message=number))
+            self._owner.received(self, message, num_wire_bytes)
 
     def _want_lanes(self) -> None:
         if self._bulk_lanes or self._opening is not None:

@@ -47,9 +47,9 @@ def test_messages_in_pieces_arrive_whole_in_whatever_order_their_parts_do(messag
     stream.shuffle(parts)
     inbox, arrived = BulkInbox(1 << 30), dict[int, bytes]()
     for data in parts:
-        if (whole := inbox.add(part(data), len(data))) is not None:
-            arrived[part(data).message] = bytes(whole[0])
-    assert arrived == {number: b"".join(one) for number, one in enumerate(pieces)}
+        for number, whole, _ in inbox.add(part(data), len(data)):
+            arrived[number] = bytes(whole)
+    assert list(arrived.items()) == [(number, b"".join(one)) for number, one in enumerate(pieces)], "in order"
     assert inbox.is_idle
     assert not box.is_idle
     for number in arrived:
@@ -130,6 +130,9 @@ def test_parts_that_no_honest_peer_sends_are_refused() -> None:
     ):
         with pytest.raises(MalformedFrame):
             inbox.add(wrong, 1)
-    assert inbox.add(one(offset=PART_BYTES_MAX), 1) is not None
+    assert inbox.add(one(offset=PART_BYTES_MAX), 1) != []
+    for late in (one(), one(message=-1)):
+        with pytest.raises(MalformedFrame):
+            inbox.add(late, 1)
     with pytest.raises(MalformedFrame, match="not under way"):
         outbox()[0].arrived(0, 0.0)
