@@ -68,7 +68,7 @@ class SimulatedSwarm:
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
     topology: Topology | None = None
-    config: SessionConfig = field(default_factory=lambda: SessionConfig(ask_again_seconds=0.5))
+    config: SessionConfig = field(default_factory=lambda: SessionConfig(ask_again_seconds=0.5, piece_positions=3))
     cache_tokens_max: int = 100_000
     batch_sessions_max: int = 64
     server_class: type[Server] = Server

@@ -172,18 +172,21 @@ class SpanCache(Cache):
             del pages[index:]
 
     def adopt(self, hidden_TH: Tensor, adapter: str = "") -> Tensor | None:
-        """Take over the keys and values of the longest known prefix of what is about to enter an empty cache of one
-        row, under the adapter of that name; its output [tokens, H], or None if nothing is known."""
-        assert self.length == 0, "a prefix comes first"
-        self._trail = Trail(f"{self.first}:{self.last} {hidden_TH.dtype} {adapter}".encode())
+        """Take over the keys and values of the longest known stretch, under the adapter of that name, of what is about
+        to enter a cache of one row that is empty, or full to the end of a page; its output [tokens, H], or None if
+        nothing is known."""
+        if self.length == 0:
+            self._trail = Trail(f"{self.first}:{self.last} {hidden_TH.dtype} {adapter}".encode())
+        if self._trail is None or self._trail.num_pages * PAGE_TOKENS != self.length:
+            return None
         names = self._trail.names(hidden_TH)
         known = self.pool.prefixes.find(names)
         if not known:
             return None
-        self._release_from(0)
+        self._release_from(self._trail.num_pages)
         for each in known:
             self.pool.pages.share(each.page)
-        self.rows[:] = [[each.page for each in known]]
+        self.rows[:] = [[*(self.rows[0] if self.length else []), *(each.page for each in known)]]
         self._batch_size = 1
         self._trail.skip(names[: len(known)])
         self.advance(len(known) * PAGE_TOKENS)

@@ -46,7 +46,9 @@ class ForwardSeconds:
             setattr(self, name, MEMORY * getattr(self, name) + value)
 
     def of(self, num_positions: float) -> float:
-        """What so many positions take; the mean while all forwards were of one size."""
+        """What so many positions take: the mean while all forwards were of one size, 0 before there was one."""
+        if not self._count:
+            return 0.0
         mean_positions, mean = self._positions / self._count, self._seconds / self._count
         spread = self._squares / self._count - mean_positions**2
         if spread < 1e-6:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from farflung.model.pages import PAGE_TOKENS
 from farflung.sim.faults import Faults, nth
 from farflung.sim.station import MessageEvent
 from farflung.systems.swarm.config import SessionConfig
@@ -23,7 +24,7 @@ POSITIONS = {"first": "a1", "middle": "b1", "last": "c1"}
 CACHE_TOKENS_SCARCE = 800
 """Far less than all sessions together need, so that some give way and replay."""
 CACHE_TOKENS = 6000
-ALONE = SessionConfig(ask_again_seconds=0.5)
+ALONE = SessionConfig(ask_again_seconds=0.5, piece_positions=PAGE_TOKENS)
 WITH_STANDBYS = dataclasses.replace(ALONE, is_standby_wanted=True, standby_num_positions=3)
 CONFIGS = {"alone": ALONE, "standbys": WITH_STANDBYS}
 PHASES = {

@@ -102,6 +102,25 @@ def test_known_prefixes_are_taken_over_and_outlive_their_sessions(chain_of: Chai
     assert other.adopt(torch.cat([prefix[0, 1:], prefix[0, :1]])) is None
 
 
+def test_a_prefix_that_comes_in_pieces_of_pages_is_taken_over_piece_by_piece(chain_of: Chains) -> None:
+    span = chain_of("llama", 1).spans[0]
+    pool = CachePool(span.last - span.first)
+    text = hidden_states(span, 1, 4 * PAGE_TOKENS + 3)
+    first = span.new_cache(pool=pool)
+    first.adopt(text[0])
+    left = span.forward(text, first)
+    first.remember(text[0], left[0])
+    cache = span.new_cache(pool=pool)
+    for start in (0, 2 * PAGE_TOKENS):
+        cache.expect(1, 2 * PAGE_TOKENS)  # as if it were to be computed
+        known = cache.adopt(text[0, start : start + 2 * PAGE_TOKENS])
+        assert known is not None and known.equal(left[0, start : start + 2 * PAGE_TOKENS])
+    assert cache.length == 4 * PAGE_TOKENS
+    rest = text[:, cache.length :]
+    assert_same(span.forward(rest, cache), left[:, -3:])
+    assert cache.adopt(text[0, :PAGE_TOKENS]) is None, "it is not at the end of a page"
+
+
 def test_what_decoding_adds_to_a_prefix_is_known_as_well(chain_of: Chains) -> None:
     span = chain_of("llama", 1).spans[0]
     pool = CachePool(span.last - span.first)

@@ -41,13 +41,30 @@ class Answers:
         self.hidden_size = hidden_size
         self.chain = Chain()
         self.history = History()
-        self.number = 0
-        self.final: torch.Tensor | None = None
+        self.numbers = range(1, 1)
         self.times = StepTimes()
+        self._finals: dict[int, torch.Tensor] = {}
 
-    def expect(self, number: int) -> None:
-        """From now on step `number` is under way."""
-        self.number, self.final, self.times = number, None, StepTimes()
+    @property
+    def number(self) -> int:
+        """The newest step under way."""
+        return self.numbers[-1]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that the last block made of the steps under way is here."""
+        return len(self._finals) == len(self.numbers)
+
+    @property
+    def final(self) -> torch.Tensor:
+        """What the last block made of the steps under way, [batch, their positions, hidden size]; `is_done` holds."""
+        finals = [self._finals[number] for number in self.numbers]
+        return finals[0] if len(finals) == 1 else torch.cat(finals, dim=1)
+
+    def expect(self, numbers: range) -> None:
+        """From now on these steps are under way, which follow each other without edits."""
+        self.numbers, self.times = numbers, StepTimes()
+        self._finals.clear()
 
     def note_replay(self, base: int) -> None:
         """A server was sent the step under way, and all since step `base`."""
@@ -55,16 +72,20 @@ class Answers:
         self.times.num_replayed += num_new - self.history.step(self.number).num_positions
 
     def has_output(self, link: Link) -> bool:
-        """Whether what `link` makes of the step under way is here."""
+        """Whether what `link` makes of the newest step under way is here; of the last link, of all that are."""
         if link.last == self.num_blocks:
-            return self.final is not None
+            return self.is_done
         return self.history.has(link.last, self.number)
 
     def has_whole_output(self, link: Link) -> bool:
         """Whether all that the next link would need to start afresh is here."""
         if link.last == self.num_blocks:
-            return self.final is not None
+            return self.is_done
         return self.history.is_complete(link.last, self.number)
+
+    def has_lost_some(self, link: Link) -> bool:
+        """Whether the newest step's result is here and one before is not, which nobody will send by itself."""
+        return link.last == self.num_blocks and self.number in self._finals and not self.is_done
 
     def take(self, source: Address, message: object) -> None:
         """Note what a message says.
@@ -83,7 +104,7 @@ class Answers:
                 link = self.chain.find(source.peer, first, last)
                 if link is not None and upto == self.number:
                     link.is_behind, link.is_working = False, True
-            case SessionRefused(first=first, last=last, upto=upto) if upto == self.number:
+            case SessionRefused(first=first, last=last, upto=upto) if upto in self.numbers:
                 self._take_refusal(self.chain.find(source.peer, first, last), message)
             case PeerLost(peer, reason):
                 _mark(self.chain.on(peer), reason)
@@ -132,11 +153,20 @@ class Answers:
             is_whole = output.base == 0
             newest = hidden if is_whole else hidden[:, -logged.num_positions :]
             self.history.record(link.last, output.upto, newest, is_whole=is_whole)
-        elif output.upto == self.number:
-            self.final = hidden[:, -logged.num_positions :]
-        if output.upto == self.number:
+        elif output.upto in self.numbers:
+            self._keep_final(output.upto, hidden)
+        if output.upto in self.numbers:
             self.times.compute_seconds += output.compute_seconds
             self.times.queue_seconds += output.queue_seconds
+
+    def _keep_final(self, upto: int, hidden: torch.Tensor) -> None:
+        """The newest positions of an output are those of step `upto`; what was computed afresh has those before too."""
+        for number in reversed(range(self.numbers.start, upto + 1)):
+            num_positions = self.history.step(number).num_positions
+            if hidden.shape[1] < num_positions:
+                return
+            self._finals[number] = hidden[:, hidden.shape[1] - num_positions :]
+            hidden = hidden[:, : hidden.shape[1] - num_positions]
 
     def _applied_up_to(self, link: Link, number: int) -> None:
         """A link that gave a step had it from those before it, whose own copies may still be under way."""

@@ -52,9 +52,13 @@ def run_batch(parts: Sequence[Part], num_bytes_max: int) -> list[Outcome]:
             computing.append((session, pending, piece))
     if computing:
         _compute(computing)
-    return [
+    became = [
         result if result is not None else _result(part.job.session) for part, result in zip(parts, results, strict=True)
     ]
+    for part, result in zip(parts, became, strict=True):
+        if isinstance(result, WireTensor):  # only now: what one session fails at must not make the others begin again
+            part.job.session.pending = None
+    return became
 
 
 def _begun(session: ServerSession, step: Step, num_bytes_max: int) -> Pending:
@@ -75,7 +79,7 @@ def _begun(session: ServerSession, step: Step, num_bytes_max: int) -> Pending:
     session.pending = pending = Pending(step, hidden, position_ids)
     if not session.is_plain or batch_size > 1:
         cache.forget_prefix()
-    elif cache.length == 0:
+    else:
         known = cache.adopt(hidden[0], session.adapter)
         if known is not None:
             pending.outputs.append(known.unsqueeze(0))
@@ -128,9 +132,7 @@ def _result(session: ServerSession) -> WireTensor | Unanswered | Progress:
         session.pending = None
         return Unanswered()
     outputs = pending.outputs
-    encoded = encode_tensor(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), pending.step.codec)
-    session.pending = None
-    return encoded
+    return encode_tensor(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), pending.step.codec)
 
 
 def _edit(session: ServerSession, edit: Edit) -> None:

@@ -40,7 +40,7 @@ class ServerConfig:
     standby_seconds_max: float = 0.05
     """What a computation for standbys may take, likewise: who comes meanwhile waits for it."""
     linger_seconds_max: float = 0.05
-    """A session that usually takes longer to come back with its next step is never waited for."""
+    """A session of which it is less certain when it will be back with its next step is never waited for."""
     ask_seconds: float = 30.0
     """Of a session that is not used for so long the client is asked, again and again, whether it still wants it."""
     idle_seconds_max: float = 1800.0
@@ -69,6 +69,9 @@ class SessionConfig:
     """How long a server that failed is avoided."""
     codec: str = "raw"
     """Codec of hidden states on the wire; only raw is exact."""
+    piece_positions: int = 256
+    """A longer prompt travels in steps of so many positions, one right after the other, so that every server of a chain
+    computes while the next one does, and while more is on its way; a multiple of a page, for prefixes' sake."""
     is_push_wanted: bool = True
     """Let servers hand hidden states on directly."""
     is_hop_per_block: bool = False

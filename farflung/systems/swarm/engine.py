@@ -14,7 +14,7 @@ from farflung.systems.swarm.batch import NoRoom, Progress, Unanswered, run_batch
 from farflung.systems.swarm.batching import Batch, BatchQueue
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
-from farflung.systems.swarm.lingering import compute_at
+from farflung.systems.swarm.lingering import Lingering
 from farflung.systems.swarm.messages import ACTOR, Forward, Output, Step
 from farflung.systems.swarm.replies import behind, onward, refuse, standing_by
 from farflung.systems.swarm.sessions import ServerSession, SessionTable, make_output
@@ -25,8 +25,6 @@ from farflung.world.effects import Effect, Note, Run, Send, WakeAt
 
 FRAME_BYTES_MAX = 1 << 30
 RATE_SMOOTHING = 0.1
-RETURN_SHARE = 0.25
-"""Of a batch's time, in which a session of which nothing is known is expected back."""
 BATCH_TOKENS_MIN = 16
 BATCH_TOKENS_MAX = 1024
 STANDBY_PAUSE_SECONDS = 2.0
@@ -49,9 +47,7 @@ class Engine:
         self._is_running_standbys = False
         self._standbys_ran_at = -math.inf
         self._started_at = 0.0
-        self._batch_seconds = 0.0
-        self._expected: dict[ServerSession, float] = {}
-        """Sessions that were answered, and when they should be back with their next step."""
+        self._lingering = Lingering(config.linger_seconds_max)
 
     @property
     def queue_length(self) -> int:
@@ -67,10 +63,7 @@ class Engine:
     def push(self, job: StepJob | RequestJob, now: float) -> Sequence[Effect]:
         """Accept a job; the caller has seen that the queue is not full."""
         if isinstance(job, StepJob):
-            self._expected.pop(job.session, None)
-            if job.session.answered_at is not None:
-                job.session.returns.add(now - job.session.answered_at)
-                job.session.answered_at = None
+            self._lingering.came(job.session, now)
         queue = self.queue_of(job.session) if isinstance(job, StepJob) else self.queue
         queue.push(job)
         return self.run_next(now)
@@ -122,22 +115,14 @@ class Engine:
         turn_at = self._standbys_ran_at + STANDBY_PAUSE_SECONDS
         if len(self.queue):
             return turn_at
-        return min(turn_at, max(self._expected.values(), default=now))
+        return min(turn_at, self._lingering.all_back_at(now))
 
     def _begins_at(self, now: float) -> float:
-        """When the next batch is best begun: now, or as soon as somebody is back who is about to be."""
-        self._expected = {
-            session: returns_at
-            for session, returns_at in self._expected.items()
-            if returns_at > now and not session.is_closed
-        }
+        """When the next batch is best begun."""
         num_waiting = len(self.queue)
         if num_waiting == 0:
             return math.inf
-        num_places = self.config.batch_sessions_max - num_waiting
-        if num_places < 1:
-            return now
-        return compute_at(now, num_waiting, sorted(self._expected.values())[:num_places], self._batch_seconds)
+        return self._lingering.begins_at(now, num_waiting, self.config.batch_sessions_max - num_waiting)
 
     def _num_tokens_max(self, seconds: float) -> int:
         """Tokens of one batch: what the device computes in the time that a decode step may wait for it."""
@@ -156,7 +141,6 @@ class Engine:
         if isinstance(job, RequestJob):
             effects = list(stateless.answer(job.source, job.request, result))
         else:
-            self._batch_seconds = self._batch_seconds if self._is_running_standbys else seconds
             effects = self._batch_finished(job, result, now)
         return [*effects, *self.run_next(now)]
 
@@ -167,12 +151,15 @@ class Engine:
         assert isinstance(result, list) and len(result) == len(jobs)
         effects: list[Effect] = []
         without_room: list[StepJob] = []
+        answered: list[ServerSession] = []
         for job, outcome in zip(jobs, result, strict=True):
             job.compute_seconds += now - self._started_at
             if job.session.is_closed:
                 continue
             if isinstance(outcome, WireTensor):
                 effects += self._step_finished(job, outcome, now)
+                if job.step.upto == job.session.enqueued and not job.is_alone:
+                    answered.append(job.session)
             elif isinstance(outcome, Unanswered):
                 job.session.applied, job.session.used_at = job.step.upto, now
                 effects.append(standing_by(job.step, job.step.upto))
@@ -183,6 +170,10 @@ class Engine:
             else:
                 assert isinstance(outcome, NoRoom)
                 without_room.append(job)
+        is_decoding = all(job.is_decoding for job in jobs)
+        if not self._is_running_standbys:
+            self._lingering.took(len(jobs), now - self._started_at, is_decoding=is_decoding)
+            self._lingering.answered(answered, now)
         for job in without_room:  # the others come first: one of them may have to give way
             effects += self._make_room(job, now)
         return effects
@@ -207,11 +198,6 @@ class Engine:
         seconds = (job.compute_seconds, max(0.0, now - job.accepted_at - job.compute_seconds))
         output = make_output(session, step, hidden, seconds)
         session.applied, session.newest_output, session.used_at = step.upto, output, now
-        session.answered_at = now
-        if job.is_decoding and not job.is_alone:
-            absence = session.returns.latest_seconds(default=RETURN_SHARE * self._batch_seconds)
-            if absence <= self.config.linger_seconds_max:
-                self._expected[session] = now + absence
         return [*self.push_onward(session, step, output), Send(session.client, output)]
 
     def push_onward(self, session: ServerSession, step: Step, output: Output) -> list[Effect]:

@@ -7,7 +7,7 @@ its result leaves a fresh server, or one that stands at an older step and was gi
 step-by-step history left the lost one in (PETALS, Algorithm 1, with the operations that its published code forgets).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,14 @@ class LoggedStep:
     """Cache length after the edits, where the new positions go."""
     num_positions: int
     batch_size: int
+
+
+def pieces(num_positions: int, num_each: int) -> Iterator[slice]:
+    """Cut positions into pieces of so many, none of them smaller: what is left over goes with the last, for a small
+    message may overtake a large one."""
+    last = max(1, num_positions // num_each) - 1
+    for number in range(last + 1):
+        yield slice(number * num_each, (number + 1) * num_each if number < last else num_positions)
 
 
 @dataclass(slots=True)

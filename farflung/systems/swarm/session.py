@@ -102,27 +102,28 @@ class Session:
             NoRoute: no reachable server holds some block, and none came in time.
         """
         started_at = self._world.clock.now()
-        number = self._log(hidden_BTH, position_ids_BT, attention_mask_BT)
-        self._answers.expect(number)
+        numbers = self._log(hidden_BTH, position_ids_BT, attention_mask_BT)
+        self._answers.expect(numbers)
         if not self._answers.chain.links:
             self._answers.chain = Chain(await self._find_hops(0, self._view.num_blocks))
             self._attach(self._answers.chain.links)
-        if all(link.applied == number - 1 for link in self._answers.chain.links):
-            await self._run_pushed(number)
-        while self._answers.final is None:
-            await self._walk(number)
+        if all(link.applied == numbers[0] - 1 for link in self._answers.chain.links):
+            await self._run_pushed(numbers)
+        while not self._answers.is_done:
+            await self._walk(numbers[-1])
         self._answers.history.compact_if_worthwhile()
         if self._config.is_standby_wanted and not self._config.is_hop_per_block:
-            await self._bring_standbys_nearer(number)
+            await self._bring_standbys_nearer(numbers[-1])
         self.times = self._answers.times
         self.num_replayed += self.times.num_replayed
         self.times.seconds = self._world.clock.now() - started_at
         return self._answers.final
 
     def hidden_states(self) -> list[torch.Tensor]:
-        """Inputs of every link at the newest step, first to last: with one hop per block, of every block."""
+        """Inputs of every link at the newest positions, first to last: with one hop per block, of every block."""
+        numbers = self._answers.numbers
         return [
-            self._answers.history.inputs(link.first, self._answers.number - 1, self._answers.number)
+            self._answers.history.inputs(link.first, numbers.start - 1, numbers[-1])
             for link in self._answers.chain.links
         ]
 
@@ -145,7 +146,8 @@ class Session:
         self._standbys.close()
         self._mailbox.close()
 
-    def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> int:
+    def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> range:
+        """Take down new positions, in steps of some; their numbers."""
         batch_size, num_new, _ = hidden.shape
         if position_ids is None:
             position_ids = torch.arange(self._length, self._length + num_new).expand(batch_size, num_new)
@@ -155,18 +157,19 @@ class Session:
             mask = torch.ones(batch_size, num_new, dtype=torch.int64)
         else:
             self._steps.has_padding = True
-        number = self._answers.history.append(self._edits, position_ids, mask)
-        self._edits = []
-        self._length = self._answers.history.length
-        self._answers.history.record(0, number, hidden, is_whole=False)
-        return number
+        places = position_ids.expand(batch_size, num_new), mask
+        numbers = self._answers.history.extend(self._edits, hidden, places, self._config.piece_positions)
+        self._edits, self._length = [], self._answers.history.length
+        return numbers
 
-    async def _run_pushed(self, number: int) -> None:
-        """The fast path: one message per segment; on the first sign of trouble leave the rest to `_walk`."""
+    async def _run_pushed(self, numbers: range) -> None:
+        """The fast path: every step once per segment; on the first sign of trouble leave the rest to `_walk`."""
         links = self._answers.chain.links
         for segment in self._answers.chain.segments(is_push_wanted=self._config.is_push_wanted):
-            self._send_step(segment[0], number, base=number - 1, route=segment)
-            deadline = self._ask_again_at(segment, self._answers.history.step(number).num_positions)
+            for number in numbers:
+                self._send_step(segment[0], number, base=number - 1, route=segment)
+            num_positions = sum(self._answers.history.step(number).num_positions for number in numbers)
+            deadline = self._ask_again_at(segment, num_positions)
             if not await self._wait_for_output(segment[-1], deadline, watched=links, pushing=segment[:-1]):
                 return
 
@@ -183,7 +186,7 @@ class Session:
 
     async def _ask(self, link: Link, number: int, *, is_whole: bool = False) -> bool:
         """Make one server apply step `number` and send its output; False if it cannot or will not."""
-        base = 0 if is_whole else min(link.applied, number - 1)
+        base = 0 if is_whole or self._answers.has_lost_some(link) else min(link.applied, number - 1)
         give_up_at = self._world.clock.now() + self._config.step_seconds_max
         num_asks = 0
         while num_asks < self._config.num_asks_max and self._world.clock.now() < give_up_at and link.trouble is None:

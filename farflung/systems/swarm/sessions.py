@@ -8,7 +8,7 @@ import torch
 from farflung.model.cache import SpanCache
 from farflung.model.lowrank import Additions
 from farflung.model.span import Span
-from farflung.systems.swarm.lingering import ReturnTime
+from farflung.systems.swarm.lingering import Returns
 from farflung.systems.swarm.messages import Output, Step
 from farflung.wire.tensor import WireTensor
 from farflung.world.address import Address, PeerId
@@ -35,7 +35,7 @@ class Pending:
         return self.hidden_BTH.shape[1] - self.num_done
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ServerSession:
     """The part of a session that one span of a server holds. The compute thread owns `cache`, `mask`, `prompts` and
     `pending`."""
@@ -73,9 +73,7 @@ class ServerSession:
     used_at: float = 0.0
     asked_at: float = 0.0
     """When its client was last asked whether it still wants it."""
-    answered_at: float | None = None
-    """When its newest output was sent; None while a step waits or runs."""
-    returns: ReturnTime = field(default_factory=ReturnTime)
+    returns: Returns = field(default_factory=Returns)
     is_closed: bool = False
     is_standby: bool = False
     """Another server computes for it; this one keeps up, and gives way to whoever needs the room."""

@@ -55,12 +55,19 @@ def test_steps_that_wait_are_computed_together_and_each_as_if_alone(span: Span) 
     assert not bench.running
 
 
-def test_a_batch_that_fails_is_computed_one_by_one_and_only_the_culprit_is_closed(span: Span) -> None:
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_a_batch_that_fails_is_computed_one_by_one_and_only_the_culprit_is_closed(
+    span: Span, order: tuple[str, str]
+) -> None:
     bench = Bench(server(span))
     bench.receive(long_step(0, 1, 3, "first"))
     nan = encode_tensor(torch.full((1, 2, 32), float("nan")))
-    bench.receive(long_step(0, 1, 2, "bad", hidden=nan, codec="int8"))
-    bench.receive(long_step(0, 1, 2, "good", seed=5))
+    steps = {
+        "bad": long_step(0, 1, 2, "bad", hidden=nan, codec="int8"),
+        "good": long_step(0, 1, 2, "good", seed=5),
+    }
+    for name in order:
+        bench.receive(steps[name])
     bench.compute()
     said: list[object] = []
     while bench.running:
@@ -190,9 +197,10 @@ def test_the_device_waits_a_moment_for_the_sessions_of_the_last_batch(span: Span
     bench.receive(long_step(0, 1, 1, "zero"))
     for name in ("one", "two"):
         bench.receive(long_step(0, 1, 1, name))
-    bench.compute()
-    bench.now += 0.02
-    bench.compute()
+    bench.receive(CloseSession(session="zero"), source=client("zero"))
+    for _ in range(2):
+        bench.now += 0.02
+        bench.compute()
     bench.now += 0.001
     bench.receive(long_step(1, 2, 1, "one"))
     assert bench.running == [], "two was computed with it and comes back at once"
