@@ -93,6 +93,23 @@ class History:
         self._num_edited_steps += bool(edits)
         return self.num_steps
 
+    def extend(
+        self,
+        edits: Sequence[Edit],
+        hidden_BTH: torch.Tensor,
+        places: tuple[torch.Tensor, torch.Tensor],
+        num_each: int,
+    ) -> range:
+        """Log new positions, with their position ids and attention mask [batch, positions], in steps of so many of
+        them (`pieces`), and keep `hidden_BTH` as what enters the first block; the numbers of the steps."""
+        first = self.num_steps + 1
+        position_ids, attention_mask = places
+        for piece in pieces(hidden_BTH.shape[1], num_each):
+            number = self.append(edits, position_ids[:, piece], attention_mask[:, piece])
+            self.record(0, number, hidden_BTH[:, piece], is_whole=False)
+            edits = ()
+        return range(first, self.num_steps + 1)
+
     def record(self, block: int, step: int, hidden: torch.Tensor, *, is_whole: bool) -> None:
         """Keep what enters `block` at `step`: [batch, new positions, hidden size], or, if `is_whole` (from a span that
         started afresh), the compacted history up to that step, which replaces all that was known of this boundary."""

@@ -147,7 +147,6 @@ class Session:
         self._mailbox.close()
 
     def _log(self, hidden: torch.Tensor, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> range:
-        """Take down new positions, in steps of some; their numbers."""
         batch_size, num_new, _ = hidden.shape
         if position_ids is None:
             position_ids = torch.arange(self._length, self._length + num_new).expand(batch_size, num_new)

@@ -190,3 +190,18 @@ def test_a_boundary_that_is_not_complete_survives_compaction(monkeypatch: pytest
     assert not log.history.is_complete(2, 3)
     log.history.record(2, 1, hidden_of(torch.tensor([[1, 2, 3]]), 2), is_whole=False)
     log.check()
+
+
+@pytest.mark.parametrize(
+    ("num_positions", "sizes"), [(1, [1]), (4, [4]), (7, [7]), (8, [4, 4]), (11, [4, 7]), (13, [4, 4, 5])]
+)
+def test_a_long_prompt_is_cut_and_no_piece_is_small(num_positions: int, sizes: list[int]) -> None:
+    history = History()
+    hidden_BTH = torch.arange(2.0 * num_positions).reshape(2, num_positions, 1)
+    ids = torch.arange(num_positions).expand(2, num_positions)
+    edits = (Truncate(0),)
+    assert history.extend(edits, hidden_BTH, (ids, torch.ones_like(ids)), num_each=4) == range(1, len(sizes) + 1)
+    assert [history.step(number).num_positions for number in range(1, len(sizes) + 1)] == sizes
+    assert [history.step(number).edits for number in range(1, len(sizes) + 1)] == [edits] + [()] * (len(sizes) - 1)
+    assert history.inputs(0, 0, len(sizes)).equal(hidden_BTH)
+    assert history.position_ids(0, len(sizes)).equal(ids)
