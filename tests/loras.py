@@ -1,6 +1,7 @@
 """LoRA adapters of small models: fresh ones that change something, and the same model under plain peft."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,20 @@ def lora(source: ModelSource, seed: int = 1, **settings: Any) -> LoraAdapter:
 
 def under_peft(whole: Any, folder: Path, *, is_trainable: bool = False) -> Any:
     """A copy of a whole model with the adapter of a folder, as peft loads it."""
-    return PeftModel.from_pretrained(copy.deepcopy(whole), str(folder), is_trainable=is_trainable).eval()
+    with warnings.catch_warnings():
+        _forgive()
+        return PeftModel.from_pretrained(copy.deepcopy(whole), str(folder), is_trainable=is_trainable).eval()
+
+
+def _forgive() -> None:
+    """peft asks for an attribute that transformers has given another name."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def saved_by_peft(whole: Any, folder: Path, seed: int = 1, **settings: Any) -> Any:
     """A copy of a whole model with a random adapter, which peft has saved in the folder."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        _forgive()
         torch.manual_seed(seed)
         config = LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 8, "init_lora_weights": False, **settings})
         adapted = get_peft_model(copy.deepcopy(whole), config).eval()

@@ -1,4 +1,5 @@
-"""Mixed load: many sessions of several clients at once, each of another kind, and what each says on one machine alone.
+"""Mixed load: many sessions of several clients at once, each of another kind, under one of two adapters or none, and
+what each says on one machine alone.
 
 A session is a *script*: it yields what it wants of a machine (a step, a reorder, a truncation) and gets logits for it.
 The same script runs over a swarm and over the whole model without any cache.
@@ -9,15 +10,20 @@ import functools
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from farflung.model.peft_files import save_adapter
+from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.info import ServerState
 from farflung.systems.swarm.session import Session
 from farflung.systems.swarm.view import SwarmView
 from farflung.world.doors import World
+from tests.loras import lora, under_peft
 from tests.swarms import CLIENT, SimulatedSwarm, SmallModel, tokens
 
 SHARED_TOKENS = 70
@@ -47,6 +53,8 @@ class Plan:
     """Tokens after which it closes its session without a word."""
     starts_at: float
     seed: int
+    adapter: int = 0
+    """0: none."""
 
 
 def plans_of(small: SmallModel, seed: int, num_sessions: int, num_new_max: int = 12) -> list[Plan]:
@@ -60,7 +68,7 @@ def plans_of(small: SmallModel, seed: int, num_sessions: int, num_new_max: int =
         num_new = stream.randint(4, num_new_max)
         gives_up = stream.randint(1, num_new) if number % 5 == 4 else None
         kind = KINDS[number % len(KINDS)]
-        plans.append(Plan(kind, prompt, num_new, gives_up, stream.random() * 0.05, 1000 * seed + number))
+        plans.append(Plan(kind, prompt, num_new, gives_up, stream.random() * 0.05, 1000 * seed + number, number % 3))
     return plans
 
 
@@ -76,7 +84,7 @@ def script_of(small: SmallModel, plan: Plan, said: list[Word]) -> Script:
 
 
 def _greedy_of(plan: Plan) -> Plan:
-    return Plan("greedy", plan.prompt, plan.num_new, None, 0.0, 0)
+    return Plan("greedy", plan.prompt, plan.num_new, None, 0.0, 0, plan.adapter)
 
 
 def _one_by_one(plan: Plan, said: list[Word]) -> Script:
@@ -129,6 +137,22 @@ def _is_done(plan: Plan, said: Sequence[object]) -> bool:
 
 
 @functools.cache
+def adapter_of(small: SmallModel, number: int) -> NamedAdapter | None:
+    """What the servers are given."""
+    return NamedAdapter.of(lora(small.source, number).requires_grad_(False)) if number else None
+
+
+@functools.cache
+def whole_under(small: SmallModel, number: int) -> Any:
+    """The model on one machine, with the adapter that peft has merged into its weights."""
+    if not number:
+        return small.whole
+    with TemporaryDirectory() as folder:
+        save_adapter(lora(small.source, number), Path(folder))
+        return under_peft(small.whole, Path(folder)).merge_and_unload()
+
+
+@functools.cache
 def said_locally(small: SmallModel, plan: Plan) -> list[Word]:
     """What a plan's session says on the whole model here, forgetting by computing everything anew."""
     said: list[Word] = []
@@ -139,7 +163,7 @@ def said_locally(small: SmallModel, plan: Plan) -> list[Word]:
             answer: Any = None
             if isinstance(asked, torch.Tensor):
                 held = torch.cat([held, asked], dim=1)
-                answer = small.whole(held, use_cache=False).logits[:, -asked.shape[1] :]
+                answer = whole_under(small, plan.adapter)(input_ids=held, use_cache=False).logits[:, -asked.shape[1] :]
             elif isinstance(asked, int):
                 held = held[:, :asked]
             else:
@@ -152,7 +176,8 @@ async def follow(small: SmallModel, world: World, view: SwarmView, config: Sessi
     """What a plan's session says over the swarm."""
     await asyncio.sleep(plan.starts_at)
     num_rows = 4 if plan.kind == "beams" else 1
-    session = Session(world, view, config, num_tokens_max=num_rows * (len(plan.prompt) + plan.num_new + 4))
+    num_tokens, adapter = num_rows * (len(plan.prompt) + plan.num_new + 4), adapter_of(small, plan.adapter)
+    session = Session(world, view, config, num_tokens_max=num_tokens, adapter=adapter)
     ends, said = small.whole, list[Word]()
     script = script_of(small, plan, said)
     asked = next(script)

@@ -16,8 +16,6 @@ from farflung.systems.swarm.adapters import NamedAdapter
 from tests.loras import lora, under_peft
 from tests.swarms import SimulatedSwarm, SmallModel, tokens
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 SERVERS = {"a1": (0, 2), "a2": (0, 2), "b1": (2, 4), "b2": (2, 4)}
 NUM_TOKENS = 20
 

@@ -17,10 +17,7 @@ from farflung.model.source import ModelSource
 from tests.loopback.fleet import Fleet, Program, wait_until
 from tests.loras import lora, saved_by_peft, under_peft
 
-pytestmark = [
-    pytest.mark.loopback,
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-]
+pytestmark = pytest.mark.loopback
 
 PROMPT = "def main(arguments):\n"
 NUM_TOKENS = 24

@@ -22,8 +22,6 @@ from tests.loras import lora, saved_by_peft, under_peft
 from tests.model.local_blocks import LocalBlocks
 from tests.model.reference import layers_of, random_prompt
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 Whole = Callable[[str], PreTrainedModel]
 Sources = Callable[[str], ModelSource]
 Chains = Callable[[str, int], LocalBlocks]

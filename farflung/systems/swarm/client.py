@@ -140,12 +140,13 @@ class SwarmModel:
     _blocks: SwarmBlocks
 
     @contextmanager
-    def inference_session(self, *, num_tokens_max: int) -> Generator[RemoteCache]:
-        """Keep one cache over several `generate` calls of this block.
+    def inference_session(self, *, num_tokens_max: int, lora: LoraAdapter | None = None) -> Generator[RemoteCache]:
+        """Keep one cache over several `generate` calls of this block, under this adapter, by default the model's.
 
         Each call is given the whole text so far, as with any cache in transformers; only what is new is computed.
         """
-        cache = self._blocks.open_cache(num_tokens_max)
+        adapter = NamedAdapter.of(lora) if lora is not None else None
+        cache = self._blocks.open_cache(num_tokens_max, adapter=adapter)
         token = _active_cache.set(cache)
         try:
             yield cache
@@ -158,7 +159,9 @@ class SwarmModel:
         self._blocks.prompts_LPH = prompts_LPH
 
     def set_lora(self, lora: LoraAdapter | None) -> None:
-        """Adapt the layers of every block, where it is computed; `lora.parameters()` get gradients (None: stop)."""
+        """Adapt the layers of every block, where it is computed; `lora.parameters()` get gradients (None: stop).
+
+        Sessions that are open keep the adapter that they were opened with."""
         self._blocks.lora = lora
 
     @contextmanager

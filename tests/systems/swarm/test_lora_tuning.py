@@ -15,8 +15,6 @@ from farflung.systems.swarm.config import SessionConfig
 from tests.loras import lora, under_peft
 from tests.swarms import SimulatedSwarm, SmallModel, tokens
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 SERVERS = {"a1": (0, 2), "a2": (0, 2), "b1": (2, 4), "b2": (2, 4)}
 SPLIT = {"a1": (0, 2), "x1": (0, 1), "x2": (1, 2), "y1": (0, 1), "b1": (2, 4), "b2": (2, 4)}
 KINDS = {"Forward": "ForwardDone", "Backward": "BackwardDone", "HandAdapter": "AdapterHanded"}
