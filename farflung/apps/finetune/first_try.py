@@ -16,6 +16,7 @@ FIRST_TRIES: dict[str, dict[str, dict[str, Any]]] = {
     "mezo": {"training": {"rounds": 600}, "method": {"learning_rate": 3e-4}},
     "adam": {"training": {"rounds": 60}, "method": {"learning_rate": 1e-3}},
     "fedavg-lora": {"training": {"rounds": 4}, "method": {"learning_rate": 3e-3}},
+    "lora": {"training": {"rounds": 60}, "method": {"learning_rate": 3e-3}},
     "prompt": {"training": {"rounds": 120}, "method": {"learning_rate": 3e-2}},
 }
 """By method: what the run file leaves open of [training] and [method]."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from farflung.apps.finetune.baselines.settings import AdamSettings, FedAvgLoraSettings, MezoSettings
 from farflung.apps.finetune.sharing import SharingSettings
-from farflung.apps.finetune.swarm.settings import PromptSettings
+from farflung.apps.finetune.swarm.settings import LoraSettings, PromptSettings
 from farflung.apps.runs.form import Choice, NamedSection
 from farflung.apps.runs.reader import check_known, read
 from farflung.apps.runs.run import plain
@@ -91,12 +91,13 @@ class OneByteSettings(SharingSettings):
         )
 
 
-Method = OneByteSettings | MezoSettings | AdamSettings | FedAvgLoraSettings | PromptSettings
+Method = OneByteSettings | MezoSettings | AdamSettings | FedAvgLoraSettings | LoraSettings | PromptSettings
 METHODS: dict[str, type[Method]] = {
     ONEBYTE: OneByteSettings,
     "mezo": MezoSettings,
     "adam": AdamSettings,
     "fedavg-lora": FedAvgLoraSettings,
+    "lora": LoraSettings,
     "prompt": PromptSettings,
 }
 

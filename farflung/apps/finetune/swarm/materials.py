@@ -37,6 +37,7 @@ class SwarmMaterials:
         tokenizer: Any = load_tokenizer(source)
         materials = cls(run, source, tokenizer, read_task(data, objective, tokenizer, None))
         materials._check_lengths()
+        size_of(run, source, materials.task)
         return materials
 
     def _check_lengths(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from farflung.learn.parameters import Tensors
+from farflung.model.adapters import LoraAdapter
 from farflung.systems.onebyte.objective import Batch
 
 
@@ -24,6 +25,7 @@ class OwnParameters(nn.Module):
         *,
         prompt_PH: torch.Tensor | None = None,
         deep_LPH: torch.Tensor | None = None,
+        lora: LoraAdapter | None = None,
         head_NH: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -31,6 +33,8 @@ class OwnParameters(nn.Module):
         """Stands before every text, in place of embeddings."""
         self.deep_LPH = _parameter(deep_LPH)
         """Added to the prompt's positions in the input of every block."""
+        self.lora = lora
+        """Added to layers of every block."""
         self.head_NH = _parameter(head_NH)
         """Reads the last token's hidden state; None: the model's own head is used."""
 
@@ -99,6 +103,7 @@ class TunedModel(nn.Module):
             prompt = self.own.prompt_PH.to(embeddings).expand(len(embeddings), -1, -1)
             embeddings = torch.cat([prompt, embeddings], dim=1)
         self.ends.set_deep_prompts(self.own.deep_LPH)
+        self.ends.set_lora(self.own.lora)
         return self.ends(inputs_embeds=embeddings, use_cache=False, **options)
 
 

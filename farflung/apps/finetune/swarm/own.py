@@ -7,7 +7,8 @@ import torch
 from farflung.apps.finetune.labelled import TuningTask
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.finetune.swarm.model import OwnParameters
-from farflung.apps.finetune.swarm.settings import PromptSettings
+from farflung.apps.finetune.swarm.settings import LoraSettings, PromptSettings
+from farflung.model.adapters import BlockLayers, LoraAdapter
 from farflung.model.source import ModelSource
 
 RANDOM_SIZE = 0.02
@@ -15,19 +16,32 @@ RANDOM_SIZE = 0.02
 
 
 def begin_own(run: FinetuneRun, source: ModelSource, task: TuningTask, ends: Any) -> OwnParameters:
-    """As the run's method has them; the same whenever it is asked for."""
+    """As the run's method has them; the same whenever it is asked for.
+
+    Raises:
+        ValueError: method.modules names no layer of the model.
+    """
     generator = torch.Generator().manual_seed(run.run.seed)
     method = run.swarm
-    prompt = deep = head = None
+    prompt = deep = lora = head = None
     if isinstance(method, PromptSettings):
         prompt = _prompt(method, ends, generator)
         if method.is_deep:
             # At first nothing is added, so that a deep prompt begins as a shallow one.
             deep = torch.zeros(source.num_blocks, method.num_tokens, source.hidden_size)
+    if isinstance(method, LoraSettings):
+        lora = LoraAdapter.new(
+            source,
+            rank=method.rank,
+            alpha=method.alpha,
+            targets=method.targets,
+            is_rank_stabilized=method.is_rank_stabilized,
+            generator=generator,
+        )
     num_values = num_head_values(task)
     if num_values:
         head = RANDOM_SIZE * torch.randn(num_values, source.hidden_size, generator=generator)
-    return OwnParameters(prompt_PH=prompt, deep_LPH=deep, head_NH=head)
+    return OwnParameters(prompt_PH=prompt, deep_LPH=deep, lora=lora, head_NH=head)
 
 
 def _prompt(method: PromptSettings, ends: Any, generator: torch.Generator) -> torch.Tensor:
@@ -49,9 +63,18 @@ def num_head_values(task: TuningTask) -> int:
 
 
 def size_of(run: FinetuneRun, source: ModelSource, task: TuningTask) -> int:
-    """Values that are trained."""
+    """Values that are trained.
+
+    Raises:
+        ValueError: as `begin_own`.
+    """
     width, method = source.hidden_size, run.swarm
     num_values = num_head_values(task) * width
     if isinstance(method, PromptSettings):
         num_values += method.num_tokens * width * (1 + source.num_blocks * method.is_deep)
+    if isinstance(method, LoraSettings):
+        layers = BlockLayers.of(source)
+        num_values += method.rank * sum(
+            sum(layers.sizes[block][name]) for block, name in layers.matching(method.targets)
+        )
     return num_values

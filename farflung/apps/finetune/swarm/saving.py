@@ -19,15 +19,15 @@ from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.finetune.swarm.materials import SwarmMaterials
 from farflung.apps.finetune.swarm.model import OwnParameters
 from farflung.apps.finetune.swarm.objectives import ClassLoss
+from farflung.model.peft_files import CONFIG_FILE, PREFIX, TENSORS_FILE, save_adapter
 
 ADAPTER_FOLDER = "adapter"
-CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 DEEP_FORMAT = "farflung deep prompts 1"
 DEEP_NAME, CLASSES_FILE = "deep_prompts", "classes.json"
 HEAD = "score"
 """What transformers calls the head of its models for sequence classification."""
-HEAD_NAMES = ["classifier", HEAD]
-"""As peft lists them."""
+WITH_HEAD = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", HEAD]}
+"""As peft has it."""
 
 
 def write_result(folder: Path, run: FinetuneRun, materials: SwarmMaterials, own: OwnParameters) -> Path:
@@ -40,7 +40,7 @@ def write_result(folder: Path, run: FinetuneRun, materials: SwarmMaterials, own:
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _write_peft(unfinished, materials, own)
+        (_write_lora if own.lora is not None else _write_prompt)(unfinished, materials, own)
         _write_own(unfinished, materials, own)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
@@ -50,12 +50,22 @@ def write_result(folder: Path, run: FinetuneRun, materials: SwarmMaterials, own:
     return target
 
 
-def _write_peft(folder: Path, materials: SwarmMaterials, own: OwnParameters) -> None:
+def _write_lora(folder: Path, materials: SwarmMaterials, own: OwnParameters) -> None:
+    assert own.lora is not None
+    save_adapter(own.lora, folder, base_name=materials.source.location)
+    if own.head_NH is not None:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        _write_json(folder / CONFIG_FILE, {**config, **WITH_HEAD})
+        tensors = load_file(folder / TENSORS_FILE)
+        _write_tensors(folder / TENSORS_FILE, {**tensors, f"{PREFIX}{HEAD}.weight": own.head_NH})
+
+
+def _write_prompt(folder: Path, materials: SwarmMaterials, own: OwnParameters) -> None:
     source = materials.source
     assert own.prompt_PH is not None
     config = {
         "peft_type": "PROMPT_TUNING",
-        "task_type": "CAUSAL_LM" if own.head_NH is None else "SEQ_CLS",
+        "task_type": "CAUSAL_LM",
         "base_model_name_or_path": source.location,
         "inference_mode": True,
         "num_virtual_tokens": own.prompt_PH.shape[0],
@@ -64,7 +74,7 @@ def _write_peft(folder: Path, materials: SwarmMaterials, own: OwnParameters) -> 
         "num_attention_heads": source.config.num_attention_heads,
         "num_layers": source.num_blocks,
         "prompt_tuning_init": "RANDOM",
-        "modules_to_save": None if own.head_NH is None else HEAD_NAMES,
+        **({} if own.head_NH is None else WITH_HEAD),
     }
     tensors = {"prompt_embeddings": own.prompt_PH}
     if own.head_NH is not None:

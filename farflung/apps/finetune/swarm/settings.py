@@ -12,7 +12,7 @@ MICRO_BATCH_TOKENS = 512
 class SwarmSettings:
     """What both methods have."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -72,3 +72,27 @@ class PromptSettings(SwarmSettings):
         self.check_steps()
         if self.num_tokens < 1:
             raise ValueError("method.num_tokens must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings(SwarmSettings):
+    """[method] of name = "lora" (arXiv 2106.09685), in every block of the model."""
+
+    learning_rate: float = 1e-3
+    rank: int = 8
+    alpha: float = 16.0
+    """The product of the factors counts alpha / rank."""
+    is_rank_stabilized: bool = False
+    """It counts alpha / the root of the rank (arXiv 2312.03732)."""
+    modules: tuple[str, ...] = ("all-linear",)
+    """Ends of the names of layers that are adapted, such as q_proj and v_proj; all-linear: all of them."""
+
+    def __post_init__(self) -> None:
+        self.check_steps()
+        if self.rank < 1 or not self.alpha > 0 or not self.modules:
+            raise ValueError("method: rank must be at least 1, alpha above 0, and modules must name some layers")
+
+    @property
+    def targets(self) -> tuple[str, ...] | str:
+        """As adapters take them."""
+        return self.modules[0] if self.modules == ("all-linear",) else self.modules
