@@ -72,6 +72,8 @@ class SimulatedSwarm:
     cache_tokens_max: int = 100_000
     batch_sessions_max: int = 64
     server_class: type[Server] = Server
+    kept_bytes_max: int = 1 << 29
+    """Of forward passes that each server keeps for their gradients."""
     owner: PeerId | None = None
     """Who may give the servers other weights."""
 
@@ -106,6 +108,7 @@ class SimulatedSwarm:
             limits=Limits(hidden_size=source.hidden_size, context_length_max=512),
             cache_tokens_max=self.cache_tokens_max,
             batch_sessions_max=self.batch_sessions_max,
+            kept_bytes_max=self.kept_bytes_max,
             blocks_per_second=1000.0,
             forward_tokens_per_second=20_000.0,
             version="test",

@@ -118,7 +118,7 @@ class _Pass(torch.autograd.Function):
     ) -> torch.Tensor:
         """`factors_of_adapter` are those of `batch.adapter`, seen by autograd."""
         ctx.blocks = blocks
-        detached = replace(batch, prompts_LPH=prompts.detach() if prompts is not None else None)
+        detached = replace(batch, prompts_LPH=prompts.detach() if prompts is not None else None, is_kept=True)
         output, ctx.passages = blocks.forward(hidden.detach(), detached)
         _collect(lambda: _inputs_of_blocks(ctx.passages))
         return output

@@ -45,6 +45,10 @@ class ServerConfig:
     """Of a session that is not used for so long the client is asked, again and again, whether it still wants it."""
     idle_seconds_max: float = 1800.0
     """A session that is not used for so long is freed."""
+    kept_bytes_max: int = 1 << 29
+    """Of forward passes that are kept until their gradients are asked for; those that find no room are recomputed."""
+    kept_seconds_max: float = 60.0
+    """A forward pass whose gradients nobody asks for is kept so long."""
     orphan_seconds_max: float = 10.0
     """A session whose client cannot be reached for so long is freed."""
 

@@ -14,6 +14,7 @@ from farflung.systems.swarm.batch import NoRoom, Progress, Unanswered, run_batch
 from farflung.systems.swarm.batching import Batch, BatchQueue
 from farflung.systems.swarm.config import ServerConfig
 from farflung.systems.swarm.jobs import RequestJob, StepJob, cost_seconds
+from farflung.systems.swarm.kept import KeptPasses
 from farflung.systems.swarm.lingering import Lingering
 from farflung.systems.swarm.messages import ACTOR, Forward, Output, Step
 from farflung.systems.swarm.replies import behind, onward, refuse, standing_by
@@ -42,6 +43,7 @@ class Engine:
         self.standby_queue = BatchQueue(config.num_jobs_max, config.batch_sessions_max)
         self.job_seconds: float | None = None
         """Mean seconds of recent computations."""
+        self.kept = KeptPasses(config.kept_bytes_max, config.kept_seconds_max)
         self._sessions = sessions
         self._running: Batch | RequestJob | None = None
         self._is_running_standbys = False
@@ -77,6 +79,7 @@ class Engine:
 
     def run_next(self, now: float) -> Sequence[Effect]:
         """Give the device its next batch, if it is free and nobody is waited for."""
+        self.kept.drop_old(now)
         if self._running is not None:
             return ()
         begins_at = self._begins_at(now)
@@ -103,10 +106,11 @@ class Engine:
             _, first, last = chosen.parts[0].job.session.key
             seconds = cost_seconds(last - first, chosen.num_tokens, self.config)
             return Run(chosen, run_batch, (chosen.parts, FRAME_BYTES_MAX), seconds)
-        request = chosen.request
-        function = stateless.forward if isinstance(request, Forward) else stateless.backward
+        request, arguments = chosen.request, (chosen.span, chosen.request, FRAME_BYTES_MAX, chosen.additions)
         seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
-        return Run(chosen, function, (chosen.span, request, FRAME_BYTES_MAX, chosen.additions), seconds)
+        if isinstance(request, Forward):
+            return Run(chosen, stateless.forward, arguments, seconds)
+        return Run(chosen, stateless.backward, (*arguments, self.kept.take(chosen.client, request)), seconds)
 
     def _standbys_at(self, now: float) -> float:
         """When standbys have their turn next."""
@@ -138,6 +142,11 @@ class Engine:
         if not self._is_running_standbys:  # what others wait for is measured
             previous = self.job_seconds if self.job_seconds is not None else seconds
             self.job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
+        if isinstance(result, stateless.Forwarded):
+            assert isinstance(job, RequestJob) and isinstance(job.request, Forward)
+            if result.kept is not None:
+                self.kept.add(job.client, job.request, result.kept, now)
+            result = result.answer
         if isinstance(job, RequestJob):
             effects = list(stateless.answer(job.source, job.request, result))
         else:

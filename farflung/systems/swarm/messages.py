@@ -211,11 +211,15 @@ class Forward(Message, kw_only=True):
     """Deep prompts of these blocks only, [last - first, prompt length, hidden size]."""
     adapter: str = ""
     """Name of an adapter; empty: none."""
+    is_kept: bool = False
+    """Gradients will be asked for: what they need may be kept for a while."""
+    wants_factors_gradient: bool = False
+    """Whether those by the adapter's factors are among them."""
     codec: str = "raw"
 
 
 class Backward(Message, kw_only=True):
-    """Gradients of the inputs of a Forward: the server recomputes it (gradient checkpointing) and back-propagates."""
+    """Gradients of the inputs of a Forward: the server back-propagates through what it kept of it, or recomputes it."""
 
     request: str
     model: str
@@ -230,6 +234,8 @@ class Backward(Message, kw_only=True):
     adapter: str = ""
     wants_factors_gradient: bool = False
     """Whether gradients by the adapter's factors are to come back too."""
+    forward: str = ""
+    """Name of that Forward, if this server computed it."""
     codec: str = "raw"
 
 

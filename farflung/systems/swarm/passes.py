@@ -7,6 +7,7 @@ import torch
 
 from farflung.model.lowrank import Additions, factors, like
 from farflung.systems.swarm.adapters import NamedAdapter
+from farflung.world.address import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,16 @@ class Batch:
     """Deep prompts of all blocks."""
     adapter: NamedAdapter | None = None
     codec: str = "raw"
+    is_kept: bool = False
+    """Gradients will be asked for: servers may keep what those need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Who computed a span, and under which name it may have been kept there."""
+
+    peer: PeerId
+    request: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,8 @@ class SpanInput:
     first: int
     last: int
     hidden: torch.Tensor
+    computed: Computed | None = None
+    """None: it is an input that was recomputed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,21 @@
 
 A batch is cut into micro-batches of whole rows that travel at the same time, so that several servers work at once. The
 client keeps the inputs of every span. Forward goes on from the block where a server failed; backward walks the
-spans in reverse, and a span whose server failed is recomputed by its replacement, which needs only the inputs kept
-here.
+spans in reverse, first to the server that computed each and may have kept it. A span whose server failed is recomputed
+by its replacement, which needs only the inputs kept here.
 """
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from farflung.model.lowrank import Additions, LowRank, factors
-from farflung.systems.swarm.adapters import NamedAdapter, decode_factors
+from farflung.model.lowrank import LowRank
+from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.handing import hand_adapter
+from farflung.systems.swarm.info import BlockRange
 from farflung.systems.swarm.messages import (
     ACTOR,
     Backward,
@@ -24,9 +26,10 @@ from farflung.systems.swarm.messages import (
     Hop,
     RequestRefused,
 )
-from farflung.systems.swarm.passes import Batch, Gradients, Passage, SpanInput, add_up, micro_batches
+from farflung.systems.swarm.passes import Batch, Computed, Gradients, Passage, SpanInput, add_up, micro_batches
+from farflung.systems.swarm.returned import decode_factors_of, decode_of, encode_optional
 from farflung.systems.swarm.view import SwarmView
-from farflung.wire.tensor import MalformedTensor, WireTensor, decode_tensor, encode_tensor
+from farflung.wire.tensor import encode_tensor
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
 from farflung.world.errors import FarflungError, PeerMisbehaved, Refused, Unreachable
@@ -76,16 +79,18 @@ class RemoteBlocks:
         self, hidden: torch.Tensor, batch: Batch, is_hop_per_block: bool
     ) -> tuple[torch.Tensor, Passage]:
         inputs: list[SpanInput] = []
-        with self._open_mailbox() as mailbox:
+        with self._open_mailbox() as mailbox, contextlib.ExitStack() as under_way:
             hops = await self._find(mailbox, 0, self._view.num_blocks, is_hop_per_block)
+            under_way.enter_context(self._view.under_way(hops))
             while hops:
                 hop = hops.pop(0)
+                name = self._view.new_name()
                 try:
-                    output = await self._forward(mailbox, hop, hidden, batch)
+                    output = await self._forward(mailbox, hop, hidden, batch, name)
                 except FarflungError as error:
                     hops = [*await self._replace(mailbox, hop, error, is_hop_per_block), *hops]
                     continue
-                inputs.append(SpanInput(hop.first, hop.last, hidden))
+                inputs.append(SpanInput(hop.first, hop.last, hidden, Computed(hop.peer, name)))
                 hidden = output
         return hidden, Passage(batch, tuple(inputs))
 
@@ -97,14 +102,21 @@ class RemoteBlocks:
             waiting = list(passage.inputs)
             hops: list[Hop] = []
             hidden_of: dict[int, torch.Tensor] = {}
+            kept_as = ""
             while waiting or hops:
                 if not hops:
-                    hops, hidden_of = await self._share(mailbox, waiting.pop(), batch)
+                    span = waiting.pop()
+                    again = self._again(span)
+                    if again is not None and span.computed is not None:
+                        hops, hidden_of, kept_as = [again], {span.first: span.hidden}, span.computed.request
+                    else:
+                        (hops, hidden_of), kept_as = await self._share(mailbox, span, batch), ""
                 hop = hops.pop()
                 try:
-                    done = await self._backward(mailbox, hop, hidden_of[hop.first], gradient, batch)
+                    done = await self._backward(mailbox, hop, hidden_of[hop.first], gradient, batch, kept_as)
                 except FarflungError as error:
                     self._leave(mailbox, hop, error)
+                    kept_as = ""
                     lost = SpanInput(hop.first, hop.last, hidden_of[hop.first])
                     found, inputs = await self._share(mailbox, lost, batch)
                     hops += found
@@ -115,6 +127,14 @@ class RemoteBlocks:
                     prompts_gradient[hop.first : hop.last] += done.prompts_LPH
                 factors_gradient |= done.factors or {}
         return Gradients(gradient, prompts_gradient, factors_gradient or None)
+
+    def _again(self, span: SpanInput) -> Hop | None:
+        """The server that computed the span, if it is still there."""
+        peer = span.computed.peer if span.computed is not None else None
+        info = None if peer is None or peer in self._view.banned() else self._view.servers().get(peer)
+        if peer is None or info is None or not info.blocks.covers(BlockRange(span.first, span.last)):
+            return None
+        return Hop(peer, span.first, span.last)
 
     async def _share(
         self, mailbox: Mailbox, span: SpanInput, batch: Batch
@@ -127,28 +147,31 @@ class RemoteBlocks:
             hop = waiting.pop(0)
             if waiting:
                 try:
-                    hidden_of[hop.last] = await self._forward(mailbox, hop, hidden_of[hop.first], batch)
+                    input_of_hop = hidden_of[hop.first]
+                    unkept = replace(batch, is_kept=False)
+                    hidden_of[hop.last] = await self._forward(mailbox, hop, input_of_hop, unkept, self._view.new_name())
                 except FarflungError as error:
                     waiting = [*await self._replace(mailbox, hop, error), *waiting]
                     continue
             hops.append(hop)
         return hops, hidden_of
 
-    async def _forward(self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        request = Forward(request=self._view.new_name(), model=self._view.model, **self._fields(hop, hidden, batch))
+    async def _forward(self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, batch: Batch, name: str) -> torch.Tensor:
+        fields = self._fields(hop, hidden, batch)
+        request = Forward(request=name, model=self._view.model, is_kept=batch.is_kept, **fields)
         answer = await self._call(mailbox, hop, request, batch.adapter)
         if not isinstance(answer, ForwardDone):
             raise PeerMisbehaved(hop.peer, f"it answered a forward with {type(answer).__name__}")
-        return _decode(hop, answer.hidden, hidden.shape)
+        return decode_of(hop, answer.hidden, hidden.shape)
 
     async def _backward(
-        self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, gradient: torch.Tensor, batch: Batch
+        self, mailbox: Mailbox, hop: Hop, hidden: torch.Tensor, gradient: torch.Tensor, batch: Batch, kept_as: str
     ) -> Gradients:
         request = Backward(
             request=self._view.new_name(),
             model=self._view.model,
             gradient=encode_tensor(gradient, batch.codec),
-            wants_factors_gradient=batch.adapter is not None and batch.adapter.is_passing,
+            forward=kept_as,
             **self._fields(hop, hidden, batch),
         )
         answer = await self._call(mailbox, hop, request, batch.adapter)
@@ -157,9 +180,9 @@ class RemoteBlocks:
         prompts = None
         if answer.prompts_gradient is not None and batch.prompts_LPH is not None:
             shape = (hop.last - hop.first, *batch.prompts_LPH.shape[1:])
-            prompts = _decode(hop, answer.prompts_gradient, shape)
-        factors = _decode_factors(hop, answer, batch.adapter) if request.wants_factors_gradient else None
-        return Gradients(_decode(hop, answer.gradient, hidden.shape), prompts, factors)
+            prompts = decode_of(hop, answer.prompts_gradient, shape)
+        factors = decode_factors_of(hop, answer, batch.adapter) if request.wants_factors_gradient else None
+        return Gradients(decode_of(hop, answer.gradient, hidden.shape), prompts, factors)
 
     def _fields(self, hop: Hop, hidden: torch.Tensor, batch: Batch) -> dict[str, Any]:
         prompts = batch.prompts_LPH[hop.first : hop.last] if batch.prompts_LPH is not None else None
@@ -167,10 +190,11 @@ class RemoteBlocks:
             "first": hop.first,
             "last": hop.last,
             "hidden": encode_tensor(hidden, batch.codec),
-            "position_ids": _encode_optional(batch.position_ids),
-            "attention_mask": _encode_optional(batch.attention_mask),
-            "prompts": _encode_optional(prompts),
+            "position_ids": encode_optional(batch.position_ids),
+            "attention_mask": encode_optional(batch.attention_mask),
+            "prompts": encode_optional(prompts),
             "adapter": batch.adapter.name if batch.adapter is not None else "",
+            "wants_factors_gradient": batch.adapter is not None and batch.adapter.is_passing,
             "codec": batch.codec,
         }
 
@@ -250,32 +274,3 @@ class RemoteBlocks:
 
     def _open_mailbox(self) -> Mailbox:
         return Mailbox(self._world, f"tuning-{self._view.new_name()}")
-
-
-def _encode_optional(tensor: torch.Tensor | None) -> WireTensor | None:
-    return encode_tensor(tensor) if tensor is not None else None
-
-
-def _decode(hop: Hop, wire: WireTensor, shape: Sequence[int]) -> torch.Tensor:
-    try:
-        if tuple(wire.shape) != tuple(shape):
-            raise MalformedTensor(f"a tensor of shape {wire.shape[:8]} instead of {tuple(shape)}")
-        return decode_tensor(wire)
-    except MalformedTensor as error:
-        raise PeerMisbehaved(hop.peer, str(error)) from None
-
-
-def _decode_factors(hop: Hop, answer: BackwardDone, adapter: NamedAdapter | None) -> Additions:
-    """Gradients by the factors of a hop's blocks, which have their shapes."""
-    assert adapter is not None
-    expected = {block: adapter.additions[block] for block in range(hop.first, hop.last)}
-    try:
-        found = decode_factors(answer.factors_gradient or {}, hop.first, hop.last)
-        if [each.keys() for each in found.values()] != [each.keys() for each in expected.values()]:
-            raise MalformedTensor("gradients by other factors than those of the adapter")
-        for one, other in zip(factors(found), factors(expected), strict=True):
-            if one.shape != other.shape:
-                raise MalformedTensor(f"a gradient of shape {tuple(one.shape)} instead of {tuple(other.shape)}")
-    except MalformedTensor as error:
-        raise PeerMisbehaved(hop.peer, str(error)) from None
-    return found

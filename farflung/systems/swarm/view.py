@@ -1,8 +1,12 @@
 """What a client knows of the swarm that serves its model: servers, which of them to avoid, and how to get a route."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import msgspec
 
 from farflung.systems.swarm.info import BlockRange, ServerInfo, ServerState
 from farflung.systems.swarm.messages import Hop
@@ -56,10 +60,21 @@ class SwarmView:
     _bans: dict[PeerId, _Ban] = field(default_factory=dict[PeerId, _Ban])
     _lone: set[BlockRange] = field(default_factory=set[BlockRange])
     """Blocks of which it was said that they have no second holder."""
+    _under_way: Counter[PeerId] = field(default_factory=Counter[PeerId])
     _names: Random = field(init=False)
 
     def __post_init__(self) -> None:
         self._names = self.world.random(f"names for model {self.model}")
+
+    @contextmanager
+    def under_way(self, hops: Sequence[Hop]) -> Generator[None]:
+        """Within the block a request of this client is on its way through these servers: others wait behind it."""
+        peers = [hop.peer for hop in hops]
+        self._under_way.update(peers)
+        try:
+            yield
+        finally:
+            self._under_way.subtract(peers)
 
     def new_name(self) -> str:
         """A name that nobody guesses, for a session or a request."""
@@ -115,7 +130,11 @@ class SwarmView:
         num_positions: int,
         is_hop_per_block: bool,
     ) -> Route | MissingBlocks:
-        servers = {peer: info for peer, info in self.servers().items() if peer not in banned}
+        servers = {
+            peer: msgspec.structs.replace(info, queue_length=info.queue_length + self._under_way[peer])
+            for peer, info in self.servers().items()
+            if peer not in banned
+        }
         times = {peer: self.world.network.round_trip_seconds(peer) for peer in servers}
         return best_route(
             servers,

@@ -3,6 +3,7 @@
 import pytest
 
 from farflung.systems.swarm.info import ServerState
+from farflung.systems.swarm.messages import Hop
 from farflung.systems.swarm.route import Route
 from farflung.systems.swarm.view import BAN_SECONDS_MAX, NoRoute
 from farflung.world.address import PeerId
@@ -38,6 +39,18 @@ def test_only_servers_of_the_model_that_take_sessions_count(small: SmallModel) -
         assert list(swarm.view.servers()) == [A2, B1]
         swarm.view.model = "another"
         assert swarm.view.servers() == {}
+
+
+def test_who_is_asked_already_comes_after_an_equal_one(small: SmallModel) -> None:
+    with SimulatedSwarm(small, SERVERS) as swarm:
+        assert find(swarm, 0.0) == [A1, B1]
+        first = swarm.view.route(0, 4, num_tokens=0)
+        assert isinstance(first, Route)
+        with swarm.view.under_way(first.hops):
+            assert find(swarm, 0.0) == [A2, B1]
+            with swarm.view.under_way([Hop(A2, 0, 2)]):
+                assert find(swarm, 0.0) == [A1, B1]
+        assert find(swarm, 0.0) == [A1, B1]
 
 
 def test_a_ban_grows_with_every_failure_and_is_forgotten_after_good_conduct(small: SmallModel) -> None:
