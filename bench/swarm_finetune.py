@@ -2,9 +2,9 @@
 
 Two or three real server processes on this machine hold a model of some 50 M parameters in blocks; the client holds
 embeddings, head and what is trained. Both ways begin with the same values and take the same batches and the same steps
-of AdamW, in turns, so that a busy machine is busy for both. The one process has as many threads as all servers
-together, though not more than there are cores. Then a server is killed (kill -9) while gradients are on their way
-through it, and its replacement goes on; and plain peft loads the adapter.
+of AdamW, in turns, so that a busy machine is busy for both. The one process has one thread and, at every other step, as
+many as all servers together, though not more than there are cores; what is faster counts. Then a server is killed (kill
+-9) while gradients are on their way through it, and its replacement goes on; and plain peft loads the adapter.
 
     python -m bench.swarm_finetune [--quick] [--json FILE]
 """
@@ -40,7 +40,7 @@ LOSS_ERROR_MAX = 1e-4
 LEARNING_RATE = 1e-3
 PROMPT_TOKENS = 16
 RANK = 8
-WARM_UP_STEPS = 1
+WARM_UP_STEPS = 2
 NUM_THREADS_OF_SERVER = 1
 
 
@@ -65,21 +65,25 @@ class Way:
     """One way of tuning: its losses and the seconds of its steps."""
 
     step: Callable[[torch.Tensor], float]
-    num_threads: int
+    threads: tuple[int, ...]
+    """Of this process, by turns."""
     losses: list[float] = field(default_factory=list[float])
     seconds: list[float] = field(default_factory=list[float])
 
     def take(self, batch: torch.Tensor) -> None:
         """Make a step."""
-        torch.set_num_threads(self.num_threads)
+        torch.set_num_threads(self.threads[len(self.losses) % len(self.threads)])
         began_at = time.perf_counter()
         self.losses.append(self.step(batch))
         self.seconds.append(time.perf_counter() - began_at)
 
     @property
-    def steps_per_second(self) -> float:
-        """By the median step, after the first."""
-        return 1 / statistics.median(self.seconds[WARM_UP_STEPS:])
+    def steps_per_second(self) -> dict[int, float]:
+        """By the median step after the first ones, for each number of threads."""
+        return {
+            num_threads: 1 / statistics.median(self.seconds[WARM_UP_STEPS + turn :: len(self.threads)])
+            for turn, num_threads in enumerate(self.threads)
+        }
 
 
 def next_token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -111,7 +115,7 @@ def first_values(source: ModelSource, method: str, embeddings: torch.Tensor) -> 
     return OwnParameters(lora=LoraAdapter.new(source, rank=RANK, targets="all-linear", generator=generator))
 
 
-def peft_way(model: Path, source: ModelSource, setting: Setting, folder: Path, num_threads: int) -> Way:
+def peft_way(model: Path, source: ModelSource, setting: Setting, folder: Path, threads: tuple[int, ...]) -> Way:
     """One process that holds everything."""
     from peft import PeftModel, PromptTuningConfig, get_peft_model
 
@@ -127,14 +131,14 @@ def peft_way(model: Path, source: ModelSource, setting: Setting, folder: Path, n
         adapted.prompt_encoder["default"].embedding.weight.data.copy_(own.prompt_PH.detach())
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     num_prompted = PROMPT_TOKENS if own.lora is None else 0
-    return Way(stepper(adapted.eval(), trained, num_prompted), num_threads)
+    return Way(stepper(adapted.eval(), trained, num_prompted), threads)
 
 
 def swarm_way(client: ConnectedModel, setting: Setting) -> tuple[Way, TunedModel]:
     """Through the servers."""
     embeddings: Any = client.model.get_input_embeddings()
     tuned = TunedModel(client.model, first_values(client.source, setting.method, embeddings.weight.detach()))
-    return Way(stepper(tuned, list(tuned.own.parameters())), NUM_THREADS_OF_SERVER), tuned
+    return Way(stepper(tuned, list(tuned.own.parameters())), (NUM_THREADS_OF_SERVER,)), tuned
 
 
 def client_config(setting: Setting) -> SessionConfig:
@@ -148,22 +152,23 @@ def compare(setting: Setting, model: Path, folder: Path, report: Report) -> None
     with LocalSwarm(model, folder, NUM_THREADS_OF_SERVER) as swarm:
         start_servers(swarm, split_blocks(ModelSource.open(str(model)).num_blocks, setting.num_servers))
         with connected(swarm, client_config(setting)) as client:
-            alone = peft_way(model, client.source, setting, folder / "first", num_threads)
+            alone = peft_way(model, client.source, setting, folder / "first", (1, num_threads))
             through, tuned = swarm_way(client, setting)
             for number in range(setting.num_steps + WARM_UP_STEPS):
                 alone.take(setting.batch(number))
                 through.take(setting.batch(number))
             named = f"{setting.method} through {setting.num_servers} servers"
             error = max(abs(one - other) for one, other in zip(alone.losses, through.losses, strict=True))
+            (speed,) = through.steps_per_second.values()
             report.table(
-                named,
-                ("way", "steps/s", "first loss", "last loss"),
+                f"{named}: loss {through.losses[0]:.3f} -> {through.losses[-1]:.3f}",
+                ("way", "steps/s"),
                 [
-                    (f"peft, {num_threads} threads", alone.steps_per_second, alone.losses[0], alone.losses[-1]),
-                    ("swarm, 1 thread a server", through.steps_per_second, through.losses[0], through.losses[-1]),
+                    *((f"peft, threads: {threads}", rate) for threads, rate in alone.steps_per_second.items()),
+                    ("swarm, one thread a server", speed),
                 ],
             )
-            ratio = through.steps_per_second / alone.steps_per_second
+            ratio = speed / max(alone.steps_per_second.values())
             report.claim(
                 f"{named}: largest difference of losses",
                 f"<= {LOSS_ERROR_MAX:g}",
