@@ -56,7 +56,7 @@ def run_batch(parts: Sequence[Part], num_bytes_max: int) -> list[Outcome]:
         result if result is not None else _result(part.job.session) for part, result in zip(parts, results, strict=True)
     ]
     for part, result in zip(parts, became, strict=True):
-        if isinstance(result, WireTensor):  # only now: what one session fails at must not make the others begin again
+        if not isinstance(result, Progress | NoRoom):  # only now: where one fails, the others must not begin again
             part.job.session.pending = None
     return became
 

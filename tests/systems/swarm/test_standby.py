@@ -134,6 +134,9 @@ def test_standbys_give_way_first_and_to_them_nobody_does(span: Span) -> None:
     bench.apply(own(0, 1, 2 * PAGE_TOKENS, seed=1, **limit))
     bench.apply(own(1, 2, 1, seed=2, **limit))
     assert "own" in {message.session for message in drained(bench) if isinstance(message, Output)}
+    bench.now = 0.1  # nobody is expected back any more
+    bench.take(bench.role.wake(bench.now))
+    drained(bench)
     assert bench.role.num_sessions == 1
     (told,) = bench.receive(following(1, 2, 1, **limit))
     assert isinstance(told, Behind) and told.applied == 0
