@@ -57,6 +57,7 @@ def test_the_demonstration_ends_with_the_same_words(demo_folder: Path, tmp_path:
     assert demo.wait(timeout=700) == 0, (tmp_path / "log").read_text()
     said = " ".join((tmp_path / "log").read_text().split())
     assert "kill -9 server B" in said
+    assert "watch and chat, as long as this goes on: http://127.0.0.1:" in said
     assert "The same words as transformers.generate on one machine" in said
 
 

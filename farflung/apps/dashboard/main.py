@@ -65,7 +65,7 @@ def _tabs(connection: Connection | None, models: Sequence[str], runs: RunSource)
     swarm, events = SwarmSource(connection), EventSource(connection)
     answers = LazyAnswers(models, connection)
     return [
-        frame.Tab("Swarm", "/swarm", lambda: _swarm(swarm)),
+        frame.Tab("Swarm", "/swarm", lambda: _swarm(swarm), every_seconds=2.0),
         frame.Tab("Chat", "/chat", lambda: _chat(swarm, answers), every_seconds=0.2),
         of_runs,
         frame.Tab("Events", "/events", lambda: _events(events)),

@@ -82,6 +82,8 @@ def run_demo(folder: Path | None, train_seconds: float) -> None:
                 swarm.start()
             for name, child in swarm.servers.items():
                 console.print(f"server {name} (process {child.process.pid}): {child.lines()[-1]}")
+            if swarm.dashboard_url:
+                console.print(f"watch and chat, as long as this goes on: {swarm.dashboard_url}")
             answer = ask(swarm, model.name, console)
             links = link_bytes(swarm, answer)
         console.print("All processes are stopped.")

@@ -1,5 +1,6 @@
-"""The demonstration's processes: three block servers, one block range twice, and the HTTP interface."""
+"""The demonstration's processes: three block servers, one block range twice, the HTTP interface, and the dashboard."""
 
+import importlib.util
 import json
 import re
 import secrets
@@ -12,6 +13,7 @@ from farflung.apps.processes import Child, Supervisor
 
 READY_SECONDS_MAX = 120.0
 METRIC = re.compile(r'^farflung_wire_bytes_total\{direction="(\w+)",kind="(\w+)",peer="(\w+)"\} (\S+)$', re.MULTILINE)
+DASHBOARD_AT = "dashboard at "
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class DemoSwarm:
     """By the name shown."""
     api: Child | None = None
     url: str = ""
+    dashboard: Child | None = None
+    """None: its extra is not installed."""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
     def start(self) -> None:
@@ -43,7 +47,15 @@ class DemoSwarm:
         self.url = f"http://127.0.0.1:{port}"
         arguments = ("api", str(self.model), *join, "--port", str(port), "--threads", "1")
         self.api = self._start("api", *arguments, environment={"FARFLUNG_API_KEY": self.key})
+        if importlib.util.find_spec("nicegui") is not None:
+            self.dashboard = self._start("dashboard", "dashboard", str(self.model), *join, "--port", "0")
         self.supervisor.wait_until(self._is_ready, seconds_max=READY_SECONDS_MAX, what="all servers serve")
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where to watch; empty: nowhere."""
+        lines = self.dashboard.lines() if self.dashboard is not None else []
+        return next((line.removeprefix(DASHBOARD_AT) for line in lines if line.startswith(DASHBOARD_AT)), "")
 
     def peer_of(self, name: str) -> str:
         """The peer id of a server."""
@@ -78,7 +90,7 @@ class DemoSwarm:
 
     def _is_ready(self) -> bool:
         is_serving = all(any("serving blocks" in line for line in child.lines()) for child in self.servers.values())
-        if not is_serving:
+        if not is_serving or (self.dashboard is not None and not self.dashboard_url):
             return False
         try:
             with urlopen(f"{self.url}/health", timeout=10) as answer:
