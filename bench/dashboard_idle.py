@@ -1,4 +1,4 @@
-"""What the dashboard costs while nothing happens, in a swarm of 20 real nodes: with nobody watching, with one viewer."""
+"""What the dashboard costs while nothing happens, in a swarm of 20 real nodes: nobody watching, and one viewer."""
 
 import asyncio
 import multiprocessing

@@ -19,6 +19,7 @@ from farflung.apps.parents import tie_to_parent
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
 from farflung.apps.runs.commands import Metrics, join
+from farflung.apps.ticket_commands import invite, revoke
 from farflung.world.errors import FarflungError, Unreachable
 
 FAILED = 1
@@ -113,19 +114,8 @@ def serve(
     serve(model, options, place, Membership(ticket=join, swarm_name=name, ticket_file=ticket_file, metrics=metrics))
 
 
-@app.command()
-def invite(
-    role: Annotated[str, typer.Option("--role", help="client, server, worker or admin.")] = "client",
-    expires: Annotated[str, typer.Option("--expires", help="How long it is valid, such as 12h or 7d.")] = "7d",
-    join: Join = None,
-    home: Home = None,
-) -> None:
-    """Print a ticket for somebody else; needs an admin's ticket (the founder has one at home)."""
-    from farflung.apps.tickets import invite
-
-    print(invite(join, role, expires, home))
-
-
+app.command()(invite)
+app.command()(revoke)
 app.command()(api)
 
 

@@ -17,11 +17,20 @@ from farflung.mesh.chronicle import Chronicle
 from farflung.mesh.config import Profile
 from farflung.mesh.directory import Rendezvous
 from farflung.mesh.member import Member
-from farflung.mesh.messages import CHRONICLE_ACTOR, DIRECTORY_ACTOR, REACH_ACTOR, RENDEZVOUS_ACTOR, Decision
+from farflung.mesh.messages import (
+    CHRONICLE_ACTOR,
+    DIRECTORY_ACTOR,
+    REACH_ACTOR,
+    RENDEZVOUS_ACTOR,
+    REVOCATIONS_ACTOR,
+    Decision,
+)
+from farflung.mesh.revocations import Revocations
 from farflung.mesh.surveyor import Surveyor
 from farflung.runtime.limits import limits_for
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.thread import LoopThread
+from farflung.wire.revocation import Revocation
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, World
 from farflung.world.errors import FarflungError
@@ -83,9 +92,10 @@ class SwarmNode:
     node: RealNode
     member: Member
     surveyor: Surveyor
+    revocations: Revocations
     losses: _Losses = field(default_factory=_Losses)
     hosts: list[Host] = field(default_factory=list[Host])
-    """The roles on this node, in order of their start; the first is the member's."""
+    """The roles on this node, in order of their start; the first two are the member's and that of revocations."""
 
     @property
     def world(self) -> World:
@@ -106,6 +116,14 @@ class SwarmNode:
     def publish(self, topic: str, content: bytes | None) -> None:
         """Announce something under a topic from now on."""
         self.hosts[0].perform(self.member.publish(topic, content, self.world.clock.now()))
+
+    def withdraw(self, revocation: Revocation) -> None:
+        """Let the swarm know that a ticket is withdrawn.
+
+        Raises:
+            ChainRefused: it proves nothing.
+        """
+        self.hosts[1].perform(self.revocations.withdraw(revocation, self.world.clock.now()))
 
     async def wait_joined(self, seconds_max: float = JOIN_SECONDS_MAX) -> None:
         """Return once a rendezvous node holds this node's record and has told what it knows.
@@ -148,6 +166,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
     Raises:
         ValueError: a bad ticket, a port or a home in use.
     """
+    withdrawn: list[Revocations] = []  # there is one as soon as the node is open
     node = await open_node(
         ticket=ticket,
         new_swarm=new_swarm,
@@ -157,6 +176,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         advertise=place.advertise,
         is_dial_only=place.is_dial_only,
         limits=limits_for(float(os.environ.get(ONE_WAY_VARIABLE, "0"))),
+        is_revoked=lambda permission: any(role.covers(permission) for role in withdrawn),
     )
     clock = node.world.clock
     offset_seconds = clock.wall_seconds() - clock.now()
@@ -176,9 +196,19 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         bytes_per_second=node.world.network.bytes_per_second,
         is_wanted=lambda record: bool(record.topics),
     )
-    swarm_node = SwarmNode(node, member, surveyor)
+    revocations = Revocations(
+        node.identity.peer,
+        member.view,
+        authority=node.ticket.authority,
+        swarm_id=node.ticket.swarm_id,
+        wall_offset_seconds=offset_seconds,
+        on_news=node.network.close_revoked,
+    )
+    withdrawn.append(revocations)
+    swarm_node = SwarmNode(node, member, surveyor, revocations)
     node.world.network.listen(swarm_node.losses.ACTOR, swarm_node.losses)
     swarm_node.host(member, DIRECTORY_ACTOR)
+    swarm_node.host(revocations, REVOCATIONS_ACTOR)
     if place.is_rendezvous:
         role = Rendezvous(node.identity.peer, rendezvous, wall_offset_seconds=offset_seconds, granted=granted)
         swarm_node.host(role, RENDEZVOUS_ACTOR)

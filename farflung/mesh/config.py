@@ -68,3 +68,15 @@ class ChronicleConfig:
     """To one peer, on average."""
     answers_at_once: float = 10.0
     """To one peer, in a burst."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationsConfig:
+    """Times and limits of what a node knows of tickets withdrawn."""
+
+    first_compare_seconds: float = 1.0
+    compare_seconds: float = 10.0
+    """Between two comparisons with a rendezvous node, in turn."""
+    revocations_per_message_max: int = 16
+    num_revocations_max: int = 10_000
+    """Known at a time; each lasts as long as the ticket would have."""

@@ -4,12 +4,14 @@ import msgspec
 
 from farflung.wire.identity import Signed
 from farflung.wire.message import Message
+from farflung.wire.revocation import Revocation
 from farflung.world.address import PeerId
 
 RENDEZVOUS_ACTOR = "rendezvous"
 DIRECTORY_ACTOR = "directory"
 REACH_ACTOR = "reach"
 CHRONICLE_ACTOR = "chronicle"
+REVOCATIONS_ACTOR = "revocations"
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -107,3 +109,24 @@ class Decisions(Message, frozen=True, kw_only=True):
     life: float
     """Wall-clock second at which the process began: another one counts anew."""
     decisions: list[Decision]
+
+
+class CompareRevocations(Message, frozen=True, kw_only=True):
+    """This is what I know of tickets withdrawn. Answered by `SameRevocations`, or by `TellRevocations`."""
+
+    digest: bytes
+    """Of what the sender knows."""
+
+
+class SameRevocations(Message, frozen=True, kw_only=True):
+    """The same as you."""
+
+
+class TellRevocations(Message, frozen=True, kw_only=True):
+    """Tickets that have been withdrawn."""
+
+    revocations: list[Revocation]
+    digest: bytes
+    """Of all that the sender knows."""
+    is_answer_wanted: bool = False
+    """Whoever still knows something else then tells it."""

@@ -16,7 +16,8 @@ from farflung.runtime.lane import Lane, StreamBroken
 from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.link import Link, LinkOwner
 from farflung.runtime.peering import Peering
-from farflung.wire.certificate import ChainRefused, Member
+from farflung.wire.certificate import ChainRefused
+from farflung.wire.chain import Member
 from farflung.wire.control import Hello
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId

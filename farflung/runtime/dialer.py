@@ -1,6 +1,8 @@
 """Calling a peer: the first of its endpoints that answers, then the opening frames."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 
@@ -10,19 +12,38 @@ from farflung.runtime.lane import Stream, StreamBroken
 from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.link import Link, LinkOwner
 from farflung.runtime.peering import Peering
-from farflung.wire.control import Ready, encode_control
+from farflung.wire.certificate import ChainRefused
+from farflung.wire.chain import Member
+from farflung.wire.control import Ready, Welcome, encode_control
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
+
+
+class DialerOwner(LinkOwner, Protocol):
+    """The network, as its dialler sees it."""
+
+    def joined(self, member: Member) -> None:
+        """A peer showed a valid certificate."""
+        ...
 
 
 class Dialer:
     """Makes links to peers that accept calls."""
 
-    def __init__(self, me: Self, credentials: Credentials, owner: LinkOwner, limits: NetworkLimits) -> None:
+    def __init__(
+        self,
+        me: Self,
+        credentials: Credentials,
+        owner: DialerOwner,
+        limits: NetworkLimits,
+        check_chain: Callable[[tuple[bytes, ...]], Member],
+    ) -> None:
+        """`check_chain`: who the owner of some certificates is, if this swarm accepts them."""
         self._me = me
         self._credentials: grpc.ChannelCredentials = channel_credentials(credentials)
         self._owner = owner
         self._limits = limits
+        self._check_chain = check_chain
 
     async def dial(self, peering: Peering, endpoints: tuple[str, ...]) -> None:
         """Open a link to the peer and let `peering` adopt it; or find that the peer's own call was quicker.
@@ -48,7 +69,8 @@ class Dialer:
     async def _shake_hands(self, peering: Peering, endpoint: str, stream: DialledStream) -> None:
         try:
             async with asyncio.timeout(self._limits.dial_seconds_max):
-                name = await greet(stream, self._me, peering.peer)
+                welcome = await greet(stream, self._me, peering.peer)
+                self._owner.joined(self._member(welcome, peering.peer))
                 await stream.write(encode_control(Ready()))
         except TimeoutError:
             raise StreamBroken(f"{endpoint} took the call but did not answer in time") from None
@@ -57,7 +79,21 @@ class Dialer:
             return await self._dial_lane(peering.peer, endpoint, name)
 
         way = f"called at {endpoint}"
-        peering.adopt(Link(peering.peer, name, stream, self._owner, self._limits, dial_lane=dial_lane, way=way))
+        peering.adopt(Link(peering.peer, welcome.link, stream, self._owner, self._limits, dial_lane=dial_lane, way=way))
+
+    def _member(self, welcome: Welcome, peer: PeerId) -> Member:
+        """Who has answered, by its certificates.
+
+        Raises:
+            StreamBroken: they are not of this swarm, are revoked, or another's.
+        """
+        try:
+            member = self._check_chain(welcome.chain)
+        except ChainRefused as error:
+            raise StreamBroken(f"its certificates are refused: {error}") from None
+        if member.peer != peer:
+            raise StreamBroken(f"it shows the certificates of {member.peer}")
+        return member
 
     async def _dial_lane(self, peer: PeerId, endpoint: str, name: bytes) -> Stream:
         stream = DialledStream(endpoint, peer, self._credentials)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from farflung.runtime.lane import Stream, StreamBroken
 from farflung.runtime.limits import NetworkLimits
-from farflung.wire.certificate import Member
+from farflung.wire.chain import Member
 from farflung.wire.control import (
     NONCE_BYTES,
     Control,
@@ -45,10 +45,12 @@ class Self:
     identity: Identity
     swarm_id: bytes
     tls_key_hash: bytes
+    chain: tuple[bytes, ...] = ()
+    """Its certificates, DER, leaf first."""
 
 
-async def greet(stream: Stream, me: Self, peer: PeerId, link: bytes = b"") -> bytes:
-    """The dialler's part, but for Ready: returns the name of the link; with `link`, joins one more lane to it.
+async def greet(stream: Stream, me: Self, peer: PeerId, link: bytes = b"") -> Welcome:
+    """The dialler's part, but for Ready: what the acceptor says; with `link`, joins one more lane to it.
 
     Raises:
         Declined, AlreadyLinked, StreamBroken: no link; the text says why.
@@ -61,7 +63,7 @@ async def greet(stream: Stream, me: Self, peer: PeerId, link: bytes = b"") -> by
             is_peer = len(welcome.public_key) == len(me.identity.public_key) and peer_id(welcome.public_key) == peer
             if not is_peer or not is_proof(welcome.public_key, welcome.signature, proven):
                 raise StreamBroken(f"the node that answered could not prove that it is {peer}")
-            return welcome.link
+            return welcome
         case Decline(is_linked=True):
             raise AlreadyLinked("its own call came first")
         case Decline(reason=reason):
@@ -93,7 +95,8 @@ async def welcome(stream: Stream, me: Self, dialler: Member, hello: Hello, link:
     assert version is not None
     proven = Proven(me.swarm_id, hello.nonce, dialler.peer, dialler.tls_key_hash, me.identity.peer, link)
     proof = prove_acceptor(me.identity.private_key, proven)
-    answer = Welcome(version=version, link=link, public_key=me.identity.public_key, signature=proof)
+    key = me.identity.public_key
+    answer = Welcome(version=version, link=link, public_key=key, signature=proof, chain=me.chain)
     await stream.write(encode_control(answer))
 
 

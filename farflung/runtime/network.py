@@ -17,7 +17,8 @@ from farflung.runtime.peering import Peering
 from farflung.runtime.relay import Relay
 from farflung.runtime.relayer import Relayer
 from farflung.wire import message as envelope
-from farflung.wire.certificate import Member, TicketRole, check_chain
+from farflung.wire.certificate import TicketRole, load_chain, to_der
+from farflung.wire.chain import IsRevoked, Member, check_chain
 from farflung.wire.control import Relayed, RelayFailed
 from farflung.wire.identity import Identity
 from farflung.wire.message import MESSAGE_BYTES_MAX, MalformedMessage, Message, NoSuchActor
@@ -41,17 +42,19 @@ class GrpcNetwork:
         note: Callable[[str, str], None],
         wall_seconds: Callable[[], float],
         limits: NetworkLimits | None = None,
-        is_revoked: Callable[[int], bool] = lambda serial: False,
+        is_revoked: IsRevoked = lambda permission: False,
     ) -> None:
-        """`is_revoked(serial)`: whether a ticket's permission has been withdrawn."""
+        """`is_revoked`: whether a ticket's permission has been withdrawn; see `close_revoked`."""
         self._limits = limits or NetworkLimits()
         credentials: Credentials = ticket.issue(identity, wall_seconds())
         own = check_chain(credentials.chain, credentials.authority, wall_seconds())
-        me = Self(identity, ticket.swarm_id, own.tls_key_hash)
+        der = tuple(to_der(one) for one in credentials.chain)
+        me = Self(identity, ticket.swarm_id, own.tls_key_hash, der)
         self._identity = identity
         self._traffic = traffic
         self._note = note
-        self._roles: dict[PeerId, TicketRole] = {identity.peer: own.role}
+        self._members: dict[PeerId, Member] = {identity.peer: own}
+        self._is_revoked = is_revoked
         self._actors: dict[str, Receiver] = {}
         self._peerings: dict[PeerId, Peering] = {}
         self._is_closed = False
@@ -61,9 +64,12 @@ class GrpcNetwork:
         def check(chain: list[x509.Certificate]) -> Member:
             return check_chain(chain, credentials.authority, wall_seconds(), is_revoked)
 
-        self._dialer = Dialer(me, credentials, self, self._limits)
+        def check_der(chain: tuple[bytes, ...]) -> Member:
+            return check(load_chain(chain))
+
+        self._dialer = Dialer(me, credentials, self, self._limits, check_der)
         self._acceptor = Acceptor(me, credentials, self, self._limits, check)
-        self._relayer = Relayer(me, credentials, self, self._limits, check)
+        self._relayer = Relayer(me, credentials, self, self._limits, check_der)
         self._relay = Relay(self._limits, self._link, self._count_relayed)
 
     # The door.
@@ -132,8 +138,18 @@ class GrpcNetwork:
         return await self.peering(peer).linked(seconds)
 
     def role(self, peer: PeerId) -> TicketRole | None:
-        """What the certificate of a peer that has called here permits; None for one that has not."""
-        return self._roles.get(peer)
+        """What the certificate of a peer that was linked to permits; None for one that was not."""
+        member = self._members.get(peer)
+        return member.role if member is not None else None
+
+    def close_revoked(self) -> list[PeerId]:
+        """Close the links of peers whose permission has been withdrawn; who they are."""
+        found = [link for link in map(self._link, list(self._peerings)) if link is not None]
+        revoked = [link for link in found if any(map(self._is_revoked, self._members[link.peer].permissions))]
+        for link in revoked:
+            link.drop()
+            self.ended(link, "its ticket has been revoked")
+        return [link.peer for link in revoked]
 
     def links(self) -> dict[PeerId, str]:
         """Peers with an open link, and by what way."""
@@ -158,7 +174,7 @@ class GrpcNetwork:
         return found
 
     def joined(self, member: Member) -> None:
-        self._roles[member.peer] = member.role
+        self._members[member.peer] = member
 
     def note(self, sentence: str) -> None:
         self._note(NETWORK, sentence)

@@ -4,7 +4,7 @@ import ipaddress
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from farflung.runtime.log import Notes
 from farflung.runtime.memory import keep_freed_memory
 from farflung.runtime.network import GrpcNetwork
 from farflung.wire.certificate import TicketRole
+from farflung.wire.chain import IsRevoked
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Meeting, Ticket
 from farflung.world.doors import Contact, TrafficMeter, World
@@ -69,7 +70,7 @@ async def open_node(
     advertise: Sequence[str] = (),
     is_dial_only: bool = False,
     limits: NetworkLimits | None = None,
-    is_revoked: Callable[[int], bool] = lambda serial: False,
+    is_revoked: IsRevoked = lambda permission: False,
 ) -> RealNode:
     """Join the swarm of `ticket`, or found one called `new_swarm`; exactly one of the two is given.
 
@@ -103,7 +104,7 @@ async def _open(
     advertise: Sequence[str],
     is_dial_only: bool,
     limits: NetworkLimits | None,
-    is_revoked: Callable[[int], bool],
+    is_revoked: IsRevoked,
 ) -> RealNode:
     clock, identity, traffic = LoopClock(), home.identity(), TrafficMeter()
     now = clock.wall_seconds()

@@ -9,8 +9,6 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from cryptography import x509
-
 from farflung.runtime.handshake import Self
 from farflung.runtime.lane import Stream, StreamBroken
 from farflung.runtime.limits import NetworkLimits
@@ -18,7 +16,8 @@ from farflung.runtime.link import Link, LinkOwner
 from farflung.runtime.peering import Peering
 from farflung.runtime.relay_sessions import RelaySessions
 from farflung.runtime.relayed import RelayedSession, Through
-from farflung.wire.certificate import ChainRefused, Member, to_der
+from farflung.wire.certificate import ChainRefused, to_der
+from farflung.wire.chain import Member
 from farflung.wire.control import (
     Hello,
     MalformedFrame,
@@ -42,7 +41,6 @@ from farflung.wire.sealed import (
     SealedHello,
     SealedWelcome,
     decode_body,
-    load_chain,
 )
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
@@ -83,7 +81,7 @@ class Relayer:
         credentials: Credentials,
         owner: RelayerOwner,
         limits: NetworkLimits,
-        check_chain: Callable[[list[x509.Certificate]], Member],
+        check_chain: Callable[[tuple[bytes, ...]], Member],
     ) -> None:
         """`check_chain`: who the owner of some certificates is, if this swarm accepts them."""
         self._me = me
@@ -254,7 +252,7 @@ class Relayer:
         peering.adopt(link)
 
     def _member(self, chain: tuple[bytes, ...], peer: PeerId) -> Member:
-        member = self._check_chain(load_chain(chain))
+        member = self._check_chain(chain)
         if member.peer != peer:
             raise BadSeal(f"a greeting in the name of {peer} shows the certificate of {member.peer}")
         return member

@@ -5,23 +5,19 @@
             └── permission of an invited ticket (only below an admin's)
                   └── leaf (made by each node; an extension holds its Ed25519 key, which signed the TLS key)
 
-TLS verifies the signatures, dates and path lengths of a chain; `check_chain` verifies them again (relayed peers come
-without TLS) and what TLS does not know: that no permission is wider or longer than its parent, and whose peer it is.
+What a chain of them proves: `wire.chain`.
 """
 
 import datetime
 import enum
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from farflung.wire.identity import KEY_BYTES, Identity, peer_id, sign, verify
+from farflung.wire.identity import KEY_BYTES, Identity, sign
 from farflung.world.address import PeerId
 
 # Below 2.25, the arc where anyone may make an identifier of a UUID.
@@ -49,20 +45,6 @@ class TicketRole(enum.StrEnum):
 
 class ChainRefused(ValueError):
     """A chain of certificates that this swarm does not accept, with the reason in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What a checked chain proves."""
-
-    peer: PeerId
-    role: TicketRole
-    expires_at: float
-    """Wall-clock seconds."""
-    tls_key_hash: bytes
-    """SHA-256 of the leaf's TLS public key."""
-    public_key: bytes
-    """Ed25519."""
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -108,7 +90,7 @@ def make_leaf(
     expires_at: float,
 ) -> x509.Certificate:
     """The certificate of `identity`'s TLS key."""
-    signature = sign(identity.private_key, _binding(_key_bytes(key.public_key())))
+    signature = sign(identity.private_key, binding(key_bytes(key.public_key())))
     # A common name holds 64 characters and an id 52.
     draft = _draft(identity.peer, _common_name(issuer), key.public_key(), now, expires_at)
     draft = draft.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -116,58 +98,6 @@ def make_leaf(
     draft = draft.add_extension(names, critical=False)
     extension = x509.UnrecognizedExtension(_BINDING_OID, identity.public_key + signature)
     return draft.add_extension(extension, critical=False).sign(issuer_key, hashes.SHA256())
-
-
-def check_chain(
-    chain: Sequence[x509.Certificate],
-    authority: x509.Certificate,
-    now: float,
-    is_revoked: Callable[[int], bool] = lambda serial: False,
-) -> Member:
-    """Who the owner of `chain` (leaf first, authority left out) is and what it may do.
-
-    Raises:
-        ChainRefused: anything is wrong with it.
-    """
-    if not 2 <= len(chain) <= NUM_PERMISSIONS_MAX + 1:
-        raise ChainRefused(f"a chain of {len(chain)} certificates cannot lead to the swarm's authority")
-    permissions = list(reversed(chain[1:]))
-    role = check_permissions(permissions, authority, now, is_revoked)
-    leaf = chain[0]
-    _check_issued(leaf, permissions[-1], now)
-    public_key, signature = _binding_of(leaf)
-    tls_key = _key_bytes(leaf.public_key())
-    if not verify(public_key, _binding(tls_key), signature):
-        raise ChainRefused("the certificate's TLS key is not signed by the peer that it names")
-    tls_key_hash = hashlib.sha256(tls_key).digest()
-    return Member(peer_id(public_key), role, expiry(leaf), tls_key_hash, public_key)
-
-
-def check_permissions(
-    permissions: Sequence[x509.Certificate],
-    authority: x509.Certificate,
-    now: float,
-    is_revoked: Callable[[int], bool] = lambda serial: False,
-) -> TicketRole:
-    """The role that `permissions` (first below the authority first) grant.
-
-    Raises:
-        ChainRefused: one is wider or longer than its parent, expired, revoked, or not its parent's.
-    """
-    issuer, role, path_length = authority, TicketRole.ADMIN, NUM_PERMISSIONS_MAX + 1
-    for permission in permissions:
-        _check_issued(permission, issuer, now)
-        if is_revoked(permission.serial_number):
-            raise ChainRefused("the ticket has been revoked")
-        granted, length = role_of(permission), _path_length(permission)
-        if length >= path_length:
-            raise ChainRefused("the ticket was made from one that may not invite")
-        if not role.may_grant(granted):
-            raise ChainRefused(f"a {role} ticket cannot grant the role {granted}")
-        if granted is not TicketRole.ADMIN and length > 0:
-            raise ChainRefused(f"a {granted} ticket cannot make further tickets")
-        issuer, role, path_length = permission, granted, length
-    return role
 
 
 def role_of(permission: x509.Certificate) -> TicketRole:
@@ -181,6 +111,14 @@ def role_of(permission: x509.Certificate) -> TicketRole:
 def expiry(certificate: x509.Certificate) -> float:
     """Wall-clock seconds at which it ceases to be valid."""
     return certificate.not_valid_after_utc.timestamp()
+
+
+def load_chain(chain: Sequence[bytes]) -> list[x509.Certificate]:
+    """Certificates of their DER forms. Raises ChainRefused if one is none."""
+    try:
+        return [x509.load_der_x509_certificate(der) for der in chain]
+    except ValueError:
+        raise ChainRefused("it holds bytes that are no certificate") from None
 
 
 def to_der(certificate: x509.Certificate) -> bytes:
@@ -197,19 +135,6 @@ def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A private key as TLS libraries read it."""
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     return key.private_bytes(encoding, form, serialization.NoEncryption())
-
-
-def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, now: float) -> None:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
-        raise ChainRefused("the certificates do not lead to this swarm's authority") from None
-    if expiry(certificate) > expiry(issuer):
-        raise ChainRefused("a certificate outlives the one it was made from")
-    if now >= expiry(certificate):
-        raise ChainRefused("the ticket has expired")
-    if now < certificate.not_valid_before_utc.timestamp():
-        raise ChainRefused("the ticket is not valid yet; check this machine's clock")
 
 
 def _draft(
@@ -230,14 +155,14 @@ def _with_authority(
     draft: x509.CertificateBuilder, public_key: ec.EllipticCurvePublicKey, path_length: int
 ) -> x509.CertificateBuilder:
     usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": True}
-    unused = (
+    unused = [
         "content_commitment",
         "key_encipherment",
         "data_encipherment",
         "key_agreement",
         "encipher_only",
         "decipher_only",
-    )
+    ]
     draft = draft.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
     draft = draft.add_extension(x509.KeyUsage(**usage, **dict.fromkeys(unused, False)), critical=True)
     return draft.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
@@ -255,17 +180,20 @@ def _moment(wall_seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(wall_seconds, datetime.UTC)
 
 
-def _key_bytes(public_key: object) -> bytes:
+def key_bytes(public_key: object) -> bytes:
+    """The form of a TLS key that is signed and hashed. Raises ChainRefused for a key of another kind."""
     if not isinstance(public_key, ec.EllipticCurvePublicKey):
         raise ChainRefused("a certificate's key is not an elliptic-curve key")
     return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _binding(tls_key: bytes) -> bytes:
+def binding(tls_key: bytes) -> bytes:
+    """What a peer signs to say that a TLS key is its own."""
     return b"farflung tls key\0" + tls_key
 
 
-def _binding_of(leaf: x509.Certificate) -> tuple[bytes, bytes]:
+def binding_of(leaf: x509.Certificate) -> tuple[bytes, bytes]:
+    """The Ed25519 key that a leaf names, and its signature of the leaf's TLS key."""
     value = _extension(leaf, _BINDING_OID)
     return value[:KEY_BYTES], value[KEY_BYTES:]
 
@@ -279,7 +207,8 @@ def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> byt
     return value.value
 
 
-def _path_length(permission: x509.Certificate) -> int:
+def path_length(permission: x509.Certificate) -> int:
+    """How many permissions may be made below this one. Raises ChainRefused for one that may not sign."""
     try:
         constraints = permission.extensions.get_extension_for_class(x509.BasicConstraints).value
     except (x509.ExtensionNotFound, ValueError):

@@ -49,6 +49,8 @@ class Welcome(Control, frozen=True, kw_only=True, forbid_unknown_fields=False):
     link: bytes
     public_key: bytes
     signature: bytes
+    chain: tuple[bytes, ...]
+    """The acceptor's certificates, DER, leaf first, without the authority: TLS shows the dialler none of them."""
 
 
 class Decline(Control, frozen=True, kw_only=True, forbid_unknown_fields=False):

@@ -14,7 +14,6 @@ import hashlib
 from typing import Any
 
 import msgspec
-from cryptography import x509
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -107,14 +106,6 @@ def decode_body(data: bytes | memoryview) -> Any:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadSeal(f"a relayed frame cannot be read ({error})") from None
-
-
-def load_chain(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
-    """The certificates of a greeting. Raises BadSeal if one is none."""
-    try:
-        return [x509.load_der_x509_certificate(der) for der in chain]
-    except ValueError:
-        raise BadSeal("a greeting holds bytes that are no certificate") from None
 
 
 class Greeting:

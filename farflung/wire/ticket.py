@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from farflung.wire import certificate
 from farflung.wire.certificate import NUM_PERMISSIONS_MAX, ChainRefused, TicketRole
+from farflung.wire.chain import check_permissions
 from farflung.wire.identity import Identity
 from farflung.world.address import PeerId
 
@@ -157,7 +158,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(
                     f"this ticket expired {_day(self.expires_at)}; ask an admin of the swarm for a new one"
                 )
-            certificate.check_permissions(chain[::-1], self.authority_certificate(), now)
+            check_permissions(chain[::-1], self.authority_certificate(), now)
         except ChainRefused as error:
             raise ValueError(f"this ticket is not valid: {error}") from None
         if _private(self.private_key).public_key() != chain[0].public_key():

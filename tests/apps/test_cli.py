@@ -13,6 +13,7 @@ import pytest
 from farflung.apps import cli
 from farflung.apps.fork_server import ForkServer
 from farflung.wire.identity import Identity
+from farflung.wire.revocation import number_text
 from farflung.wire.ticket import Meeting, SwarmAuthority, Ticket
 from farflung.world.errors import Unreachable
 from tests.apps.processes import ROOT, free_port
@@ -85,7 +86,8 @@ def test_help_of_no_command_loads_what_is_heavy() -> None:
         (["serve", "TINY", "--join", "nonsense"], "this is not a ticket"),
         (["status"], "a ticket is needed"),
         (["status", "--join", "farflung1AAAA"], "this ticket is damaged"),
-        (["invite"], "there is no ticket to invite with"),
+        (["invite"], "there is no admin's ticket"),
+        (["revoke", "0" * 40], "there is no admin's ticket"),
         (["generate", "TINY", "--join", "TICKET", "--prompt", "x", "--max-tokens", "0"], "--max-tokens"),
         (["api", "--threads", "0", "--join", "TICKET"], "--threads must be at least 1"),
         (["demo", "--train-seconds", "0"], "--train-seconds"),
@@ -126,10 +128,12 @@ def test_invite_makes_narrower_tickets_and_refuses_wider_ones(farflung: Callable
     admin = ticket_to("127.0.0.1:1").text()
     done = farflung("invite", "--role", "server", "--expires", "30m", "--join", admin)
     assert done.status == 0, done.text
-    invited = Ticket.parse(done.text, time.time())
+    text, how_to_withdraw = done.text.splitlines()
+    invited = Ticket.parse(text, time.time())
+    assert how_to_withdraw == f"to withdraw it: farflung revoke {number_text(invited.serial)}"
     assert invited.role == "server"
     assert invited.expires_at - time.time() == pytest.approx(1800, abs=60)
-    assert "cannot make further tickets" in sentence_of(farflung("invite", "--join", done.text.strip()))
+    assert "cannot make further tickets" in sentence_of(farflung("invite", "--join", text))
     assert "cannot outlive" in sentence_of(farflung("invite", "--expires", "7d", "--join", admin))
     assert "is no duration" in sentence_of(farflung("invite", "--expires", "soon", "--join", admin))
     assert "--role must be one of" in sentence_of(farflung("invite", "--role", "king", "--join", admin))

@@ -6,7 +6,7 @@ import time
 from farflung.runtime.channel import OPTIONS, DialledStream, channel_credentials
 from farflung.runtime.handshake import Self, greet
 from farflung.runtime.lane import StreamBroken
-from farflung.wire import certificate
+from farflung.wire.chain import check_chain
 from farflung.wire.control import Ready, encode_control
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Ticket
@@ -42,8 +42,9 @@ class Rogue:
 
     async def greet(self, stream: DialledStream) -> bytes:
         """The dialler's part of the handshake, but for Ready; the name of the link."""
-        own = certificate.check_chain(self.credentials.chain, self.credentials.authority, time.time())
-        return await greet(stream, Self(self.identity, self._ticket.swarm_id, own.tls_key_hash), self.target)
+        own = check_chain(self.credentials.chain, self.credentials.authority, time.time())
+        welcome = await greet(stream, Self(self.identity, self._ticket.swarm_id, own.tls_key_hash), self.target)
+        return welcome.link
 
     def close(self) -> None:
         for stream in self._streams:

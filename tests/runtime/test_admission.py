@@ -64,7 +64,9 @@ async def test_a_ticket_that_expires_no_longer_opens_the_door(swarm: Swarm) -> N
 
 async def test_a_revoked_ticket_is_refused_with_the_reason(swarm: Swarm, tmp_path: Path) -> None:
     revoked: list[int] = []
-    a = await open_node(new_swarm="strict", home=tmp_path / "strict", is_revoked=lambda serial: serial in revoked)
+    a = await open_node(
+        new_swarm="strict", home=tmp_path / "strict", is_revoked=lambda permission: permission.serial in revoked
+    )
     ticket = a.ticket.invite(TicketRole.CLIENT, time.time() + 60, time.time())
     revoked.append(ticket.serial)
     b = await open_node(ticket=ticket, home=tmp_path / "b")
@@ -74,6 +76,35 @@ async def test_a_revoked_ticket_is_refused_with_the_reason(swarm: Swarm, tmp_pat
     finally:
         await b.close()
         await a.close()
+
+
+@pytest.mark.parametrize("is_caller", [True, False], ids=["it called", "it was called"])
+async def test_the_link_of_a_revoked_peer_is_closed_and_it_is_not_called_again(
+    swarm: Swarm, tmp_path: Path, is_caller: bool
+) -> None:
+    revoked: list[int] = []
+    a, _ = await swarm.add()
+    ticket = a.ticket.invite(TicketRole.SERVER, time.time() + 60, time.time())
+    strict = await open_node(
+        ticket=swarm.ticket(), home=tmp_path / "c", is_revoked=lambda permission: permission.serial in revoked
+    )
+    b, _ = await swarm.add(ticket=ticket)
+    try:
+        caller, called = (b, strict) if is_caller else (strict, b)
+        caller.network.introduce(called.identity.peer, called.contact)
+        assert await caller.network.linked(called.identity.peer, 10)
+        await eventually(lambda: b.identity.peer in strict.network.links())
+        assert strict.network.close_revoked() == []
+        revoked.append(ticket.serial)
+        assert strict.network.close_revoked() == [b.identity.peer]
+        assert b.identity.peer not in strict.network.links()
+        with pytest.raises(StreamBroken, match="revoked"):
+            await strict.network.dial(strict.network.peering(b.identity.peer), b.contact)
+        with pytest.raises(StreamBroken):  # gRPC may lose the reason when a call is refused before Hello has come
+            await b.network.dial(b.network.peering(strict.identity.peer), strict.contact)
+        assert b.identity.peer not in strict.network.links()
+    finally:
+        await strict.close()
 
 
 async def test_the_role_of_a_caller_is_known_from_its_certificate(swarm: Swarm) -> None:
@@ -144,7 +175,7 @@ async def test_a_ticket_holder_that_names_its_certificate_after_another_is_found
         signature = bytes(64)
         public_key = victim.identity.public_key
         await context.write(
-            encode_control(Welcome(version=1, link=bytes(16), public_key=public_key, signature=signature))
+            encode_control(Welcome(version=1, link=bytes(16), public_key=public_key, signature=signature, chain=()))
         )
         await context.read()
 

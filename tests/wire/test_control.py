@@ -36,7 +36,7 @@ from farflung.world.address import PeerId
 
 EXAMPLES: list[Control] = [
     Hello(version_min=1, version_max=2, nonce=bytes(32), link=b"x"),
-    control.Welcome(version=1, link=b"x", public_key=bytes(32), signature=bytes(64)),
+    control.Welcome(version=1, link=b"x", public_key=bytes(32), signature=bytes(64), chain=(b"leaf", b"permission")),
     control.Decline(reason="full"),
     Ready(),
     Ping(number=2**60),

@@ -17,7 +17,6 @@ from farflung.wire.sealed import (
     SealedSession,
     decode_body,
     encode_body,
-    load_chain,
 )
 
 ALICE, BOB, EVE = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
@@ -132,8 +131,3 @@ def test_noise_is_no_body(noise: bytes) -> None:
     except BadSeal:
         return
     assert isinstance(body, SealedFrame), "only by a miracle"
-
-
-def test_noise_is_no_chain() -> None:
-    with pytest.raises(BadSeal, match="no certificate"):
-        load_chain((b"noise",))

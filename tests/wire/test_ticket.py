@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farflung.wire import certificate
-from farflung.wire.certificate import NUM_PERMISSIONS_MAX, ChainRefused, TicketRole, check_chain
+from farflung.wire.certificate import NUM_PERMISSIONS_MAX, ChainRefused, TicketRole
+from farflung.wire.chain import Member, check_chain
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import PREFIX, Credentials, Meeting, SwarmAuthority, Ticket
 from farflung.world.address import PeerId
@@ -124,7 +125,7 @@ def test_admins_invite_admins_a_few_generations_deep() -> None:
     assert generations == NUM_PERMISSIONS_MAX - 1
 
 
-def _member(credentials: Credentials, now: float = NOW) -> certificate.Member:
+def _member(credentials: Credentials, now: float = NOW) -> Member:
     return check_chain(credentials.chain, credentials.authority, now)
 
 
@@ -141,8 +142,23 @@ def test_a_revoked_permission_and_all_below_it_are_refused() -> None:
     above = invited(TicketRole.ADMIN)
     below = above.invite(TicketRole.SERVER, NOW + DAY, NOW).issue(NODE, NOW)
     with pytest.raises(ChainRefused, match="revoked"):
-        check_chain(below.chain, below.authority, NOW, lambda serial: serial == above.serial)
-    assert check_chain(below.chain, below.authority, NOW, lambda serial: serial == ADMIN.serial + 1)
+        check_chain(below.chain, below.authority, NOW, lambda permission: permission.serial == above.serial)
+    assert check_chain(below.chain, below.authority, NOW, lambda permission: permission.serial == ADMIN.serial + 1)
+
+
+def test_noise_is_no_chain() -> None:
+    with pytest.raises(ChainRefused, match="no certificate"):
+        certificate.load_chain((b"noise",))
+
+
+def test_a_chain_tells_what_each_of_its_permissions_is() -> None:
+    above = invited(TicketRole.ADMIN)
+    below = above.invite(TicketRole.SERVER, NOW + DAY, NOW)
+    assert _member(below.issue(NODE, NOW)).permissions == (
+        (ADMIN.serial, TicketRole.ADMIN, 1),
+        (above.serial, TicketRole.ADMIN, 2),
+        (below.serial, TicketRole.SERVER, 3),
+    )
 
 
 def _sign_below(ticket: Ticket, role: TicketRole, path_length: int, expires_at: float) -> Credentials:
