@@ -93,6 +93,7 @@ def make_engines(
             why_unavailable=connected.why_unavailable,
             weights=weights,
             hidden_states=partial(connected.hidden_states, adapter=adapter),
+            watch_route=partial(connected.watch_route, is_guessing=draft != OFF),
         )
     return engines
 

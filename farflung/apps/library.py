@@ -22,6 +22,7 @@ from farflung.model.source import ModelSource
 from farflung.systems.swarm.adapters import NamedAdapter
 from farflung.systems.swarm.client import SwarmBlocks, SwarmModel, load_swarm_model
 from farflung.systems.swarm.config import SessionConfig
+from farflung.systems.swarm.explain import RecentSteps, RouteReport
 from farflung.systems.swarm.route import MissingBlocks
 from farflung.systems.swarm.session import Session
 from farflung.systems.swarm.view import SwarmView
@@ -68,6 +69,22 @@ class ConnectedModel:
                 with self.open_cache(ids_NT.numel(), adapter=adapter) as cache:
                     self.model(input_ids=ids_NT, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return collected[0]
+
+    def watch_route(self, *, is_guessing: bool) -> Callable[[], RouteReport | None]:
+        """Watch sessions that are opened in this context; returns what tells the newest one's route."""
+        opened: list[RecentSteps] = []
+        watcher = session_watcher.get()
+
+        def watch(session: Session) -> None:
+            opened.append(session.recent)
+            if watcher is not None:
+                watcher(session)
+
+        def look() -> RouteReport | None:
+            return opened[-1].report(self.view.servers(), is_guessing=is_guessing) if opened else None
+
+        session_watcher.set(watch)
+        return lambda: self.connection.bridge.call(look)
 
     def why_unavailable(self) -> str | None:
         """A sentence when no chain of servers holds all blocks now, else None."""

@@ -168,6 +168,9 @@ class Answers:
     async def receive(self) -> Any:
         await asyncio.Event().wait()
 
+    async def no_headers(self) -> dict[str, str]:
+        return {}
+
     async def write(self) -> AsyncGenerator[Json]:
         self.num_under_way += 1
         try:
@@ -179,7 +182,7 @@ class Answers:
 
     async def ask(self, place: Place, num_events: int) -> list[str]:
         """Read so many events, and hang up."""
-        response = await self.streams.answer(self.request, place, "m", self.write)
+        response = await self.streams.answer(self.request, place, "m", self.write, self.no_headers)
         assert isinstance(response, StreamingResponse)
         body = cast(AsyncGenerator[bytes], response.body_iterator)
         events = [(await anext(body)).decode() for _ in range(num_events)]

@@ -55,7 +55,7 @@ def url_of(api: Program) -> str:
 
 
 def test_two_adapters_and_none_answer_at_once_while_a_server_is_killed(
-    fleet: Fleet, folder: Path, adapters: dict[str, Path], answers: dict[str, str]
+    fleet: Fleet, folder: Path, whole: Any, adapters: dict[str, Path], answers: dict[str, str]
 ) -> None:
     named = [text for name, path in adapters.items() for text in ("--adapter", f"{name}={path}")]
     api = fleet.start("api", str(folder), "--join", fleet.ticket(), "--port", "0", "--sessions", "12", *named)
@@ -78,6 +78,14 @@ def test_two_adapters_and_none_answer_at_once_while_a_server_is_killed(
             for future in asked:
                 name, text = future.result()
                 assert text == answers[name], name
+        ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")["input_ids"]
+        for name in ("", "one"):
+            asked_of = {"model": f"{base}:{name}" if name else base, "input": PROMPT}
+            vector = client.post("embeddings", json=asked_of).raise_for_status().json()["data"][0]["embedding"]
+            local = under_peft(whole, adapters[name]) if name else whole
+            with torch.no_grad():
+                mean_H = local(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].mean(dim=0)
+            assert vector == pytest.approx((mean_H / mean_H.norm()).tolist(), abs=1e-5), name
     api.kill()
 
 

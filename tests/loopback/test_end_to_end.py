@@ -77,6 +77,21 @@ def test_a_streamed_chat_has_the_words_of_one_machine(swarm: DemoSwarm, client: 
     assert text == local_answer(model_folder, PROMPT + "\n", 48)
 
 
+def test_an_answer_says_which_way_it_took(swarm: DemoSwarm, client: OpenAI) -> None:
+    asked: Any = {"model": "tiny", "prompt": PROMPT, "max_tokens": 12, "logit_bias": NO_END}
+    answer = client.completions.with_raw_response.create(**asked)
+    first = swarm.peer_of("A")
+    line = answer.headers["x-farflung-route"]
+    assert line.isascii() and line.startswith(f"{first[:8]}[0:2] ") and "[2:4] " in line and "; step " in line
+    chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    (told,) = [extra["farflung"]["route"] for chunk in chunks if "farflung" in (extra := chunk.model_extra or {})]
+    assert [hop["blocks"] for hop in told["hops"]] == [[0, 2], [2, 4]]
+    assert told["hops"][0]["peer"] == first
+    assert told["hops"][1]["peer"] in (swarm.peer_of("B"), swarm.peer_of("B'"))
+    busy = sum(hop["compute_ms"] + hop["queue_ms"] for hop in told["hops"])
+    assert 0 < busy <= told["step_ms"] and told["way_ms"] == pytest.approx(told["step_ms"] - busy, abs=0.01)
+
+
 def test_embeddings_are_those_of_one_machine(client: OpenAI, model_folder: Path) -> None:
     texts = [PROMPT, "class Tree:\n    pass\n" * 5]
     answer = client.embeddings.create(model="tiny", input=texts)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +17,7 @@ from farflung.apps.http.metrics import Metrics
 from farflung.apps.http.prompts import chat_prompt, room_for_answer, tokens_of_prompt
 from farflung.apps.http.requests import chat_form, generation_request, known_format
 from farflung.apps.http.resuming import Streams
+from farflung.apps.http.routes import AnswerRoute
 from farflung.apps.http.stream_names import Place
 from farflung.apps.http.tool_calls import Found, ToolCall, ToolReader
 from farflung.model.generator import GenerationRequest, ScoredToken
@@ -51,14 +53,17 @@ class ChatAnswers:
         self._asked = asked
         self._metrics = metrics
         self._place = place
+        self._route = AnswerRoute()
         self._header = Header("chat.completion", engine.name, "chatcmpl", place.name.answer)
 
     async def respond(self, request: Request, streams: Streams) -> Response:
         """Answer at once or as one of `streams`, as asked."""
         question = await asyncio.to_thread(self._question)
         if self._asked.stream:
-            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(question))
-        return JSONResponse(await until_hang_up(request, self._whole(question)))
+            write = partial(self._chunks, question)
+            return await streams.answer(request, self._place, self._engine.name, write, self._route.headers)
+        answer = await until_hang_up(request, self._whole(question))
+        return JSONResponse(answer, headers=await self._route.headers())
 
     def _question(self) -> _Question:
         asked, engine = self._asked, self._engine
@@ -75,7 +80,7 @@ class ChatAnswers:
     async def _parts(self, question: _Question) -> AsyncGenerator[_Part]:
         readers = [self._reader(question, row) for row in range(self._asked.n)]
         steps = self._engine.answer(
-            question.generation, self._asked.stop_strings, self._metrics, question.shown_special_tokens
+            question.generation, self._asked.stop_strings, self._metrics, question.shown_special_tokens, self._route
         )
         async with aclosing(steps):
             async for piece in steps:
@@ -107,7 +112,7 @@ class ChatAnswers:
         ]
         num_tokens = sum(len(one.said.tokens) for one in answers)
         told = usage(len(question.generation.prompt), num_tokens, num_guessed)
-        return self._header.around(choices) | {"usage": told}
+        return self._header.around(choices) | {"usage": told} | await self._route.fields()
 
     async def _chunks(self, question: _Question) -> AsyncGenerator[Json]:
         num_tokens = num_guessed = 0
@@ -121,7 +126,8 @@ class ChatAnswers:
                 yield self._chunk(part, role | _delta(part))
         if self._asked.includes_usage:
             last = self._header.around([], kind="chat.completion.chunk")
-            yield last | {"usage": usage(len(question.generation.prompt), num_tokens, num_guessed)}
+            told = usage(len(question.generation.prompt), num_tokens, num_guessed)
+            yield last | {"usage": told} | await self._route.fields()
 
     def _chunk(self, part: _Part, delta: Json) -> Json:
         choice = {

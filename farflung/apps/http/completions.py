@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +16,7 @@ from farflung.apps.http.metrics import Metrics
 from farflung.apps.http.prompts import completion_prompt, prompt_text, room_for_answer
 from farflung.apps.http.requests import generation_request
 from farflung.apps.http.resuming import Streams
+from farflung.apps.http.routes import AnswerRoute
 from farflung.apps.http.schema import CompletionRequest
 from farflung.apps.http.spelling import Spelling
 from farflung.apps.http.stream_names import Place
@@ -50,14 +52,17 @@ class CompletionAnswers:
         self._asked = asked
         self._metrics = metrics
         self._place = place
+        self._route = AnswerRoute()
         self._header = Header("text_completion", engine.name, "cmpl", place.name.answer)
 
     async def respond(self, request: Request, streams: Streams) -> Response:
         """Answer at once or as one of `streams`, as asked."""
         questions = await asyncio.to_thread(lambda: [self._question(prompt) for prompt in self._asked.prompts])
         if self._asked.stream:
-            return await streams.answer(request, self._place, self._engine.name, lambda: self._chunks(questions))
-        return JSONResponse(await until_hang_up(request, self._whole(questions)))
+            write = partial(self._chunks, questions)
+            return await streams.answer(request, self._place, self._engine.name, write, self._route.headers)
+        answer = await until_hang_up(request, self._whole(questions))
+        return JSONResponse(answer, headers=await self._route.headers())
 
     def _question(self, prompt: str | list[int]) -> _Question:
         tokens = completion_prompt(self._engine, prompt)
@@ -84,7 +89,7 @@ class CompletionAnswers:
                     yield _Part(index, question.echo, (), 0, finish_reason)
             if finish_reason is not None and not is_scored:
                 continue
-            steps = self._engine.answer(question.generation, self._asked.stop_strings, self._metrics)
+            steps = self._engine.answer(question.generation, self._asked.stop_strings, self._metrics, route=self._route)
             async with aclosing(steps):
                 async for step in steps:
                     if isinstance(step, PromptScores):
@@ -104,7 +109,8 @@ class CompletionAnswers:
         choices = [
             self._choice(index, one.text, one.tokens, one.finish_reason, offset=0) for index, one in enumerate(gathered)
         ]
-        return self._header.around(choices) | {"usage": usage(_num_prompt_tokens(questions), num_tokens, num_guessed)}
+        told = usage(_num_prompt_tokens(questions), num_tokens, num_guessed)
+        return self._header.around(choices) | {"usage": told} | await self._route.fields()
 
     async def _chunks(self, questions: list[_Question]) -> AsyncGenerator[Json]:
         offsets = [0] * (self._asked.n * len(questions))
@@ -120,7 +126,8 @@ class CompletionAnswers:
                 chunk = self._header.around([choice])
                 yield chunk | {"usage": None} if self._asked.includes_usage else chunk
         if self._asked.includes_usage:
-            yield self._header.around([]) | {"usage": usage(_num_prompt_tokens(questions), num_tokens, num_guessed)}
+            told = usage(_num_prompt_tokens(questions), num_tokens, num_guessed)
+            yield self._header.around([]) | {"usage": told} | await self._route.fields()
 
     def _choice(
         self,

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from farflung.apps.http.errors import ApiError, from_failure
 from farflung.apps.http.guiding import Forms
 from farflung.apps.http.metrics import AnswerWatch, Metrics
+from farflung.apps.http.routes import AnswerRoute, Reporter
 from farflung.apps.http.spelling import Spelling
 from farflung.apps.http.tool_formats import format_of
 from farflung.model.embedding import HiddenStates, Pooling, embed
@@ -97,8 +98,10 @@ class Engine:
         why_unavailable: Callable[[], str | None] = lambda: None,
         weights: str = "",
         hidden_states: HiddenStates | None = None,
+        watch_route: Callable[[], Reporter] | None = None,
     ) -> None:
-        """`weights`: their fingerprint, if there may be several under one name; `hidden_states`: for embeddings."""
+        """`weights`: their fingerprint, if there may be several under one name; `hidden_states`: for embeddings;
+        `watch_route` is called in the context of each answer before it begins."""
         self.name = name
         self.tokenizer = tokenizer
         self.spelling = Spelling(tokenizer)
@@ -114,6 +117,7 @@ class Engine:
         """A sentence when the model cannot answer now (no server holds some block), else None."""
         self._generator = generator
         self._hidden_states = hidden_states
+        self._watch_route = watch_route
         self._limits = limits or EngineLimits()
         self._num_waiting = 0
         self._slots = asyncio.Semaphore(self._limits.num_running_max)
@@ -130,8 +134,10 @@ class Engine:
         stop_strings: tuple[str, ...],
         metrics: Metrics,
         shown_special_tokens: frozenset[int] = frozenset(),
+        route: AnswerRoute | None = None,
     ) -> AsyncGenerator[Step]:
         """The steps of one answer; close the generator to give it up. Special tokens have no text but for those shown.
+        `route` is told how to look at the route of the answer.
 
         Raises:
             ApiError: 429 when too many wait, 503 when the machines behind the model cannot answer, 400 for a request
@@ -143,7 +149,6 @@ class Engine:
         steps: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
         cancelled = threading.Event()
         self._cancels.append(cancelled)
-
         rows = [
             _Row(TextStream(self.tokenizer, request.prompt, shown_special_tokens), StopStrings(stop_strings))
             for _ in range(request.num_rows)
@@ -169,6 +174,8 @@ class Engine:
                 loop.call_soon_threadsafe(ended)
 
         context = contextvars.copy_context()  # whoever asks may watch what is opened for the answer
+        if route is not None and self._watch_route is not None:
+            route.report = context.run(self._watch_route)
         threading.Thread(target=context.run, args=(work,), name=f"answer-{self.name}", daemon=True).start()
         try:
             while (step := await steps.get()) is not None:

@@ -11,7 +11,7 @@ the seed is part of the stream's name.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -24,6 +24,9 @@ from farflung.apps.http.hanging_up import until_hang_up
 from farflung.apps.http.schema import AnswerRequest
 from farflung.apps.http.stream_names import Place, StreamName, digest
 from farflung.apps.http.streams import Json, Stream
+
+Headers = Callable[[], Awaitable[Mapping[str, str]]]
+"""More headers, once the first event is there."""
 
 SEED_BITS = 63
 RESUME_SECONDS_MAX = 86_400
@@ -87,7 +90,7 @@ class Streams:
         place: Place,
         model: str,
         write: Callable[[], AsyncGenerator[Json]],
-        headers: Callable[[], Mapping[str, str]] = dict,
+        headers: Headers,
     ) -> Response:
         """The events after `place` of the answer that `write` writes. A failure before the first has a status of its
         own, a later one ends the stream with an error event."""
@@ -110,7 +113,7 @@ class Streams:
         num_events = 0 if place is None else place.num_events
         if stream.num_dropped > num_events:
             raise _not_found(f"The first {stream.num_dropped} events of this stream are not kept any more")
-        return await self._respond(request, stream, num_events, dict)
+        return await self._respond(request, stream, num_events, _no_headers)
 
     def end(self, request: Request, name: str) -> None:
         """End an answer at once and forget its events.
@@ -145,9 +148,7 @@ class Streams:
             raise _not_found("There is no such stream of this API key here")
         return stream
 
-    async def _respond(
-        self, request: Request, stream: Stream, num_events: int, headers: Callable[[], Mapping[str, str]]
-    ) -> StreamingResponse:
+    async def _respond(self, request: Request, stream: Stream, num_events: int, headers: Headers) -> StreamingResponse:
         if not stream.is_writing and not stream.is_complete:
             others = stream.write()
             first = await until_hang_up(request, anext(others))
@@ -159,7 +160,9 @@ class Streams:
         more = {"x-farflung-stream": str(stream.name)} if stream.is_kept else {}
         every = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            self._heard(stream, num_events), media_type="text/event-stream", headers=every | more | dict(headers())
+            self._heard(stream, num_events),
+            media_type="text/event-stream",
+            headers=every | more | dict(await headers()),
         )
 
     async def _heard(self, stream: Stream, num_events: int) -> AsyncGenerator[bytes]:
@@ -218,6 +221,10 @@ class Streams:
     def _stop_timers(self, stream: Stream) -> None:
         for timer in self._timers.pop(str(stream.name), []):
             timer.cancel()
+
+
+async def _no_headers() -> Mapping[str, str]:
+    return {}
 
 
 def _not_found(what: str) -> ApiError:

@@ -1,13 +1,14 @@
 """What a session makes of the messages that reach it: outputs become history, troubles mark links (pure)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from farflung.systems.swarm.chain import Chain, Link
 from farflung.systems.swarm.checks import FLOATING_DTYPES
+from farflung.systems.swarm.explain import HopTimes, StepTimes
 from farflung.systems.swarm.history import History
+from farflung.systems.swarm.info import BlockRange
 from farflung.systems.swarm.messages import Behind, Output, PushFailed, SessionRefused, Working
 from farflung.wire.message import NoSuchActor
 from farflung.wire.tensor import MalformedTensor, decode_tensor
@@ -16,21 +17,6 @@ from farflung.world.errors import Refused
 from farflung.world.mailbox import PeerLost
 
 MISBEHAVIOUR_BAN_SECONDS = 600.0
-
-
-@dataclass(slots=True)
-class StepTimes:
-    """Where the seconds of a step went."""
-
-    seconds: float = 0.0
-    compute_seconds: float = 0.0
-    """Sum over servers."""
-    queue_seconds: float = 0.0
-    """Sum over servers."""
-    num_replaced: int = 0
-    """Servers replaced during the step."""
-    num_replayed: int = 0
-    """Positions before the newest that servers were sent again."""
 
 
 class Answers:
@@ -43,6 +29,8 @@ class Answers:
         self.history = History()
         self.numbers = range(1, 1)
         self.times = StepTimes()
+        self._times_before = (self.numbers, self.times)
+        """Of the steps before, whose servers may still tell theirs."""
         self._finals: dict[int, torch.Tensor] = {}
 
     @property
@@ -63,6 +51,7 @@ class Answers:
 
     def expect(self, numbers: range) -> None:
         """From now on these steps are under way, which follow each other without edits."""
+        self._times_before = (self.numbers, self.times)
         self.numbers, self.times = numbers, StepTimes()
         self._finals.clear()
 
@@ -155,9 +144,10 @@ class Answers:
             self.history.record(link.last, output.upto, newest, is_whole=is_whole)
         elif output.upto in self.numbers:
             self._keep_final(output.upto, hidden)
-        if output.upto in self.numbers:
-            self.times.compute_seconds += output.compute_seconds
-            self.times.queue_seconds += output.queue_seconds
+        for numbers, times in (self._times_before, (self.numbers, self.times)):
+            if output.upto in numbers:
+                blocks = BlockRange(link.first, link.last)
+                times.add(HopTimes(link.peer, blocks, output.compute_seconds, output.queue_seconds))
 
     def _keep_final(self, upto: int, hidden: torch.Tensor) -> None:
         """The newest positions of an output are those of step `upto`; what was computed afresh has those before too."""

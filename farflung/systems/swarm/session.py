@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 
 from farflung.systems.swarm.adapters import NamedAdapter
-from farflung.systems.swarm.answers import Answers, StepTimes
+from farflung.systems.swarm.answers import Answers
 from farflung.systems.swarm.chain import Chain, Link
 from farflung.systems.swarm.config import SessionConfig
+from farflung.systems.swarm.explain import RecentSteps, StepTimes
 from farflung.systems.swarm.handing import why_not_handed
 from farflung.systems.swarm.messages import ACTOR, Attach, CloseSession, Edit, Hop, Reorder, Truncate
 from farflung.systems.swarm.standby import Standbys
@@ -61,6 +62,7 @@ class Session:
         self.num_replayed = 0
         """Positions that were sent to replacements, beside the newest ones."""
         self.times = StepTimes()
+        self.recent = RecentSteps()
 
     @property
     def length(self) -> int:
@@ -117,6 +119,8 @@ class Session:
         self.times = self._answers.times
         self.num_replayed += self.times.num_replayed
         self.times.seconds = self._world.clock.now() - started_at
+        self.times.num_positions = hidden_BTH.shape[1]
+        self.recent.add(self.times)
         return self._answers.final
 
     def hidden_states(self) -> list[torch.Tensor]:
