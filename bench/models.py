@@ -47,6 +47,26 @@ def llama_wide() -> Path:
     )
 
 
+def llama_even() -> Path:
+    """About 43 M parameters in blocks and few beside them: as `llama_wide`, with 6 layers, which 2 and 3 divide."""
+    return _saved(
+        "farflung-bench-llama-even",
+        LlamaConfig(
+            vocab_size=512,
+            hidden_size=768,
+            intermediate_size=2112,
+            num_hidden_layers=6,
+            num_attention_heads=12,
+            num_key_value_heads=4,
+            max_position_embeddings=4096,
+            initializer_range=0.05,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+
+
 def llama_four_blocks() -> Path:
     """Four small blocks: hidden 128, vocabulary 256, float32; for simulations that compute for real."""
     return _saved(

@@ -1,6 +1,6 @@
 """Tuning through block servers against the same in one process with peft: LoRA and prompt tuning.
 
-Two or three real server processes on this machine hold a model of some 50 M parameters in blocks; the client holds
+Two or three real server processes on this machine hold a model of some 43 M parameters in 6 blocks; the client holds
 embeddings, head and what is trained. Both ways begin with the same values and take the same batches and the same steps
 of AdamW, in turns, so that a busy machine is busy for both. The one process has one thread and, at every other step, as
 many as all servers together, though not more than there are cores; what is faster counts. Then a server is killed (kill
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench.models import llama_wide
+from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import LocalSwarm, connected, endpoint_of, load_local, prompt_of, split_blocks, start_servers
 from farflung.apps.finetune.swarm.model import OwnParameters, TunedModel
@@ -252,9 +252,9 @@ def step_with_kill(way: Way, batch: torch.Tensor, swarm: LocalSwarm, client: Con
 def main() -> int:
     """Run the benchmark; 0 if every claim holds."""
     arguments = bench_arguments(__doc__ or "").parse_args()
-    num_steps, num_rows, num_tokens = (8, 8, 64) if arguments.quick else (24, 8, 128)
+    num_steps, num_rows, num_tokens = (8, 16, 64) if arguments.quick else (16, 16, 128)
     settings = {
-        "model": "llama_wide",
+        "model": "llama_even",
         "rows": num_rows,
         "tokens": num_tokens,
         "steps": num_steps,
@@ -262,7 +262,7 @@ def main() -> int:
         "cores": os.cpu_count(),
     }
     report = Report("swarm_finetune", settings)
-    model = llama_wide()
+    model = llama_even()
     with tempfile.TemporaryDirectory(prefix="farflung-bench-") as folder:
         for method in ("lora", "prompt"):
             for num_servers in (2, 3):

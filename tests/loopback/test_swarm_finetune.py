@@ -107,7 +107,7 @@ def test_it_learns_stops_goes_on_and_peft_loads_it(fleet: Fleet, folder: Path, t
 def test_servers_that_are_killed_change_nothing_in_the_curve(
     fleet: Fleet, folder: Path, tmp_path: Path, lead: Lead
 ) -> None:
-    """And what is resumed is what was not stopped, to the bit."""
+    """One after another, while gradients come through them; others take their places."""
     curves: list[dict[int, float]] = []
     for name in ("undisturbed", "killed"):
         place = tmp_path / name

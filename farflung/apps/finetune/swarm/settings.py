@@ -5,7 +5,7 @@ from typing import Literal
 
 from farflung.learn.schedule import Constant, Cosine, Schedule, WarmupStableDecay
 
-MICRO_BATCH_TOKENS = 512
+MICRO_BATCH_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

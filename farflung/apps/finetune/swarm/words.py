@@ -9,8 +9,9 @@ from farflung.apps.finetune.method import name_of
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.finetune.swarm.entry import Entry
 from farflung.apps.finetune.swarm.materials import SwarmMaterials
+from farflung.apps.finetune.swarm.own import num_head_values
 from farflung.apps.finetune.swarm.saving import ADAPTER_FOLDER, DEEP_NAME
-from farflung.apps.finetune.swarm.settings import PromptSettings
+from farflung.apps.finetune.swarm.settings import LoraSettings, PromptSettings
 from farflung.apps.runs.job import Ended
 from farflung.apps.runs.plot import byte_text, terminal
 
@@ -45,6 +46,8 @@ def leave(ended: Ended[FinetuneRun, SwarmMaterials], console: Console) -> None:
     )
     folder = ended.folder / ADAPTER_FOLDER
     console.print(f"adapter: {folder}; {_use(run, materials)}", soft_wrap=True)
+    if isinstance(run.method, LoraSettings) and not _has_head(run):
+        console.print(f"  ask the swarm under it: farflung api --join TICKET --adapter NAME={folder}", soft_wrap=True)
     if isinstance(run.method, PromptSettings) and run.method.is_deep:
         console.print(
             f"  what is added at every block lies in {DEEP_NAME}.safetensors, for which peft has no form: "
@@ -53,10 +56,14 @@ def leave(ended: Ended[FinetuneRun, SwarmMaterials], console: Console) -> None:
         )
 
 
+def _has_head(run: FinetuneRun) -> bool:
+    return run.objective is not None and run.objective.has_head
+
+
 def _use(run: FinetuneRun, materials: SwarmMaterials) -> str:
-    has_head = run.objective is not None and run.objective.has_head
+    has_head = _has_head(run)
     family = "AutoModelForSequenceClassification" if has_head else "AutoModelForCausalLM"
-    width = f", num_labels={getattr(materials.task.objective, 'num_values', 1)}" if has_head else ""
+    width = f", num_labels={num_head_values(materials.task)}" if has_head else ""
     return (
         f'in Python: peft.PeftModel.from_pretrained({family}.from_pretrained("{materials.source.location}"{width}), '
         f'"{ADAPTER_FOLDER}")'
