@@ -19,15 +19,24 @@ PHONE_WIDTH, DESK_WIDTH = 390, 1200
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def chromium() -> str:
+    """The program; without it, or what else a page needs, its tests are skipped."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     pytest.importorskip("nicegui", reason="the dashboard's extra is not installed")
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("there is no Chromium here: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """Chromium without a window. Playwright runs an event loop in this thread as long as it is there, which no other
+    test could bear: so it goes with each module."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -43,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fleet(browser: Any, model: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(chromium: str, model: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A founder and two servers for each half of the model."""
     other = save_tiny_model(tmp_path_factory.mktemp("others") / "other", num_blocks=1)
     fleet = Fleet(tmp_path_factory.mktemp("fleet"), model, other, forge)

@@ -87,7 +87,7 @@ def do_run(job: AnyJob, wish: Wish) -> None:
         _work(session, wish)
     except Interrupted as interrupted:
         stopped = "Stopped at once; what was saved before is kept" if interrupted.is_hurried else "Stopped and saved"
-        console.print(f"{stopped}. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]")
+        console.print(f"{stopped}. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]", soft_wrap=True)
         raise KeyboardInterrupt from None
     except OSError as error:
         if error.errno not in DISK_FULL:
