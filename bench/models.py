@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from farflung.learn.corpus import standard_library
+from farflung.learn.tokenizer import learn_tokenizer
+
 
 def llama_60m() -> Path:
     """About 60 M parameters: hidden 512, 8 layers, vocabulary 32000, float32."""
@@ -85,6 +88,30 @@ def llama_four_blocks() -> Path:
             pad_token_id=0,
         ),
     )
+
+
+def llama_with_tokenizer() -> Path:
+    """Four small blocks with a tokenizer of 512 tokens; it never ends an answer."""
+    tokenizer = learn_tokenizer(standard_library(200_000), 512)
+    folder = _saved(
+        "farflung-bench-llama-with-tokenizer",
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            initializer_range=0.1,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+            bos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _saved(name: str, config: LlamaConfig) -> Path:

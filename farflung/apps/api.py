@@ -21,6 +21,7 @@ from farflung.model.generator import ModelGenerator, stop_tokens_of
 from farflung.model.sample import Sampling
 from farflung.model.source import ModelSource
 from farflung.systems.swarm.adapters import NamedAdapter
+from farflung.systems.swarm.config import SessionConfig
 
 GRACE_SECONDS = 3
 """How long answers under way may go on after the interface was told to stop."""
@@ -109,6 +110,7 @@ def serve_api(
     stream_limits: StreamLimits | None = None,
     draft: str = OFF,
     adapters: Sequence[AdapterChoice] = (),
+    is_standby_wanted: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Serve the interface until the process is told to stop.
@@ -122,7 +124,8 @@ def serve_api(
     with listening, Connection(ticket) as connection:
         sources = find_models(named, connection)
         adapted = fitting(adapters, sources)
-        models = [connect_model(source, connection, dtype=dtype) for source in sources]
+        config = SessionConfig(is_standby_wanted=is_standby_wanted)
+        models = [connect_model(source, connection, config=config, dtype=dtype) for source in sources]
         metrics = Metrics()
         metrics.report(RerouteCollector(lambda: sum(connected.num_reroutes for connected in models)))
         metrics.report(NodeCollector(connection.node, connection.bridge.call))
@@ -132,5 +135,5 @@ def serve_api(
         app = build_app(engines, api_keys=api_keys, metrics=metrics, stream_limits=stream_limits)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"serving {', '.join(engines)} at http://{shown_host}:{shown_port}/v1", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+        uvicorn.Server(server).run(sockets=[listening])

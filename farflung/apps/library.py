@@ -147,13 +147,16 @@ class AutoModelForCausalLM:
         wait_seconds_max: float = 60.0,
         codec: str = "raw",
         adapter: str | Path | None = None,
+        standby: bool = False,
     ) -> PreTrainedModel:
         """Join the swarm as a client and return the model, an instance of its family's own transformers class.
 
         `model`: a folder or a Hub id, of which only embeddings, norm and head are read. `swarm`: a ticket, by default
         that of FARFLUNG_TICKET. `wait_seconds_max`: how long to wait for blocks that no server holds at the moment.
         `codec`: how hidden states travel; only "raw" is exact. `adapter`: the folder of a LoRA adapter in peft's
-        format, which the servers apply; `set_lora` changes it. The connection ends with the model or the process.
+        format, which the servers apply; `set_lora` changes it. `standby`: let a second holder of all blocks keep up
+        with each session, so that the loss of a server costs a few tokens. The connection ends with the model or the
+        process.
 
         Raises:
             ValueError: an unknown model, a bad ticket, an adapter that cannot be read or is of another model.
@@ -162,7 +165,7 @@ class AutoModelForCausalLM:
         source = ModelSource.open(model)
         lora = load_adapter(Path(adapter), source).requires_grad_(False) if adapter is not None else None
         connection = Connection(find_ticket(swarm))
-        config = replace(SessionConfig(), wait_seconds_max=wait_seconds_max, codec=codec)
+        config = replace(SessionConfig(), wait_seconds_max=wait_seconds_max, codec=codec, is_standby_wanted=standby)
         try:
             connected = connect_model(source, connection, config=config, device=device, dtype=dtype)
         except BaseException:

@@ -22,6 +22,10 @@ def api(
         typer.Option("--resume-seconds", help="A stream goes on so long for a client that may come back; 0: it ends."),
     ] = 30.0,
     draft: Draft = "off",
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="Let second holders of all blocks keep up, so that a loss costs a few tokens."),
+    ] = False,
     adapter: Annotated[
         list[str] | None,
         typer.Option("--adapter", help="NAME=FOLDER: a LoRA adapter, asked for as MODEL:NAME; repeatable."),
@@ -49,5 +53,6 @@ def api(
         limits=limits,
         stream_limits=StreamLimits(resume_seconds=resume_seconds),
         draft=draft,
+        is_standby_wanted=standby,
         adapters=[AdapterChoice.parse(text) for text in adapter or ()],
     )
