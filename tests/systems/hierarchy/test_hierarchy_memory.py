@@ -148,4 +148,5 @@ def test_a_large_update_streams_through_a_server_in_bounded_memory(tmp_path: Pat
     grown = peak_bytes(tmp_path / "large", large, codec) - peak_bytes(tmp_path / "small", small, codec)
     models = grown / (4 * (large - small))
     # 1 for the model and 1 for the rule's tensor: what pushes and codecs need of the model's size lies on disk.
-    assert 1.2 < models < 2.3, f"{models:.2f} times the model"
+    # A third of them would show; what allocators keep for themselves differs by a few hundredths from run to run.
+    assert 1.2 < models < 2.5, f"{models:.2f} times the model"
