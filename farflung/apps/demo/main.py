@@ -113,6 +113,7 @@ def ask(swarm: DemoSwarm, name: str, console: Console) -> Answer:
     from openai import OpenAI
 
     answer = Answer()
+    before = swarm.wire_bytes()
     console.print(f"[bold]{QUESTION}[/bold]", end="", highlight=False)
     with OpenAI(base_url=f"{swarm.url}/v1", api_key=swarm.key, max_retries=0) as client:
         stream = client.chat.completions.create(
@@ -136,7 +137,7 @@ def ask(swarm: DemoSwarm, name: str, console: Console) -> Answer:
             answer.times_seconds.append(time.monotonic())
             console.print(piece, end="", highlight=False, markup=False, soft_wrap=True)
             if len(answer.times_seconds) == KILL_AFTER_TOKENS:
-                answer.killed = swarm.busiest(["B", "B'"])
+                answer.killed = swarm.busiest(["B", "B'"], before)
                 answer.killed_at = time.monotonic()
                 swarm.servers[answer.killed].kill()
                 console.print(f"[red]⟦kill -9 server {answer.killed}⟧[/red]", end="", highlight=False)

@@ -5,6 +5,7 @@ import json
 import re
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
@@ -67,10 +68,15 @@ class DemoSwarm:
             text = answer.read().decode()
         return {(peer, kind, direction): float(value) for direction, kind, peer, value in METRIC.findall(text)}
 
-    def busiest(self, names: list[str]) -> str:
-        """Which of these servers sends the answers' hidden states."""
+    def busiest(self, names: list[str], since: Mapping[tuple[str, str, str], float]) -> str:
+        """Which of these servers has sent most hidden states since `wire_bytes` said that."""
         counted = self.wire_bytes()
-        return max(names, key=lambda name: counted.get((self.peer_of(name), "Output", "received"), 0.0))
+
+        def num_bytes(name: str) -> float:
+            key = (self.peer_of(name), "Output", "received")
+            return counted.get(key, 0.0) - since.get(key, 0.0)
+
+        return max(names, key=num_bytes)
 
     def stop_server(self, name: str) -> dict[str, dict[str, int]]:
         """Let a server leave; its own count of bytes by peer."""

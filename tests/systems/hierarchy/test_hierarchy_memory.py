@@ -1,5 +1,6 @@
 """A server of a large model, on real disks: its memory is the model, its rule's one tensor, and a few parts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,8 +135,11 @@ print(peak() - before)
 
 def peak_bytes(folder: Path, num_values: int, codec: str) -> int:
     """What the program needs for a model of that size."""
+    # Blocks go back to the system when they are freed: what the allocator would keep differs from run to run.
+    allocator = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = os.environ | allocator
     command = [sys.executable, "-c", PROGRAM, str(folder), str(num_values), codec]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=250)
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=250, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return int(done.stdout)
 
@@ -148,5 +152,5 @@ def test_a_large_update_streams_through_a_server_in_bounded_memory(tmp_path: Pat
     grown = peak_bytes(tmp_path / "large", large, codec) - peak_bytes(tmp_path / "small", small, codec)
     models = grown / (4 * (large - small))
     # 1 for the model and 1 for the rule's tensor: what pushes and codecs need of the model's size lies on disk.
-    # A third of them would show; what allocators keep for themselves differs by a few hundredths from run to run.
-    assert 1.2 < models < 2.5, f"{models:.2f} times the model"
+    # A third of them would show.
+    assert 1.2 < models < 2.2, f"{models:.2f} times the model"
