@@ -70,6 +70,26 @@ def llama_even() -> Path:
     )
 
 
+def llama_large() -> Path:
+    """About 1.3 B parameters, 5 GB in float32, of which few are beside the 24 blocks."""
+    return _saved(
+        "farflung-bench-llama-large",
+        LlamaConfig(
+            vocab_size=8_000,
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            num_key_value_heads=16,
+            max_position_embeddings=4096,
+            initializer_range=0.05,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        ),
+    )
+
+
 def llama_four_blocks() -> Path:
     """Four small blocks: hidden 128, vocabulary 256, float32; for simulations that compute for real."""
     return _saved(
