@@ -12,126 +12,68 @@ from farflung.learn.tokenizer import learn_tokenizer
 
 def llama_60m() -> Path:
     """About 60 M parameters: hidden 512, 8 layers, vocabulary 32000, float32."""
-    return _saved(
-        "farflung-bench-llama-60m",
-        LlamaConfig(
-            vocab_size=32_000,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            max_position_embeddings=4096,
-            initializer_range=0.05,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(32_000, 512, 1376, num_layers=8, num_heads=8, num_key_value_heads=8)
+    return _saved("farflung-bench-llama-60m", config)
 
 
 def llama_wide() -> Path:
     """About 50 M parameters in blocks and few beside them: hidden 768, 7 layers, vocabulary 512, float32."""
-    return _saved(
-        "farflung-bench-llama-wide",
-        LlamaConfig(
-            vocab_size=512,
-            hidden_size=768,
-            intermediate_size=2112,
-            num_hidden_layers=7,
-            num_attention_heads=12,
-            num_key_value_heads=4,
-            max_position_embeddings=4096,
-            initializer_range=0.05,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(512, 768, 2112, num_layers=7, num_heads=12, num_key_value_heads=4)
+    return _saved("farflung-bench-llama-wide", config)
 
 
 def llama_even() -> Path:
     """About 43 M parameters in blocks and few beside them: as `llama_wide`, with 6 layers, which 2 and 3 divide."""
-    return _saved(
-        "farflung-bench-llama-even",
-        LlamaConfig(
-            vocab_size=512,
-            hidden_size=768,
-            intermediate_size=2112,
-            num_hidden_layers=6,
-            num_attention_heads=12,
-            num_key_value_heads=4,
-            max_position_embeddings=4096,
-            initializer_range=0.05,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(512, 768, 2112, num_layers=6, num_heads=12, num_key_value_heads=4)
+    return _saved("farflung-bench-llama-even", config)
 
 
 def llama_large() -> Path:
     """About 1.3 B parameters, 5 GB in float32, of which few are beside the 24 blocks."""
-    return _saved(
-        "farflung-bench-llama-large",
-        LlamaConfig(
-            vocab_size=8_000,
-            hidden_size=2048,
-            intermediate_size=5632,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            num_key_value_heads=16,
-            max_position_embeddings=4096,
-            initializer_range=0.05,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(8_000, 2048, 5632, num_layers=24, num_heads=16, num_key_value_heads=16)
+    return _saved("farflung-bench-llama-large", config)
 
 
 def llama_four_blocks() -> Path:
     """Four small blocks: hidden 128, vocabulary 256, float32; for simulations that compute for real."""
-    return _saved(
-        "farflung-bench-llama-four-blocks",
-        LlamaConfig(
-            vocab_size=256,
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=4096,
-            initializer_range=0.1,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(256, 128, 256, num_layers=4, num_heads=2, num_key_value_heads=2, initializer_range=0.1)
+    return _saved("farflung-bench-llama-four-blocks", config)
 
 
 def llama_with_tokenizer() -> Path:
     """Four small blocks with a tokenizer of 512 tokens; it never ends an answer."""
     tokenizer = learn_tokenizer(standard_library(200_000), 512)
-    folder = _saved(
-        "farflung-bench-llama-with-tokenizer",
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            initializer_range=0.1,
-            tie_word_embeddings=False,
-            eos_token_id=None,
-            bos_token_id=None,
-            pad_token_id=0,
-        ),
-    )
+    config = _llama(len(tokenizer), 128, 256, num_layers=4, num_heads=4, num_key_value_heads=2, initializer_range=0.1)
+    folder = _saved("farflung-bench-llama-with-tokenizer", config)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _llama(
+    vocabulary_size: int,
+    hidden_size: int,
+    intermediate_size: int,
+    *,
+    num_layers: int,
+    num_heads: int,
+    num_key_value_heads: int,
+    initializer_range: float = 0.05,
+) -> LlamaConfig:
+    """For 4096 positions, without an end token, so that answers are as long as they are asked to be."""
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_key_value_heads,
+        max_position_embeddings=4096,
+        initializer_range=initializer_range,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
 
 
 def _saved(name: str, config: LlamaConfig) -> Path:
