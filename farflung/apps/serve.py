@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.apps.announced import SERVING_ROLES
+from farflung.apps.meetings import meetings_now
 from farflung.apps.metrics.exporter import exporting
 from farflung.apps.metrics.node import NodeCollector, on_running_loop
 from farflung.apps.serving import BlockServer, ServeOptions, Tell
@@ -21,8 +22,6 @@ from farflung.world.nursery import open_nursery
 
 SHOWN_TICKET_SECONDS = 30 * 86400.0
 """How long the ticket is valid that a founder prints for further servers."""
-MEETINGS_MAX = 8
-"""Rendezvous nodes that a ticket names; any one alive is enough."""
 SERVE = "serve"
 """Under which a server's choices are noted."""
 TICKET_SECONDS = 1.0
@@ -156,9 +155,4 @@ def _write_tickets(node: SwarmNode, meetings: Sequence[Meeting], paths: Sequence
 
 def _meetings(node: SwarmNode) -> list[Meeting]:
     """This node, and others that keep the directory too."""
-    meetings = [Meeting(node.peer, node.node.endpoints)]
-    for peer in sorted(node.member.view):
-        record = node.member.view[peer]
-        if record.is_rendezvous and record.contact.endpoints and peer != node.peer:
-            meetings.append(Meeting(peer, record.contact.endpoints))
-    return meetings[:MEETINGS_MAX]
+    return meetings_now(Meeting(node.peer, node.node.endpoints), node.member.view)

@@ -1,6 +1,7 @@
 """`farflung invite` and `farflung revoke`."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,14 @@ def invite(
     home: Home = None,
 ) -> None:
     """Print a ticket for somebody else; needs an admin's ticket (the founder has one at home)."""
-    from farflung.apps.tickets import invite, number_of
+    from farflung.apps.invites import keep
+    from farflung.apps.tickets import invite
+    from farflung.wire.ticket import Ticket
 
-    ticket = invite(join, role, expires, home)
-    print(ticket)
-    print(f"to withdraw it: farflung revoke {number_of(ticket)}", file=sys.stderr)
+    text, now = invite(join, role, expires, home), time.time()
+    made = keep(Ticket.parse(text, now), now)
+    print(text)
+    print(f"to withdraw it: farflung revoke {made.number}", file=sys.stderr)
 
 
 def revoke(

@@ -67,6 +67,11 @@ class Revocations(Role):
         return self._spread(news)
 
     @property
+    def withdrawn(self) -> tuple[Withdrawn, ...]:
+        """All that is known here to be withdrawn, by number."""
+        return tuple(self._held[serial][0] for serial in sorted(self._held))
+
+    @property
     def digest(self) -> bytes:
         """Equal where the same is known."""
         known = [(serial, self._held[serial][0].depth) for serial in sorted(self._held)]

@@ -63,9 +63,9 @@ def fleet(chromium: str, model: Path, forge: ForkServer, tmp_path_factory: pytes
         fleet.close()
 
 
-def start_dashboard(fleet: Fleet, *options: str) -> str:
+def start_dashboard(fleet: Fleet, *options: str, home: Path | None = None) -> str:
     """A dashboard's process; its address."""
-    program = fleet.start("dashboard", *options, "--port", "0")
+    program = fleet.start("dashboard", *options, "--port", "0", home=home)
     wait_until(lambda: "dashboard at" in program.text or not program.is_alive, "the dashboard is there")
     found = re.search(r"http://\S+", program.text)
     assert found is not None, program.text

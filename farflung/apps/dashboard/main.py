@@ -1,7 +1,9 @@
-"""The dashboard's process: a node of the swarm with a client's ticket, and a web server on this machine."""
+"""The dashboard's process: a node of the swarm and a web server on this machine."""
 
 import asyncio
 import contextlib
+import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,14 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from farflung.apps.dashboard import frame
 from farflung.apps.dashboard.chat_page import Answers, ChatPage
 from farflung.apps.dashboard.events_page import EventsPage
 from farflung.apps.dashboard.events_view import shown
+from farflung.apps.dashboard.invite_page import InvitePage
+from farflung.apps.dashboard.invite_source import InviteSource
 from farflung.apps.dashboard.runs_page import RunsPage
 from farflung.apps.dashboard.runs_view import curves, view_of
 from farflung.apps.dashboard.sources import EventSource, RunSource, SwarmSource
@@ -22,6 +27,7 @@ from farflung.apps.listening import bind
 from farflung.apps.wiring import Connection
 
 GRACE_SECONDS = 1
+OWN_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +55,12 @@ def serve_dashboard(wish: Wish) -> None:
     with bind(wish.host, wish.port) as listening, contextlib.ExitStack() as stack:
         connection = stack.enter_context(Connection(wish.ticket)) if wish.ticket is not None else None
         name = connection.node.node.ticket.swarm if connection is not None else ""
-        frame.install(name, _tabs(connection, wish.models, runs))
+        invites = _inviting(connection, listening) if connection is not None else None
+        frame.install(name, _tabs(connection, invites, wish.models, runs))
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        if invites is not None and not invites.refusal:
+            # Pages of others, whose names suddenly lead here, must not act in the viewer's name.
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES)
         ui.run_with(app, title=frame.TITLE, dark=None, binding_refresh_interval=None, show_welcome_message=False)
         shown_host, shown_port = listening.getsockname()[:2]
         print(f"dashboard at http://{shown_host}:{shown_port}/", flush=True)
@@ -58,9 +68,16 @@ def serve_dashboard(wish: Wish) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _tabs(connection: Connection | None, models: Sequence[str], runs: RunSource) -> list[frame.Tab]:
+def _inviting(connection: Connection, listening: socket.socket) -> InviteSource:
+    host = str(listening.getsockname()[0])
+    return InviteSource(connection, host, is_loopback=ipaddress.ip_address(host).is_loopback)
+
+
+def _tabs(
+    connection: Connection | None, invites: InviteSource | None, models: Sequence[str], runs: RunSource
+) -> list[frame.Tab]:
     of_runs = frame.Tab("Runs", "/runs", lambda: _runs(runs))
-    if connection is None:
+    if connection is None or invites is None:
         return [of_runs]
     swarm, events = SwarmSource(connection), EventSource(connection)
     answers = LazyAnswers(models, connection)
@@ -69,7 +86,20 @@ def _tabs(connection: Connection | None, models: Sequence[str], runs: RunSource)
         frame.Tab("Chat", "/chat", lambda: _chat(swarm, answers), every_seconds=0.2),
         of_runs,
         frame.Tab("Events", "/events", lambda: _events(events)),
+        frame.Tab("Invite", "/invite", lambda: _invite(invites)),
     ]
+
+
+def _invite(source: InviteSource) -> frame.Update:
+    page = InvitePage(source)
+
+    async def update() -> None:
+        try:
+            page.show(await source.view())
+        except ValueError as error:
+            page.say(str(error))
+
+    return update
 
 
 def _events(source: EventSource) -> frame.Update:
