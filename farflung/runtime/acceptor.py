@@ -23,6 +23,10 @@ from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
 
 
+NUM_REFUSED_SPEAKING_MAX = 16
+"""Callers that may say Hello although their certificates are refused, at the same time."""
+
+
 class AcceptorOwner(LinkOwner, Protocol):
     """The network, as its acceptor sees it."""
 
@@ -57,6 +61,7 @@ class Acceptor:
         self._limits = limits
         self._check_chain = check_chain
         self._server: grpc.aio.Server | None = None
+        self._num_refused_speaking = 0
 
     async def listen(self, host: str, port: int) -> int:
         """Take calls from now on; the port, which is a free one if 0 is asked for.
@@ -89,6 +94,7 @@ class Acceptor:
             member = self._member(context.auth_context())
         except ChainRefused as error:
             self._owner.note(f"refused a call from {context.peer()}: {error}")
+            await self._let_it_speak(stream)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
             return
         self._owner.joined(member)
@@ -104,6 +110,19 @@ class Acceptor:
             pass
         finally:
             peering.num_streams -= 1
+
+    async def _let_it_speak(self, stream: AcceptedStream) -> None:
+        """Returns when a caller that will be refused has said Hello, or soon: gRPC tells one whose write fails nothing
+        of the reason. Where many call, they are not waited for."""
+        if self._num_refused_speaking < NUM_REFUSED_SPEAKING_MAX:
+            self._num_refused_speaking += 1
+            try:
+                async with asyncio.timeout(self._limits.dial_seconds_max):
+                    await stream.read()
+            except TimeoutError:
+                pass
+            finally:
+                self._num_refused_speaking -= 1
 
     async def _open(self, stream: AcceptedStream, member: Member, peering: Peering) -> None:
         now = asyncio.get_running_loop().time()
