@@ -22,7 +22,6 @@ from farflung.wire.control import Hello
 from farflung.wire.ticket import Credentials
 from farflung.world.address import PeerId
 
-
 NUM_REFUSED_SPEAKING_MAX = 16
 """Callers that may say Hello although their certificates are refused, at the same time."""
 
