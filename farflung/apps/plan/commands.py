@@ -1,0 +1,29 @@
+"""`farflung plan`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="Sites, machines, links, a model and a goal.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the answer here, for programs.")] = None,
+    run_file: Annotated[
+        Path | None, typer.Option("--run-file", help="Also write here what to start with: a run file, or commands.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", help="en or ja.")] = "en",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
+    ] = None,
+) -> None:
+    """Say what a goal would take with these machines: methods tried in the simulator, ranked, with what limits them."""
+    from farflung.apps.plan.plan_file import load_plan
+    from farflung.apps.plan.words import LANGUAGES
+    from farflung.apps.runs.reader import check_known
+
+    check_known(language, LANGUAGES, "--language", what="language")
+    found = load_plan(plan_file, tuple(override or ()))
+    from farflung.apps.plan.command import plan_it
+
+    plan_it(found, language, json_file, run_file)

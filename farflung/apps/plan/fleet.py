@@ -1,0 +1,83 @@
+"""The machines of a plan one by one, with what each does per second: measured, or by its device's data sheet."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from farflung.apps.plan.devices import FLOPS_SHARE, MEMORY_SHARE, device_named
+from farflung.apps.plan.plan_file import MachineSettings, PlanFile
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine of the plan."""
+
+    name: str
+    site: str
+    device: str
+    dtype: str
+    flops: float
+    """That it reaches, per second."""
+    memory_bytes: float
+    memory_bytes_per_second: float
+    price_per_hour: float
+    watts: float | None
+    measured: MachineSettings
+
+    @property
+    def value_bytes(self) -> int:
+        """Of one weight that it serves."""
+        return BYTES[self.dtype]
+
+    def blocks_per_second(self, block_parameters: int) -> float:
+        """That one token passes: the weights are read once, or the arithmetic is what takes longer."""
+        if self.measured.blocks_per_second is not None:
+            return self.measured.blocks_per_second
+        reading = self.value_bytes * block_parameters / self.memory_bytes_per_second
+        return 1 / max(reading, 2 * block_parameters / self.flops)
+
+    def forward_tokens_per_second(self, block_parameters: int) -> float:
+        """Through one block, many at once."""
+        return self.measured.forward_tokens_per_second or self.flops / (2 * block_parameters)
+
+    def train_tokens_per_second(self, parameters: int) -> float:
+        """Forward, backward and step: six operations per parameter and token."""
+        return self.measured.train_tokens_per_second or self.flops / (6 * parameters)
+
+    def is_measured_for(self, kind: str) -> bool:
+        """Whether the speed that counts for a goal was measured."""
+        found = {"serve": self.measured.blocks_per_second, "pretrain": self.measured.train_tokens_per_second}
+        return found.get(kind) is not None
+
+
+def machines_of(plan: PlanFile) -> list[Machine]:
+    """In the order of the file, named by their sites."""
+    numbers = Counter[str]()
+    machines: list[Machine] = []
+    for settings in plan.machines:
+        for _ in range(settings.count):
+            numbers[settings.site] += 1
+            machines.append(_machine(settings, f"{settings.site}-{numbers[settings.site]}"))
+    return machines
+
+
+def _machine(settings: MachineSettings, name: str) -> Machine:
+    device = device_named(settings.device)
+    sheet_flops = device.flops * FLOPS_SHARE if device is not None else 0.0
+    flops = settings.flops or sheet_flops
+    memory_gb = settings.memory_gb or (device.memory_gb if device is not None else 0.0)
+    # Where no data sheet says it, reading weights is not taken to be what decoding waits for.
+    reading = device.memory_gb_per_second * 1e9 * MEMORY_SHARE if device is not None else flops
+    return Machine(
+        name=name,
+        site=settings.site,
+        device=settings.device,
+        dtype=settings.dtype or (device.dtype if device is not None else "float32"),
+        flops=flops,
+        memory_bytes=memory_gb * 1e9,
+        memory_bytes_per_second=reading,
+        price_per_hour=settings.price_per_hour,
+        watts=settings.watts,
+        measured=settings,
+    )

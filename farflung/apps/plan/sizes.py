@@ -1,0 +1,119 @@
+"""What a plan's model weighs: parameters, bytes of a block and of a cached token, asked of the family's own layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from farflung.apps.pretrain.model import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, check_model_table
+from farflung.apps.runs.reader import read
+from farflung.model.budget import bytes_per_token
+from farflung.model.cut import build_skeleton
+from farflung.model.source import ModelSource
+
+HEAD_VALUES = 128
+VOCABULARY_SIZE = 32_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumbersSettings:
+    """[model] by its numbers alone: a Llama of this size stands for it."""
+
+    parameters: float
+    layers: int
+    hidden_size: int
+    vocabulary_size: int = VOCABULARY_SIZE
+
+    def __post_init__(self) -> None:
+        if min(self.parameters, self.layers, self.hidden_size, self.vocabulary_size) < 1:
+            raise ValueError("parameters, layers, hidden_size and vocabulary_size must be at least 1")
+        if self.intermediate_size < 1:
+            least = self._other_parameters
+            raise ValueError(
+                f"{self.layers} layers of hidden size {self.hidden_size} have {least:,.0f} parameters in attention and "
+                f"embeddings alone, and parameters says {self.parameters:,.0f}: lower layers or hidden_size"
+            )
+
+    @property
+    def _other_parameters(self) -> float:
+        return 4 * self.layers * self.hidden_size**2 + 2 * self.vocabulary_size * self.hidden_size
+
+    @property
+    def intermediate_size(self) -> int:
+        """That makes a Llama of so many parameters."""
+        return int((self.parameters - self._other_parameters) / (3 * self.layers * self.hidden_size))
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """Its Hugging Face configuration."""
+        heads = max(1, self.hidden_size // HEAD_VALUES)
+        while self.hidden_size % heads:
+            heads -= 1
+        return {
+            MODEL_TYPE: "llama",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "vocab_size": self.vocabulary_size,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A model as machines and links feel it."""
+
+    name: str
+    source: ModelSource
+    table: Mapping[str, Any]
+    """[model] of a run file."""
+    parameters: int
+    block_parameters: int
+    """Of the largest block."""
+    cache_values_per_token: int
+    """Of one block."""
+
+    @property
+    def num_blocks(self) -> int:
+        return self.source.num_blocks
+
+
+def sizes_of(given: Mapping[str, Any]) -> Sizes:
+    """The model of a plan's [model]; no weights are read.
+
+    Raises:
+        ValueError: it describes no model, or none that can be cut.
+    """
+    table: Mapping[str, Any] = given
+    if "parameters" in given or "layers" in given:
+        table = read(NumbersSettings, given, "model").table
+    check_model_table(table)
+    try:
+        config = _config(table)
+        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"[model] cannot be read: {str(error).splitlines()[0]}") from None
+    name = str(table.get(PATH, "MODEL"))
+    source = ModelSource(name, name, config, causal, {}, "planned")
+    skeleton = build_skeleton(source, torch.float32)
+    return Sizes(
+        name=name,
+        source=source,
+        table=table,
+        parameters=sum(one.numel() for one in skeleton.model.parameters()),
+        block_parameters=max(sum(one.numel() for one in layer.parameters()) for layer in skeleton.layers),
+        cache_values_per_token=bytes_per_token(source, torch.float32) // 4,
+    )
+
+
+def _config(table: Mapping[str, Any]) -> PretrainedConfig:
+    auto: Any = AutoConfig
+    if PATH in table:
+        return auto.from_pretrained(table[PATH])
+    given = {"bos_token_id": None, "eos_token_id": None, **table}
+    family = given.pop(MODEL_TYPE, MODEL_TYPE_DEFAULT)
+    return auto.for_model(family, **given)

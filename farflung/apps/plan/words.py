@@ -1,0 +1,133 @@
+"""What a plan says, in English and Japanese: sentences by their key, filled in with values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LANGUAGES = ("en", "ja")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Something to say, in any language."""
+
+    key: str
+    values: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+
+    def __call__(self, language: str = "en") -> str:
+        """In words."""
+        return WORDS[self.key][LANGUAGES.index(language)].format(**self.values)
+
+
+def said(key: str, **values: str | int | float) -> Sentence:
+    """The sentence of that key."""
+    assert key in WORDS, key
+    return Sentence(key, values)
+
+
+WORDS: dict[str, tuple[str, str]] = {
+    # Titles and columns
+    "title serve": ("Serving {model} to {users} users", "{model} を {users} 人に提供"),
+    "title pretrain": ("Pretraining {model} on {tokens} tokens", "{model} を {tokens} トークンで事前学習"),
+    "rank": ("", ""),
+    "method": ("method", "方法"),
+    "machines": ("machines", "台数"),
+    "meets": ("goal", "目標"),
+    "time serve": ("answer", "回答時間"),
+    "time": ("time", "時間"),
+    "rate": ("tokens/s", "トークン/秒"),
+    "bytes serve": ("bytes/h", "拠点間転送量/時"),
+    "bytes": ("bytes", "拠点間転送量"),
+    "cost serve": ("cost/h", "費用/時"),
+    "cost": ("cost", "費用"),
+    "energy serve": ("kW", "kW"),
+    "energy": ("kWh", "kWh"),
+    "confidence": ("confidence", "確度"),
+    "limit": ("what limits it", "律速要因"),
+    "change": ("what would help most", "最も効果的な変更"),
+    "yes": ("met", "達成"),
+    "no": ("missed", "未達"),
+    "start": ("To start with", "開始方法"),
+    "bytes per way": ("Bytes from site to site", "拠点間の転送量"),
+    "assumptions": ("What this rests on", "前提"),
+    # Methods
+    "all sites": ("a swarm over all sites", "全拠点で一つのスウォーム"),
+    "fewest": ("a swarm of the fastest machines", "保持できる最速の少数台"),
+    "each site": ("a swarm in each site", "拠点ごとに独立したスウォーム"),
+    "some sites": ("a swarm in {sites}", "{sites} のみのスウォーム"),
+    "method all": ("{method} over all sites", "{method}、全拠点"),
+    "method one": ("{method} in {site} alone", "{method}、{site} のみ"),
+    # Limits
+    "limit compute": ("computing: {share:.0%} of a token's time", "計算: 1トークンの時間の {share:.0%}"),
+    "limit way": (
+        "the way: {share:.0%} of a token's time, {count} times between sites",
+        "通信経路: 1トークンの時間の {share:.0%}、拠点間 {count} 回",
+    ),
+    "limit queue": (
+        "waiting for other users: {share:.0%} of a token's time",
+        "他の利用者の待ち: 1トークンの時間の {share:.0%}",
+    ),
+    "limit busy": ("computing: machines are busy {share:.0%} of the time", "計算: 各機の稼働率 {share:.0%}"),
+    "limit link": (
+        "the link between {one} and {other}: {used:.0%} full, machines compute {share:.0%} of the time",
+        "{one}–{other} 間の回線: 使用率 {used:.0%}、計算の割合 {share:.0%}",
+    ),
+    "limit wait": (
+        "waiting for each other: machines compute {share:.0%} of the time",
+        "互いの待ち: 計算の割合 {share:.0%}",
+    ),
+    # Changes
+    "change bandwidth": (
+        "twice the bandwidth between {one} and {other}: {gain:+.0%} {what}",
+        "{one}–{other} 間の帯域を2倍: {what} {gain:+.0%}",
+    ),
+    "change round trip": (
+        "half the round trip between {one} and {other}: {gain:+.0%} {what}",
+        "{one}–{other} 間の往復時間を半分: {what} {gain:+.0%}",
+    ),
+    "change machine": (
+        "one more {device} in {site}: {gain:+.0%} {what}",
+        "{site} に {device} を1台追加: {what} {gain:+.0%}",
+    ),
+    "change without": (
+        "leave out the {device} in {site}: {gain:+.0%} {what}",
+        "{site} の {device} を外す: {what} {gain:+.0%}",
+    ),
+    "change none": ("no single change tried gains 2 %", "試した単独の変更で 2 % 以上の効果はなし"),
+    "not tried": ("", ""),
+    "tokens per second": ("tokens/s", "トークン/秒"),
+    # Confidence
+    "measured": ("good: speeds were measured", "高: 速度は実測値"),
+    "looked up": ("fair: speeds are looked up", "中: 速度は仕様値"),
+    # Verdicts
+    "met serve": (
+        "Best: {method}: every user sees {rate:.3g} tokens/s ({wanted:g} wanted).",
+        "最良: {method}。各利用者 {rate:.3g} トークン/秒 (目標 {wanted:g})。",
+    ),
+    "missed serve": (
+        "No way that was tried meets the goal: the best, {method}, gives every user {rate:.3g} of the {wanted:g} "
+        "tokens/s wanted, {short:.0%} short.",
+        "目標を満たす方法はありません。最良の {method} で {rate:.3g} トークン/秒 (目標 {wanted:g}、{short:.0%} 不足)。",
+    ),
+    "best pretrain": ("Best: {method}: done in {time}.", "最良: {method}。所要 {time}。"),
+    "missed pretrain": (
+        "No way that was tried meets the goal: the best, {method}, takes {time}, and {days:g} days were wanted "
+        "({more:.1f} times as long).",
+        "目標を満たす方法はありません。最良の {method} で {time} (目標 {days:g} 日の {more:.1f} 倍)。",
+    ),
+    "left out": ("{method}: left out: {why}", "{method}: 対象外: {why}"),
+    # Assumptions
+    "simulated": (
+        "Times and bytes are those of the shipping code in the simulator, over a short stretch; arithmetic is charged "
+        "by the speeds above and nothing is computed.",
+        "時間と転送量は実際のコードを短時間シミュレーションした値です。計算は上記の速度で課金され、実際の演算は行いません。",
+    ),
+    "no loss": (
+        "How much a method learns from a token is not predicted: the table compares time, bytes and cost of equally "
+        "many tokens.",
+        "トークン当たりの学習効果は予測しません。同じトークン数での時間・転送量・費用を比べています。",
+    ),
+    "undisturbed": (
+        "Nobody dies, links keep their rates, and all users write at the same time.",
+        "故障なし、回線速度一定、全利用者が同時に利用する前提です。",
+    ),
+}
