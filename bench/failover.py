@@ -3,7 +3,7 @@
 Real: two servers hold the second half of the 60 M model. At position 128 or 1024 of a session the one that serves it is
 killed with SIGKILL and the next token asked for at once; the stall is what this token takes beyond the usual. Beside
 it: what a client without fail-over pays at least, a forward of the whole text through the surviving chain (finding the
-death out and a new route are not charged to it).
+death out and a new route are not charged to it). In turns the session has a standby, which had some seconds' time.
 
 Virtual: see bench.failing_swarm.
 """
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ from bench.report import Report, bench_arguments
 from bench.swarms import LocalSwarm, connected, endpoint_of, load_local, prompt_of, start_servers
 from farflung.apps.library import ConnectedModel
 from farflung.model.source import ModelSource
+from farflung.systems.swarm.config import SessionConfig
 
 POSITIONS = (128, 1024)
 NUM_TOKENS = (128, 1024)
 FAILURE_RATES = (0.0, 1e-4, 1e-3, 1e-2)
+STANDBY_SECONDS = 4.0
+"""Between the first token and the others: a standby computes when nobody else asks."""
+STANDBY_SHARE_MAX = 0.5
+"""Of the stall without a standby, at the longest text."""
 NUM_DECODED = 8
 """Tokens before the kill, and after it."""
 REPLICATED = "4:8"
@@ -70,12 +75,14 @@ def _next(model: Any, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, floa
     return token, time.perf_counter() - started_at
 
 
-def kill_at(swarm: LocalSwarm, client: ConnectedModel, local: Any, position: int) -> Stall:
-    """Kill the replica in use when the cache holds `position` tokens, and go on."""
+def kill_at(swarm: LocalSwarm, client: ConnectedModel, local: Any, position: int, wait_seconds: float) -> Stall:
+    """Kill the replica in use when the cache holds `position` tokens, and go on; `wait_seconds` after the first token
+    before there are more."""
     text = prompt_of(position - NUM_DECODED, client.source.config.vocab_size)
     seconds: list[float] = []
     with client.open_cache(position + 4 * NUM_DECODED) as cache:
         token, _ = _next(client.model, text, cache)
+        time.sleep(wait_seconds)
         victim = swarm.at(_endpoint_in_use(client, cache))
         for number in range(2 * NUM_DECODED):
             text = torch.cat([text, token], dim=1)
@@ -102,28 +109,42 @@ def measure_stalls(report: Report, folder: Path, num_threads: int, num_kills: in
     rows: list[tuple[object, ...]] = []
     with LocalSwarm(llama_60m(), folder, num_threads) as swarm:
         start_servers(swarm, ["0:4", REPLICATED, REPLICATED])
-        with connected(swarm) as client:
+        alone, standing_by = SessionConfig(), replace(SessionConfig(), is_standby_wanted=True)
+        with connected(swarm, alone) as client, connected(swarm, standing_by) as cautious:
             for position in POSITIONS:
                 stalls: list[Stall] = []
+                with_standby: list[Stall] = []
                 for _ in range(num_kills):
-                    stalls.append(kill_at(swarm, client, local, position))
+                    stalls.append(kill_at(swarm, client, local, position, 0.0))
                     swarm.start(REPLICATED).wait_serving()
-                rows.append(_judge(report, position, stalls))
+                    with_standby.append(kill_at(swarm, cautious, local, position, STANDBY_SECONDS))
+                    swarm.start(REPLICATED).wait_serving()
+                rows += [_judge(report, position, stalls), _judge(report, position, with_standby, " with a standby")]
+                _compare(report, position, stalls, with_standby)
     columns = ("position", "usual token, ms", "stall, ms", "from scratch, ms", "stall/scratch", "slowest stall, ms")
     report.table("kill -9 of one of two replicas, real processes (medians)", columns, rows)
 
 
-def _judge(report: Report, position: int, stalls: Sequence[Stall]) -> tuple[object, ...]:
+def _compare(report: Report, position: int, stalls: Sequence[Stall], with_standby: Sequence[Stall]) -> None:
+    plain, warm = (statistics.median(each.stalled - each.usual for each in way) for way in (stalls, with_standby))
+    limit = STANDBY_SHARE_MAX if position == max(POSITIONS) else 1.0
+    text = f"kill at position {position}: stall with a standby as a share of that without"
+    report.claim(text, f"at most {limit:g}", f"{warm / plain:.2f} ({warm * 1e3:.0f} ms)", warm <= limit * plain)
+
+
+def _judge(report: Report, position: int, stalls: Sequence[Stall], way: str = "") -> tuple[object, ...]:
     stall = statistics.median(each.stalled - each.usual for each in stalls)
     scratch = statistics.median(each.scratch - each.usual for each in stalls)
     ratio = statistics.median((each.stalled - each.usual) / (each.scratch - each.usual) for each in stalls)
     slowest = max(each.stalled - each.usual for each in stalls)
     usual = statistics.median(each.usual for each in stalls)
-    text = f"kill at position {position}: stall as a share of a forward from scratch"
+    text = f"kill at position {position}{way}: stall as a share of a forward from scratch"
     report.claim(text, "below 1", f"{ratio:.2f} ({stall * 1e3:.0f} of {scratch * 1e3:.0f} ms)", ratio < 1)
     is_exact = all(each.is_exact for each in stalls)
-    report.claim(f"kill at position {position}: same tokens as locally", "yes", "yes" if is_exact else "no", is_exact)
-    return (position, usual * 1e3, stall * 1e3, scratch * 1e3, ratio, slowest * 1e3)
+    report.claim(
+        f"kill at position {position}{way}: same tokens as locally", "yes", "yes" if is_exact else "no", is_exact
+    )
+    return (f"{position}{way}", usual * 1e3, stall * 1e3, scratch * 1e3, ratio, slowest * 1e3)
 
 
 def steps_per_second(
