@@ -1,6 +1,5 @@
 """The command line. Heavy packages are imported by the commands that need them, so that --help answers at once."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
 from farflung.apps.runs.commands import Metrics, join
 from farflung.apps.ticket_commands import invite, revoke
+from farflung.runtime.log import FORMAT_VARIABLE, LogFormat, start_logging
 from farflung.world.errors import FarflungError, Unreachable
 
 FAILED = 1
@@ -39,11 +39,15 @@ app.add_typer(config_app, name="config")
 @app.callback()
 def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log decisions and their reasons.")] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            "--log-format", envvar=FORMAT_VARIABLE, show_envvar=True, help="Log them as text, or as JSON lines."
+        ),
+    ] = None,
 ) -> None:
-    if verbose:
-        from farflung.runtime.log import LINE
-
-        logging.basicConfig(level=logging.INFO, format=LINE, stream=sys.stderr)
+    if verbose or log_format is not None:
+        start_logging(log_format or "text")
 
 
 @app.command()

@@ -73,6 +73,7 @@ def do_run(job: AnyJob, wish: Wish) -> None:
     if wish.is_simulated and wish.is_resumed:
         raise ValueError("a simulation is replayed, not resumed: leave out --resume and choose another run.folder")
     run = wish.load(job)
+    run.logging.start()
     check_installed(run.logging)
     run = _with_folder(run, wish)
     _check_folder(job, run, wish)

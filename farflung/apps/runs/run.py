@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from farflung.apps.runs.sites import LinkSettings, RegionSettings, check_sites
+from farflung.runtime.log import start_logging
 
 SHAPED_LATENCY_MS_MAX = 2000.0
 """A connection is opened in several round trips, and the libraries that do it give up after 20 s."""
@@ -22,10 +23,17 @@ class LoggingSettings:
     trackio: bool = False
     project: str = "farflung"
     """Under which W&B and trackio file the run."""
+    decisions: Literal["off", "text", "json"] = "off"
+    """How all processes of the run log decisions to standard error; off: as --verbose and --log-format say."""
 
     def __post_init__(self) -> None:
         if not self.every_seconds > 0:
             raise ValueError("every_seconds must be positive")
+
+    def start(self) -> None:
+        """Let this process log decisions, if the file says so."""
+        if self.decisions != "off":
+            start_logging(self.decisions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

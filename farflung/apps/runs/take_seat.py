@@ -158,6 +158,7 @@ class _Seat:
             # Loading torch takes seconds, in which the node must go on showing that it is there.
             job = await asyncio.to_thread(job_of, given.job)
             run: Run = job.form.read(json.loads(given.run))
+            run.logging.start()
             engine = await asyncio.to_thread(job.engine, run)
             materials = await asyncio.to_thread(job.gather_for, run, given.seat, self._group, self._own_data)
             if materials is not None and materials.fingerprint != given.materials:
