@@ -14,10 +14,10 @@ TORCH := torch==2.13.0
 export HF_HUB_OFFLINE := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup demo test suite lint types chaos bench clean
+.PHONY: help setup demo test suite lint types chaos bench docs docs-test clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,12 @@ chaos: setup  ## crashes, loss and partitions under many seeds, and the slow tes
 
 bench: setup  ## measure every claim against its baseline; results go to bench/RESULTS.md
 	$(BIN)/python -m bench
+
+docs: $(VENV)/.setup-docs  ## build the documentation into build/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs --quiet build --strict
+
+docs-test: setup  ## type what the tutorials say, against real processes
+	$(BIN)/python -m pytest tests/docs
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
