@@ -128,13 +128,20 @@ class SwarmNode:
     async def wait_joined(self, seconds_max: float = JOIN_SECONDS_MAX) -> None:
         """Return once a rendezvous node holds this node's record and has told what it knows.
 
+        Where this node is one itself its own word does not count, unless the ticket names it and no other has answered
+        in time: a founder is alone, and so is who comes back first after a power cut.
+
         Raises:
             JoinFailed: none did in time, or they refused; the sentence says why.
         """
+        meetings = {meeting.peer for meeting in self.node.ticket.meetings}
         deadline = self.world.clock.now() + seconds_max
         # What a rendezvous node tells begins with its own record.
-        while not any(peer in self.member.view for peer in self.member.joined):
-            if self.world.clock.now() >= deadline:
+        while not any(peer in self.member.view for peer in self.member.joined if peer != self.peer):
+            is_late = self.world.clock.now() >= deadline
+            if self.peer in self.member.joined and (meetings == {self.peer} or (is_late and self.peer in meetings)):
+                return
+            if is_late:
                 raise JoinFailed(self._why_not_joined(seconds_max))
             await asyncio.sleep(LOOK_SECONDS)
 
