@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from farflung.apps.joining import JoinFailed, Losses, has_joined, why_not_joined
 from farflung.mesh.chronicle import Chronicle
 from farflung.mesh.config import Profile
 from farflung.mesh.directory import Rendezvous
@@ -31,9 +32,8 @@ from farflung.runtime.limits import limits_for
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.thread import LoopThread
 from farflung.wire.revocation import Revocation
-from farflung.world.address import Address, PeerId
+from farflung.world.address import PeerId
 from farflung.world.doors import Contact, World
-from farflung.world.errors import FarflungError
 from farflung.world.host import Host
 
 REACH_TOPIC = "reach"
@@ -46,10 +46,6 @@ GOODBYE_SECONDS = 0.2
 """Long enough for the last messages to leave."""
 
 Result = TypeVar("Result")
-
-
-class JoinFailed(FarflungError):
-    """No rendezvous node of the swarm answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +66,6 @@ class Place:
     site: str = ""
 
 
-class _Losses:
-    """Hears why peers cannot be reached, for the user who waits."""
-
-    ACTOR = "joining"
-
-    def __init__(self) -> None:
-        self.reasons: dict[PeerId, str] = {}
-
-    def deliver(self, source: Address, message: object) -> None:
-        """Nobody writes to it."""
-
-    def lost(self, peer: PeerId, reason: str) -> None:
-        self.reasons[peer] = reason
-
-
 @dataclass(slots=True)
 class SwarmNode:
     """A node that is a member of its swarm."""
@@ -93,7 +74,7 @@ class SwarmNode:
     member: Member
     surveyor: Surveyor
     revocations: Revocations
-    losses: _Losses = field(default_factory=_Losses)
+    losses: Losses = field(default_factory=Losses)
     hosts: list[Host] = field(default_factory=list[Host])
     """The roles on this node, in order of their start; the first two are the member's and that of revocations."""
 
@@ -126,37 +107,17 @@ class SwarmNode:
         self.hosts[1].perform(self.revocations.withdraw(revocation, self.world.clock.now()))
 
     async def wait_joined(self, seconds_max: float = JOIN_SECONDS_MAX) -> None:
-        """Return once a rendezvous node holds this node's record and has told what it knows.
-
-        Where this node is one itself its own word does not count, unless the ticket names it and no other has answered
-        in time: a founder is alone, and so is who comes back first after a power cut.
+        """Return once this node has joined the swarm; see `has_joined`.
 
         Raises:
-            JoinFailed: none did in time, or they refused; the sentence says why.
+            JoinFailed: nobody let it in in time, or they refused; the sentence says why.
         """
-        meetings = {meeting.peer for meeting in self.node.ticket.meetings}
-        deadline = self.world.clock.now() + seconds_max
-        # What a rendezvous node tells begins with its own record.
-        while not any(peer in self.member.view for peer in self.member.joined if peer != self.peer):
-            is_late = self.world.clock.now() >= deadline
-            if self.peer in self.member.joined and (meetings == {self.peer} or (is_late and self.peer in meetings)):
-                return
-            if is_late:
-                raise JoinFailed(self._why_not_joined(seconds_max))
-            await asyncio.sleep(LOOK_SECONDS)
-
-    def _why_not_joined(self, seconds_max: float) -> str:
         ticket = self.node.ticket
-        if self.member.refusals:
-            return f"swarm {ticket.swarm!r} refuses this node: {next(iter(self.member.refusals.values()))}"
-        heard = self.losses.reasons
-        reasons = [heard[meeting.peer] for meeting in ticket.meetings if meeting.peer in heard]
-        places = ", ".join(place for meeting in ticket.meetings for place in meeting.endpoints)
-        reason = "; ".join(dict.fromkeys(reasons)) or "no answer"
-        return (
-            f"swarm {ticket.swarm!r} cannot be joined at {places} within {seconds_max:g} s ({reason}): "
-            "check that a server of it runs there and that the ticket is of this swarm"
-        )
+        deadline = self.world.clock.now() + seconds_max
+        while not has_joined(self.member, ticket, is_late=(is_late := self.world.clock.now() >= deadline)):
+            if is_late:
+                raise JoinFailed(why_not_joined(self.member, ticket, self.losses, seconds_max))
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
         """Say goodbye and leave."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from farflung.apps.wiring import JoinFailed, Place, SwarmNode, join
+from farflung.apps.joining import JoinFailed
+from farflung.apps.wiring import Place, SwarmNode, join
 from farflung.wire.ticket import Meeting, Ticket
 from tests.apps.processes import free_port
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from farflung.apps.fork_server import ForkServer
+from farflung.apps.joining import JoinFailed
 from farflung.apps.tickets import invite, number_of
-from farflung.apps.wiring import Connection, JoinFailed
+from farflung.apps.wiring import Connection
 from tests.forge import run
 from tests.loopback.fleet import Fleet, wait_until
 

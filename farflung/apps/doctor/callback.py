@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from farflung.apps.doctor.finding import Finding, fine, wrong
-from farflung.apps.wiring import Connection, JoinFailed, Place, SwarmNode
+from farflung.apps.joining import JoinFailed
+from farflung.apps.wiring import Connection, Place, SwarmNode
 
 TOPIC = "doctor"
 """Nodes measure the ways to those that say anything, a few in every 10 s."""

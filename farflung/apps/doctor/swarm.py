@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from farflung.apps.announced import AnnouncedServers
 from farflung.apps.doctor.finding import Finding, fine, note, wrong
-from farflung.apps.wiring import Connection, JoinFailed
+from farflung.apps.joining import JoinFailed
+from farflung.apps.wiring import Connection
 from farflung.mesh.records import CLOCK_ERROR_SECONDS_MAX
 from farflung.world.address import PeerId
 from farflung.world.version import __version__
