@@ -20,6 +20,7 @@ from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
 from farflung.apps.runs.commands import Metrics, join
 from farflung.apps.ticket_commands import invite, revoke
+from farflung.apps.tracing import TRACES_VARIABLE, check_traces
 from farflung.runtime.log import FORMAT_VARIABLE, LogFormat, start_logging
 from farflung.world.errors import FarflungError, Unreachable
 
@@ -45,7 +46,13 @@ def _common(
             "--log-format", envvar=FORMAT_VARIABLE, show_envvar=True, help="Log them as text, or as JSON lines."
         ),
     ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option("--traces", envvar=TRACES_VARIABLE, show_envvar=True, help="Send spans to an OTLP collector."),
+    ] = None,
 ) -> None:
+    if traces:
+        check_traces(traces)
     if verbose or log_format is not None:
         start_logging(log_format or "text")
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from farflung.apps.joining import JoinFailed, Losses, has_joined, why_not_joined
+from farflung.apps.tracing import tracing_wanted
 from farflung.mesh.chronicle import Chronicle
 from farflung.mesh.config import Profile
 from farflung.mesh.directory import Rendezvous
@@ -145,6 +146,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         is_dial_only=place.is_dial_only,
         limits=limits_for(float(os.environ.get(ONE_WAY_VARIABLE, "0"))),
         is_revoked=lambda permission: any(role.covers(permission) for role in withdrawn),
+        new_tracing=tracing_wanted(),
     )
     clock = node.world.clock
     offset_seconds = clock.wall_seconds() - clock.now()
@@ -153,14 +155,10 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
     granted = node.network.role
     member = Member(node.identity, own, rendezvous, wall_offset_seconds=offset_seconds, granted=granted)
     swarm_node: SwarmNode
-
-    def publish_reach(table: bytes) -> None:
-        swarm_node.publish(REACH_TOPIC, table)
-
     surveyor = Surveyor(
         node.identity.peer,
         member.view,
-        publish_reach,
+        lambda table: swarm_node.publish(REACH_TOPIC, table),
         bytes_per_second=node.world.network.bytes_per_second,
         is_wanted=lambda record: bool(record.topics),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ class _Job:
     done: Callable[[object], None]
     function: Callable[..., object]
     arguments: tuple[object, ...]
+    context: contextvars.Context
+    """Of whoever asked for it: what follows from the result belongs to the same trace."""
 
 
 class ThreadCompute:
@@ -33,7 +36,7 @@ class ThreadCompute:
     def submit(
         self, done: Callable[[object], None], function: Callable[..., object], *arguments: object, seconds: float
     ) -> None:
-        self._jobs.put(_Job(done, function, arguments))
+        self._jobs.put(_Job(done, function, arguments, contextvars.copy_context()))
 
     async def close(self, seconds: float = 5.0) -> None:
         """Drop what waits, and wait so long for the call that runs."""
@@ -57,7 +60,7 @@ class ThreadCompute:
             except Exception as error:
                 result = Failed(error)
             try:
-                self._loop.call_soon_threadsafe(self._hand_back, job.done, result)
+                self._loop.call_soon_threadsafe(self._hand_back, job.done, result, context=job.context)
             except RuntimeError:
                 return  # The loop is closed: nobody waits for results any more.
             # Held until the next job comes, these could be gigabytes.

@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
@@ -27,6 +29,9 @@ from farflung.wire.ticket import Credentials, Ticket
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact, Receiver, TrafficMeter
 
+if TYPE_CHECKING:
+    from farflung.runtime.tracing import Tracing
+
 NETWORK = "network"
 """Name under which the network's own decisions are noted."""
 
@@ -43,8 +48,10 @@ class GrpcNetwork:
         wall_seconds: Callable[[], float],
         limits: NetworkLimits | None = None,
         is_revoked: IsRevoked = lambda permission: False,
+        tracing: "Tracing | None" = None,
     ) -> None:
         """`is_revoked`: whether a ticket's permission has been withdrawn; see `close_revoked`."""
+        self._tracing = tracing
         self._limits = limits or NetworkLimits()
         credentials: Credentials = ticket.issue(identity, wall_seconds())
         own = check_chain(credentials.chain, credentials.authority, wall_seconds())
@@ -87,7 +94,8 @@ class GrpcNetwork:
 
     def send(self, actor: str, destination: Address, message: object) -> None:
         assert isinstance(message, Message), f"{type(message).__name__} is not a message"
-        pieces = encode_pieces(actor, destination.actor, message)
+        traceparent = self._tracing.sent(destination.peer, message) if self._tracing is not None else ""
+        pieces = encode_pieces(actor, destination.actor, message, traceparent)
         num_bytes = sum(len(piece) for piece in pieces)
         assert num_bytes <= MESSAGE_BYTES_MAX, f"a message of {num_bytes} bytes is over the limit"
         if self._is_closed:
@@ -164,6 +172,8 @@ class GrpcNetwork:
         open_links = [peering.link for peering in self._peerings.values() if peering.link is not None]
         await asyncio.gather(*(link.close("it left") for link in open_links))
         await self._acceptor.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     # What peerings, links and the acceptor tell.
 
@@ -254,7 +264,7 @@ class GrpcNetwork:
 
     def _deliver(self, peer: PeerId, frame: bytes | memoryview, num_wire_bytes: int, link: Link | None = None) -> None:
         try:
-            source_actor, target_actor, message = envelope.decode(frame)
+            source_actor, target_actor, message, traceparent = envelope.decode_traced(frame)
         except MalformedMessage as error:
             assert link is not None, f"our own message cannot be read: {error}"
             self.misbehaved(link, f"a malformed message ({error})")
@@ -266,8 +276,10 @@ class GrpcNetwork:
             if not isinstance(message, NoSuchActor):
                 self.send(target_actor, Address(peer, source_actor), NoSuchActor(actor=target_actor))
             return
+        following = self._tracing.receiving(peer, message, traceparent) if self._tracing is not None else nullcontext()
         try:
-            receiver.deliver(Address(peer, source_actor), message)
+            with following:
+                receiver.deliver(Address(peer, source_actor), message)
         except Exception:
             # A defect of one actor must not cost the others their links.
             logger.exception("actor %s failed on %s from %s", target_actor, envelope.kind(message), peer)

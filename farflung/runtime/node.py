@@ -4,9 +4,10 @@ import ipaddress
 import random
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -21,7 +22,11 @@ from farflung.wire.certificate import TicketRole
 from farflung.wire.chain import IsRevoked
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Meeting, Ticket
+from farflung.world.address import PeerId
 from farflung.world.doors import Contact, TrafficMeter, World
+
+if TYPE_CHECKING:
+    from farflung.runtime.tracing import Tracing
 
 FOUNDER_TICKET_SECONDS = 10 * 365 * 86400.0
 """How long the ticket is valid that a founder makes for itself at every start."""
@@ -71,12 +76,14 @@ async def open_node(
     is_dial_only: bool = False,
     limits: NetworkLimits | None = None,
     is_revoked: IsRevoked = lambda permission: False,
+    new_tracing: "Callable[[PeerId], Tracing] | None" = None,
 ) -> RealNode:
     """Join the swarm of `ticket`, or found one called `new_swarm`; exactly one of the two is given.
 
     `host` and `port`: where to listen (port 0: any that is free). `advertise`: the host:port pairs under which others
     reach that, by default the bound address, or this machine's addresses if `host` stands for all of them.
-    `is_dial_only`: accept no calls; peers are called, and call back over the same stream.
+    `is_dial_only`: accept no calls; peers are called, and call back over the same stream. `new_tracing`: makes the
+    node's spans.
 
     Raises:
         ValueError: a bad ticket, a port in use, a home in use; one sentence each.
@@ -89,7 +96,9 @@ async def open_node(
     parsed = Ticket.parse(ticket, time.time()) if isinstance(ticket, str) else ticket
     opened = Home(home)
     try:
-        return await _open(opened, parsed, new_swarm, host, port, advertise, is_dial_only, limits, is_revoked)
+        return await _open(
+            opened, parsed, new_swarm, host, port, advertise, is_dial_only, limits, is_revoked, new_tracing
+        )
     except BaseException:
         opened.close()
         raise
@@ -105,6 +114,7 @@ async def _open(
     is_dial_only: bool,
     limits: NetworkLimits | None,
     is_revoked: IsRevoked,
+    new_tracing: "Callable[[PeerId], Tracing] | None",
 ) -> RealNode:
     clock, identity, traffic = LoopClock(), home.identity(), TrafficMeter()
     now = clock.wall_seconds()
@@ -112,7 +122,8 @@ async def _open(
         ticket = home.authority(new_swarm, now).ticket((), now + FOUNDER_TICKET_SECONDS, now)
     assert ticket is not None
     note = Notes(identity.peer, clock.wall_seconds)
-    network = GrpcNetwork(identity, ticket, traffic, note, clock.wall_seconds, limits, is_revoked)
+    tracing = new_tracing(identity.peer) if new_tracing is not None else None
+    network = GrpcNetwork(identity, ticket, traffic, note, clock.wall_seconds, limits, is_revoked, tracing)
     endpoints: tuple[str, ...] = ()
     if not is_dial_only:
         bound = await network.open(host, port)

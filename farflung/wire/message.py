@@ -17,6 +17,7 @@ MESSAGE_BYTES_MAX = 1 << 30
 """No message, however it travels, is larger than this."""
 
 ACTOR_NAME_LENGTH_MAX = 200
+TRACEPARENT_LENGTH_MAX = 55
 
 # Of msgpack: how an envelope shows what its third element is.
 STRING_OF_ONE_LENGTH_BYTE = 0xD9
@@ -37,7 +38,12 @@ def _decoder(is_compact: bool) -> msgspec.msgpack.Decoder[Any]:
     kinds.sort(key=lambda cls: cls.__name__)
     envelope = msgspec.defstruct(
         "Envelope",
-        [("source_actor", str), ("target_actor", str), ("message", Union[tuple(kinds)])],  # noqa: UP007
+        [
+            ("source_actor", str),
+            ("target_actor", str),
+            ("message", Union[tuple(kinds)]),  # noqa: UP007
+            ("traceparent", str, ""),
+        ],
         frozen=True,
         array_like=True,
         forbid_unknown_fields=True,
@@ -86,11 +92,17 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     message: Any
 
 
+class _TracedEnvelope(_Envelope, frozen=True, array_like=True, forbid_unknown_fields=True):
+    traceparent: str
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(source_actor: str, target_actor: str, message: Message) -> bytes:
-    """Bytes of one envelope."""
+def encode(source_actor: str, target_actor: str, message: Message, traceparent: str = "") -> bytes:
+    """Bytes of one envelope; `traceparent`: of W3C Trace Context, where a message is followed."""
+    if traceparent:
+        return _encoder.encode(_TracedEnvelope(source_actor, target_actor, message, traceparent))
     return _encoder.encode(_Envelope(source_actor, target_actor, message))
 
 
@@ -102,6 +114,13 @@ def decode(
     Raises:
         MalformedMessage: too long, not msgpack, an unknown kind, an unknown or wrongly typed field.
     """
+    return decode_traced(frame, num_bytes_max=num_bytes_max)[:3]
+
+
+def decode_traced(
+    frame: bytes | bytearray | memoryview, *, num_bytes_max: int = MESSAGE_BYTES_MAX
+) -> tuple[str, str, Message, str]:
+    """The same, with what the sender says of its trace: any text of the length of a traceparent, mostly empty."""
     if len(frame) > num_bytes_max:
         raise MalformedMessage(f"a message of {len(frame)} bytes is over the limit of {num_bytes_max}")
     try:
@@ -110,7 +129,9 @@ def decode(
         raise MalformedMessage(str(error)) from None
     if max(len(envelope.source_actor), len(envelope.target_actor)) > ACTOR_NAME_LENGTH_MAX:
         raise MalformedMessage(f"an actor name is over {ACTOR_NAME_LENGTH_MAX} characters")
-    return envelope.source_actor, envelope.target_actor, envelope.message
+    if len(envelope.traceparent) > TRACEPARENT_LENGTH_MAX:
+        raise MalformedMessage(f"a traceparent is over {TRACEPARENT_LENGTH_MAX} characters")
+    return envelope.source_actor, envelope.target_actor, envelope.message, envelope.traceparent
 
 
 def _is_compact(frame: bytes | bytearray | memoryview) -> bool:

@@ -21,16 +21,18 @@ _PLAIN = frozenset({int, str, float, bool, type(None)})
 _BUFFERS = frozenset({bytes, bytearray, memoryview})
 
 
-def encode_pieces(source_actor: str, target_actor: str, message: Message) -> list[bytes | memoryview]:
+def encode_pieces(
+    source_actor: str, target_actor: str, message: Message, traceparent: str = ""
+) -> list[bytes | memoryview]:
     """Buffers that, one after another, are what `message.encode` gives.
 
     The large ones are views into the message: use them before its tensors change.
     """
     if not _is_heavy(message):
-        return [encode(source_actor, target_actor, message)]
+        return [encode(source_actor, target_actor, message, traceparent)]
     views: list[memoryview] = []
     light = _lightened(message, views)
-    first, *rest = encode(source_actor, target_actor, cast(Message, light)).split(_MARK)
+    first, *rest = encode(source_actor, target_actor, cast(Message, light), traceparent).split(_MARK)
     pieces: list[bytes | memoryview] = [first]
     for view, after in zip(views, rest, strict=True):
         pieces += [_header(len(view)), view, after]

@@ -1,7 +1,8 @@
 """One small model, one fleet of real processes and one client for all tests of this folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -62,8 +63,8 @@ def fleet(processes: Fleet, model: Any) -> Fleet:
 def lead(tmp_path: Path, commands: list[Command], forge: ForkServer) -> Callable[..., Command]:
     """Starts a command that leads a run, with these arguments; it is stopped at the end of the test."""
 
-    def start(*arguments: str, kind: str = "pretrain") -> Command:
-        commands.append(Command(tmp_path, *arguments, kind=kind, forge=forge))
+    def start(*arguments: str, kind: str = "pretrain", variables: Mapping[str, str] = MappingProxyType({})) -> Command:
+        commands.append(Command(tmp_path, *arguments, kind=kind, forge=forge, variables=variables))
         return commands[-1]
 
     return start

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -23,11 +25,19 @@ SECONDS_MAX = 400.0
 class Command:
     """`farflung pretrain`, or a run of another kind, at work."""
 
-    def __init__(self, folder: Path, *arguments: str, kind: str = "pretrain", forge: ForkServer | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        kind: str = "pretrain",
+        forge: ForkServer | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """With a forge, it is forked there instead of importing everything by itself."""
         self.folder = folder / "run"
         self.output = folder / "output.txt"
         variables = {
+            **variables,
             "FARFLUNG_HOME": str(folder / "home"),
             "FARFLUNG_CACHE": str(folder / "cache"),
             "HF_HUB_OFFLINE": "1",

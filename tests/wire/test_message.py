@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from farflung.wire.message import (
     ACTOR_NAME_LENGTH_MAX,
+    TRACEPARENT_LENGTH_MAX,
     MalformedMessage,
     Message,
     NoSuchActor,
     Refusal,
     decode,
+    decode_traced,
     encode,
     kind,
 )
@@ -45,6 +47,16 @@ def test_compact_messages_read_back(source: str, target: str, number: int, data:
 
 def test_compact_messages_carry_no_names() -> None:
     assert len(encode("m", "1b", WireCompact(number=9_000, data=bytes(128)))) == 128 + 14
+
+
+@pytest.mark.parametrize("message", [WireCompact(number=1, data=b"x"), WireExample(number=1)])
+def test_a_traceparent_travels_beside_a_message_and_costs_nothing_without(message: Message) -> None:
+    parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    assert decode_traced(encode("m", "1b", message, parent)) == ("m", "1b", message, parent)
+    assert decode_traced(encode("m", "1b", message)) == ("m", "1b", message, "")
+    assert len(encode("m", "1b", message, parent)) == len(encode("m", "1b", message)) + 2 + TRACEPARENT_LENGTH_MAX
+    with pytest.raises(MalformedMessage, match="a traceparent is over 55 characters"):
+        decode(encode("m", "1b", message, parent + "0"))
 
 
 def test_a_compact_message_of_an_unknown_kind_is_refused() -> None:
