@@ -12,6 +12,7 @@ from rich.text import Text
 
 from farflung.apps.announced import AnnouncedServers
 from farflung.apps.wiring import Connection
+from farflung.systems.swarm.accounting import Work
 from farflung.systems.swarm.info import ServerInfo, ServerState
 from farflung.world.address import PeerId
 
@@ -71,6 +72,10 @@ def summary(swarm: str, servers: Mapping[PeerId, ServerInfo]) -> dict[str, Any]:
                 "cache_tokens_left": info.cache_tokens_left,
                 "cache_tokens_max": info.cache_tokens_max,
                 "dtype": info.dtype,
+                "work": {
+                    kind: {"seconds": spent.seconds, "num_tokens": spent.num_tokens}
+                    for kind, spent in info.work.kinds()
+                },
                 "version": info.version,
             }
             for peer, info in servers.items()
@@ -98,6 +103,9 @@ def _show_model(console: Console, servers: Mapping[PeerId, ServerInfo]) -> None:
         )
     console.print(table)
     console.print(Text("servers per block: "), bar(counts))
+    work = sum((info.work for info in infos), Work())
+    if str(work):
+        console.print(Text(f"devices used for: {work}"))
     missing = [block for block, count in enumerate(counts) if count == 0]
     if missing:
         console.print(Text(f"no server for {_count(len(missing), 'block')}: {ranges(missing)}", style="red"))

@@ -57,6 +57,8 @@ def served_by_a_swarm(folder: Path, forge: ForkServer, tmp_path: Path) -> list[S
     assert httpx.post(f"{url}/v1/completions", json=body, timeout=120).status_code == 200
     of_interface, answered = scraped(f"{url}/metrics")
     assert answered["farflung_generated_tokens_total"] == 4 and answered["farflung_wire_bytes_total"] > 0
+    _, worked = wait_scraped(own, lambda sums: sums["farflung_server_work_tokens_total"], "what was computed is told")
+    assert worked["farflung_server_work_tokens_total"] >= 3 and worked["farflung_server_work_seconds_total"] > 0
     of_server, _ = wait_scraped(
         own, lambda sums: "farflung_round_trip_seconds" in sums and "farflung_clock_ahead_seconds" in sums, "they meet"
     )

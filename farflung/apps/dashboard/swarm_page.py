@@ -113,6 +113,7 @@ def served_html(served: Served) -> str:
         ("blocks", f"{escape(served.blocks)}, {escape(served.state)}"),
         ("speed", f"{served.blocks_per_second:.0f} blocks/s, {escape(served.dtype)}"),
         ("memory", f"{share:.0%} of {served.cache_tokens_max:,} cache tokens free"),
+        ("device used for", served.work or "nothing yet"),
         ("queue", f"{served.queue_length} jobs, {served.num_sessions} sessions"),
     )
     cells = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows)

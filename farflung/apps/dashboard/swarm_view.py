@@ -22,6 +22,8 @@ class Served:
     state: str
     blocks_per_second: float
     queue_length: int
+    work: str
+    """Shares of what its device has computed, by kind of work."""
     num_sessions: int
     cache_tokens_left: int
     cache_tokens_max: int
@@ -157,6 +159,7 @@ def _served(info: ServerInfo) -> Served:
         state=info.state.value + moving,
         blocks_per_second=info.blocks_per_second,
         queue_length=info.queue_length,
+        work=str(info.work),
         num_sessions=info.num_sessions,
         cache_tokens_left=info.cache_tokens_left,
         cache_tokens_max=info.cache_tokens_max,

@@ -71,6 +71,11 @@ class NodeCollector(Collector):
             return
         for name, what, value in _server_values(info):
             yield gauge(f"farflung_server_{name}", what, ["model"], [([info.model_name], value)])
+        work = [([info.model_name, kind], spent) for kind, spent in info.work.kinds()]
+        seconds = [(labels, spent.seconds) for labels, spent in work]
+        yield counter("farflung_server_work_seconds", "Time of its device, by use", ["model", "work"], seconds)
+        tokens = [(labels, float(spent.num_tokens)) for labels, spent in work]
+        yield counter("farflung_server_work_tokens", "Tokens that it computed, by use", ["model", "work"], tokens)
 
     def _coverage(self) -> Metric:
         infos = list(self._announced().values())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from farflung.systems.swarm.accounting import Work
 from farflung.world.address import PeerId
 from farflung.world.errors import PeerMisbehaved
 
@@ -121,6 +122,8 @@ class ServerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Version of the software it runs."""
     num_model_blocks: int = 0
     """Blocks of the whole model, so that blocks that nobody serves are known too; 0: not told."""
+    work: Work = Work()
+    """What its device has been used for."""
 
     def __post_init__(self) -> None:
         for blocks in (self.blocks, self.moving_to):
@@ -138,6 +141,8 @@ class ServerInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("A server announced an impossible job time or leave probability.")
         if not all(0 <= seconds < math.inf for seconds in self.round_trip_seconds.values()):
             raise ValueError("A server announced a round-trip time that is not a positive number.")
+        if not all(spent.is_possible for _, spent in self.work.kinds()):
+            raise ValueError("A server announced an impossible amount of work.")
 
     def to_bytes(self) -> bytes:
         """The announcement as msgpack, for the body of a signed record."""
