@@ -178,10 +178,11 @@ class Fabric:
         station.connections.clear()
         self.listen_anew()
 
-    def rise(self, station: Station) -> None:
-        """A new process runs at `station`; peers that still believe in the old one are told."""
+    def rise(self, station: Station, *, is_first: bool) -> None:
+        """A new process runs at `station`; peers that still believe in the old one, if there was one, are told."""
         station.has_power = True
-        self._tell_of_the_dead()
+        if not is_first:
+            self._tell_of_the_dead()
 
     def _tell_of_the_dead(self) -> None:
         """Ends that still believe in a process that died while the way was cut, or without power, hear of it."""

@@ -118,7 +118,7 @@ class Simulation:
         machine = self._nodes[name]
         world = machine.begin_life()
         self._fault(f"{name} boots, life {machine.num_lives}")
-        self._fabric.rise(machine.station)
+        self._fabric.rise(machine.station, is_first=machine.num_lives == 1)
         if self._loop.is_running():
             self._outside.call_in(machine.station.process, machine.boot, world)
             return

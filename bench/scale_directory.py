@@ -1,0 +1,235 @@
+"""A directory of many nodes in the simulator: what one member and one rendezvous node hold, hear and send.
+
+Whole members of all nodes would verify each other's records, which is more work than one core has. So of many nodes a
+few are members, and the others announce themselves as members do, without listening; what members cost a rendezvous
+node is counted for those few and multiplied. With few nodes, all are members, which shows that this counts right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.scale_sizes import reachable_bytes
+from farflung.mesh.config import MemberConfig, Profile
+from farflung.mesh.directory import Rendezvous
+from farflung.mesh.member import Member
+from farflung.mesh.messages import DIRECTORY_ACTOR, RENDEZVOUS_ACTOR, Announce
+from farflung.mesh.records import Record
+from farflung.sim.simulation import Simulation
+from farflung.wire.certificate import TicketRole
+from farflung.wire.identity import Identity
+from farflung.world.address import Address, PeerId
+from farflung.world.doors import Contact, TrafficMeter, World
+from farflung.world.effects import Effect, Introduce, Send, WakeAt
+from farflung.world.host import Host
+from farflung.world.role import Role
+
+MEETINGS = ("meet-0", "meet-1", "meet-2")
+TOPIC_BYTES = 400
+"""What a block server publishes, about."""
+MEASURED_SECONDS = 10.0
+"""One renewal of everybody."""
+JOIN_SECONDS_MAX = 60.0
+TICK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryCost:
+    """What a directory of so many nodes costs."""
+
+    num_nodes: int
+    num_members: int
+    """Of them whole ones."""
+    newcomer_seconds: float
+    """Virtual, until one who comes sees all; links have no limit here."""
+    newcomer_bytes: float
+    """That it hears until then."""
+    member_messages_per_second: float
+    member_bytes_per_second: float
+    """Sent and heard."""
+    member_held_bytes: int
+    rendezvous_messages_per_second: float
+    """Sent and heard, if all nodes were members."""
+    rendezvous_bytes_per_second: float
+    rendezvous_held_bytes: int
+    core_seconds_per_member_second: float
+    """What its records cost a member, of a core: measured on books of the same size."""
+
+
+class Announcer(Role):
+    """Says who it is as a member does, and does not listen."""
+
+    def __init__(
+        self, identity: Identity, rendezvous: Sequence[PeerId], wall_offset_seconds: float, first_at: float
+    ) -> None:
+        self._first_at = first_at
+        self._identity = identity
+        self._rendezvous = rendezvous
+        self._wall_offset_seconds = wall_offset_seconds
+
+    def start(self, now: float) -> Sequence[Effect]:
+        """Whom to tell, and when."""
+        contacts = [Introduce(peer, contact(name)) for peer, name in zip(self._rendezvous, MEETINGS, strict=True)]
+        return [*contacts, WakeAt(self._first_at)]
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """An announcement."""
+        wall = now + self._wall_offset_seconds
+        config = MemberConfig()
+        record = Record(
+            peer=self._identity.peer,
+            sequence=int(wall * 1000),
+            issued_at=wall,
+            lease_seconds=config.lease_seconds,
+            role=TicketRole.SERVER,
+            contact=contact(self._identity.peer[:8]),
+            site="site",
+            topics={"swarm": bytes(TOPIC_BYTES)},
+        )
+        signed = record.sign(self._identity)
+        sends = [Send(Address(peer, RENDEZVOUS_ACTOR), Announce(signed=signed)) for peer in self._rendezvous]
+        return [*sends, WakeAt(now + config.renew_seconds)]
+
+
+def contact(name: str) -> Contact:
+    """Where a node of that name would listen."""
+    return Contact(endpoints=(f"{name}:1",))
+
+
+def identity(name: str) -> Identity:
+    """A key pair that follows from a name."""
+    return Identity(hashlib.sha256(name.encode()).digest())
+
+
+class Directory:
+    """One simulated swarm."""
+
+    def __init__(self, num_nodes: int, num_members: int) -> None:
+        self.simulation = Simulation(must_introduce=True, keep_trace=False)
+        self._seeds = {identity(name).peer: contact(name) for name in MEETINGS}
+        self.members: dict[str, Member] = {}
+        self.meeting: dict[str, Rendezvous] = {}
+        for name in MEETINGS:
+            self.simulation.node(name, peer=identity(name).peer, boot=lambda world, name=name: self._meet(world, name))
+        num_others = num_nodes - len(MEETINGS)
+        for number in range(num_others):
+            if number < num_members:
+                self.join(f"node-{number}")
+            else:
+                self._announce(f"node-{number}", MemberConfig().renew_seconds * number / num_others)
+
+    def join(self, name: str) -> Member:
+        """A whole member comes."""
+        self.simulation.node(name, peer=identity(name).peer, boot=lambda world: self._join(world, name))
+        return self.members[name]
+
+    def _meet(self, world: World, name: str) -> None:
+        role = Rendezvous(identity(name).peer, self._seeds, wall_offset_seconds=_offset(world))
+        self.meeting[name] = role
+        Host(role, world, RENDEZVOUS_ACTOR)
+
+    def _join(self, world: World, name: str) -> None:
+        profile = Profile(role=TicketRole.SERVER, contact=contact(name), site="site")
+        member = Member(identity(name), profile, self._seeds, wall_offset_seconds=_offset(world))
+        member.publish("swarm", bytes(TOPIC_BYTES), world.clock.now())
+        self.members[name] = member
+        Host(member, world, DIRECTORY_ACTOR)
+
+    def _announce(self, name: str, first_at: float) -> None:
+        def boot(world: World) -> None:
+            Host(Announcer(identity(name), list(self._seeds), _offset(world), first_at), world, DIRECTORY_ACTOR)
+
+        self.simulation.node(name, peer=identity(name).peer, boot=boot)
+
+
+def _offset(world: World) -> float:
+    return world.clock.wall_seconds() - world.clock.now()
+
+
+def measure(num_nodes: int, num_members: int) -> DirectoryCost:
+    """Let a directory come together, and count for as long as everybody renews once."""
+    directory = Directory(num_nodes, num_members)
+    simulation, others = directory.simulation, num_nodes - len(MEETINGS)
+    _wait(simulation, lambda: all(len(member.view) >= others for member in directory.members.values()))
+    before = {name: _totals(simulation.traffic(name)) for name in ("node-0", "meet-0")}
+    simulation.advance(MEASURED_SECONDS)
+    spent = {name: _difference(_totals(simulation.traffic(name)), before[name]) for name in before}
+    to_members, rest = spent["meet-0"]
+    newcomer, began = directory.join("newcomer"), simulation.now()
+    _wait(simulation, lambda: len(newcomer.view) > others)
+    scale = others / num_members
+    member, meeting = directory.members["node-0"], directory.meeting["meet-0"]
+    own = [sum(spent["node-0"][side][index] for side in range(2)) for index in range(2)]
+    told = [(to_members[index] * scale + rest[index]) / MEASURED_SECONDS for index in range(2)]
+    return DirectoryCost(
+        num_nodes=num_nodes,
+        num_members=num_members,
+        newcomer_seconds=simulation.now() - began,
+        newcomer_bytes=simulation.traffic("newcomer").total(sent=False),
+        member_messages_per_second=own[0] / MEASURED_SECONDS,
+        member_bytes_per_second=own[1] / MEASURED_SECONDS,
+        member_held_bytes=reachable_bytes(member),
+        rendezvous_messages_per_second=told[0],
+        rendezvous_bytes_per_second=told[1],
+        rendezvous_held_bytes=reachable_bytes(meeting),
+        core_seconds_per_member_second=_core_share(num_nodes),
+    )
+
+
+def _wait(simulation: Simulation, is_so: Callable[[], bool]) -> None:
+    began = simulation.now()
+    while not is_so():
+        assert simulation.now() - began < JOIN_SECONDS_MAX, "the directory does not come together"
+        simulation.advance(TICK_SECONDS)
+
+
+Counts = tuple[float, float]
+"""Messages and bytes."""
+TO_MEMBERS = ("Changes", "Subscribe", "Subscribed")
+"""Kinds that a rendezvous node exchanges with those that listen alone."""
+
+
+def _totals(meter: TrafficMeter) -> tuple[Counts, Counts]:
+    """Of kinds that only members cause, and of all others."""
+    found: list[Counts] = []
+    for wanted in (True, False):
+        keys = [key for key in meter.num_bytes if (key[1] in TO_MEMBERS) is wanted]
+        found.append((sum(meter.num_messages[key] for key in keys), sum(meter.num_bytes[key] for key in keys)))
+    return found[0], found[1]
+
+
+def _difference(after: tuple[Counts, Counts], before: tuple[Counts, Counts]) -> tuple[Counts, Counts]:
+    first, second = ((one[0] - other[0], one[1] - other[1]) for one, other in zip(after, before, strict=True))
+    return first, second
+
+
+def _core_share(num_nodes: int) -> float:
+    """Core seconds in each second that a member reads and verifies renewals of so many nodes, from three sources."""
+    from farflung.mesh.book import RecordBook
+
+    one, num_tried = identity("one"), 300
+    book = RecordBook(wall_offset_seconds=0.0, num_records_max=10)
+    records = [_record(one, sequence).sign(one) for sequence in range(num_tried)]
+    began = time.process_time()
+    for signed in records:
+        for _ in MEETINGS:
+            book.offer(signed, 0.0, seconds_left=30.0)
+    per_record = (time.process_time() - began) / num_tried
+    return per_record * num_nodes / MemberConfig().renew_seconds
+
+
+def _record(own: Identity, sequence: int) -> Record:
+    topics: Mapping[str, bytes] = {"swarm": bytes(TOPIC_BYTES)}
+    return Record(
+        peer=own.peer,
+        sequence=sequence,
+        issued_at=0.0,
+        lease_seconds=30.0,
+        role=TicketRole.SERVER,
+        contact=contact("one"),
+        site="site",
+        topics=dict(topics),
+    )
