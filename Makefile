@@ -7,7 +7,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-CODE := farflung bench tests
+CODE := farflung bench tests docs
 # The large one is installed first and alone, so that a slow or failing download is plain to see.
 TORCH := torch==2.13.0
 

@@ -84,7 +84,7 @@ class Reader:
 
     def _environment(self) -> Mapping[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        own = {"FARFLUNG_HOME": str(self._folder / "home"), "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
+        own = {"FARFLUNG_HOME": str(self._folder / "home"), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
         return {**os.environ, **own, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 

@@ -1,0 +1,77 @@
+"""The documentation is built without a mistake and asks nobody; its generated pages say what is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.generate.commands import commands_page
+from docs.generate.numbers import newest, numbers_page, rows_of
+from tests.docs.reader import ROOT
+
+ASKED = re.compile(
+    r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(https?:[^\" >]+)|<link[^>]*\shref=\"?(https?:[^\" >]+)"
+)
+RESULTS = """| date | benchmark | machine | commit | claim | target | measured | holds |
+|---|---|---|---|---|---|---|---|
+| 2026-01-02 | swarm_decode | 2 cores | abc | one server over local generate | 0.9 | 0.8 | no |
+| 2026-01-02 | halos_learning --text x | 2 cores | abc | sooner than DiLoCo | 7x | 7.4x | yes |
+| 2026-01-01 | swarm_decode --quick | 2 cores | abb | one server over local generate | 0.9 | 0.95 | yes |
+"""
+
+
+def test_the_site_is_built_without_a_mistake_and_asks_nobody(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the documentation's extra is not installed")
+    pytest.importorskip("mkdocstrings", reason="the documentation's extra is not installed")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert built.returncode == 0, built.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 15
+    asked = {found[0] for page in pages for found in ASKED.finditer(page.read_text(encoding="utf-8"))}
+    assert asked == set()
+    reference = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "LowCommunication" in reference and "from_pretrained" in reference
+
+
+def test_numbers_are_the_newest_of_each_claim_and_begin_with_what_does_not_hold() -> None:
+    rows = newest(rows_of(RESULTS))
+    assert [(row.name, row.measured) for row in rows] == [("swarm_decode", "0.8"), ("halos_learning", "7.4x")]
+    page = numbers_page(RESULTS)
+    assert "Of 2 claims 1 hold, **1 do not**" in page
+    missed, peers, serving = (page.index(f"## {name}") for name in ("What does not", "Against other", "Serving"))
+    assert missed < page.index("| 0.8 | no |") < peers < page.index("| 7.4x | yes |") < serving
+
+
+def test_every_row_of_the_results_is_read() -> None:
+    results = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+    assert len(rows_of(results)) > 150
+    with pytest.raises(ValueError, match="7 columns and not 8"):
+        rows_of("| 2026-01-02 | swarm_decode | 2 cores | abc | claim | 0.9 | 0.8 |\n")
+
+
+def test_the_reference_has_every_command() -> None:
+    page = commands_page()
+    for command in ("serve", "join", "journal verify", "config schema"):
+        assert f"\n## farflung {command}\n" in page
+    assert "| `--blocks` | Serve blocks A to B-1, written A:B. |" in page
+    assert "Or set `FARFLUNG_TICKET`." in page
+
+
+def test_the_way_of_a_newcomer_is_counted() -> None:
+    page = (ROOT / "docs" / "newcomer.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## [^\n]*\((\d+) commands?\)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    fences = [re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for _, text in sections]
+    shown = [len("".join(fence).splitlines()) for fence in fences]
+    assert shown == [int(said) for said, _ in sections]
+    assert sum(shown) == 14 and page.count("Fourteen commands, counted; a second machine joins with two.") == 1
