@@ -14,10 +14,10 @@ TORCH := torch==2.13.0
 export HF_HUB_OFFLINE := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup demo test suite lint types chaos bench docs docs-test clean
+.PHONY: help setup demo test suite lint types chaos bench docs docs-test docs-images clean
 
 help:  ## list these targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,10 @@ docs: $(VENV)/.setup-docs  ## build the documentation into build/docs; a link th
 
 docs-test: setup  ## type what the tutorials say, against real processes
 	$(BIN)/python -m pytest tests/docs
+
+docs-images: setup  ## have the tests in the browser take the pictures of the documentation
+	mkdir -p docs/images
+	FARFLUNG_PICTURES=docs/images $(BIN)/python -m pytest tests/browser -m "not slow"
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

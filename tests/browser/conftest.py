@@ -1,6 +1,7 @@
 """A swarm of real processes, a dashboard of it, and Debian's Chromium to look at it; skipped where there is none."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -106,6 +107,19 @@ def look(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def photograph() -> Callable[..., None]:
+    """Takes a picture of a page for the documentation, if FARFLUNG_PICTURES names a folder for them."""
+
+    def take(page: Any, name: str, *hidden: Any) -> None:
+        folder = os.environ.get("FARFLUNG_PICTURES")
+        if folder:
+            path = Path(folder) / f"{name}.png"
+            page.screenshot(path=path, animations="disabled", mask=list(hidden), mask_color="#ffffff")
+
+    return take
 
 
 def is_too_wide(page: Any) -> bool:

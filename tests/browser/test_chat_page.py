@@ -31,7 +31,9 @@ def wait_longer(page: Any, num: int) -> None:
     page.wait_for_function(f"{NUM_CHARACTERS} > {num}")
 
 
-def test_an_answer_goes_on_when_a_server_is_killed(fleet: Any, address: str, look: Callable[..., Any]) -> None:
+def test_an_answer_goes_on_when_a_server_is_killed(
+    fleet: Any, address: str, look: Callable[..., Any], photograph: Callable[..., None]
+) -> None:
     fleet.complete()
     page = look(f"{address}/chat")
     ask(page, "Which of them?", 3000)
@@ -43,6 +45,7 @@ def test_an_answer_goes_on_when_a_server_is_killed(fleet: Any, address: str, loo
     page.get_by_text(f"{killed.peer[:8]} (2:4) is gone;").wait_for()
     wait_longer(page, num_characters(page) + 40)
     assert killed.peer[:8] not in route.inner_text() and "tokens/s" in route.inner_text()
+    photograph(page, "chat")
     page.get_by_role("button", name="stop").click()
     page.get_by_text("stopped").wait_for()
     length = num_characters(page)

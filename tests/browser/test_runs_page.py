@@ -44,6 +44,7 @@ def test_the_plot_moves_while_a_run_goes_on(
     fleet: Any,
     forge: ForkServer,
     look: Callable[..., Any],
+    photograph: Callable[..., None],
     tmp_path: Path,
     algorithm: str,
     options: list[str],
@@ -58,6 +59,7 @@ def test_the_plot_moves_while_a_run_goes_on(
         page.get_by_text("pretrain · runs").wait_for()
         wait_plot_moves(page)
         assert not is_too_wide(page)
+        photograph(page, "run", page.get_by_text("pretrain · runs"))
         page.get_by_role("button", name="bytes").click()
         page.get_by_role("cell", name=link, exact=True).wait_for()
         wait_plot_moves(page)

@@ -28,7 +28,11 @@ def wait_classes(page: Any, classes: list[str]) -> None:
     ],
 )
 def test_coverage_turns_red_and_heals(
-    fleet: Any, address: str, look: Callable[..., Any], number: signal.Signals
+    fleet: Any,
+    address: str,
+    look: Callable[..., Any],
+    photograph: Callable[..., None],
+    number: signal.Signals,
 ) -> None:
     fleet.complete()
     page = look(address)
@@ -38,6 +42,7 @@ def test_coverage_turns_red_and_heals(
     first.send(number)
     wait_classes(page, ["many", "many", "one", "one"])
     page.get_by_text(f"If {second.peer[:8]} (no site given) is lost, nobody serves blocks 2:4.").wait_for()
+    photograph(page, "swarm")
     second.send(number)
     wait_classes(page, ["many", "many", "none", "none"])
     page.get_by_text("No server for blocks 2:4").wait_for()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -23,11 +24,14 @@ RESULTS = """| date | benchmark | machine | commit | claim | target | measured |
 """
 
 
-def test_the_site_is_built_without_a_mistake_and_asks_nobody(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built documentation."""
     pytest.importorskip("mkdocs", reason="the documentation's extra is not installed")
     pytest.importorskip("mkdocstrings", reason="the documentation's extra is not installed")
+    folder = tmp_path_factory.mktemp("built") / "site"
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -36,12 +40,36 @@ def test_the_site_is_built_without_a_mistake_and_asks_nobody(tmp_path: Path) -> 
         timeout=300,
     )
     assert built.returncode == 0, built.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
+    return folder
+
+
+def test_the_site_is_built_without_a_mistake_and_asks_nobody(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 15
     asked = {found[0] for page in pages for found in ASKED.finditer(page.read_text(encoding="utf-8"))}
     assert asked == set()
-    reference = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
+    reference = (site / "reference" / "python.html").read_text(encoding="utf-8")
     assert "LowCommunication" in reference and "from_pretrained" in reference
+
+
+@pytest.mark.slow
+def test_pages_on_a_disk_can_be_searched_and_ask_nobody(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := which(name))), None)
+    if program is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    asked: list[str] = []
+    with playwright.sync_playwright() as opened:
+        browser = opened.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 850})
+        page.set_default_timeout(90_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "tutorials" / "serve.html").as_uri())
+        page.locator(".md-search__input").click()
+        page.locator(".md-search__input").press_sequentially("staleness")
+        page.locator(".md-search-result__link").first.wait_for()
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def test_numbers_are_the_newest_of_each_claim_and_begin_with_what_does_not_hold() -> None:
