@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from bench import desloc_text
-from bench.halos_cluster import STEP_SECONDS, Machine
-from bench.pretraining_rounds import DesyncRun
-from bench.small_model import OPTIMIZER, Curve, Examiner, Task
+from bench.halos_cluster import STEP_SECONDS
+from bench.pretraining_rounds import rounds_run
+from bench.small_model import OPTIMIZER, Examiner, Task
+from farflung.apps.plan.curve import Curve
+from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.learn.parameters import Tensors
 from farflung.learn.rules import Descent, Nesterov
 from farflung.learn.schedule import WarmupStableDecay
@@ -115,7 +117,7 @@ class Runs:
     def _make(self, job: Job, rate: float) -> Row:
         task = replace(self._task, optimizer=replace(OPTIMIZER, learning_rate=rate))
         make, measure = _apart(task, self._characters_max) if job.is_apart else (task.trainer, Examiner(task).loss)
-        outcome = DesyncRun(
+        outcome = rounds_run(
             job.config(self._num_steps * NUM_WORKERS),
             Topology(),
             lambda shard: TrainerLearner(make(shard)),
@@ -128,9 +130,9 @@ class Runs:
         return Row(outcome.curve.final.loss, outcome.num_bytes, _rise(outcome.curve))
 
 
-def _machines(first: int, count: int) -> list[Machine]:
+def _machines(first: int, count: int) -> list[WorkerPlace]:
     """Workers of one speed, each in a site of its own."""
-    return [Machine(f"worker-{number}", f"site-{number}", 1.0) for number in range(first, first + count)]
+    return [WorkerPlace(f"worker-{number}", f"site-{number}", 1.0) for number in range(first, first + count)]
 
 
 def _rise(curve: Curve) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
+from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
 
@@ -37,19 +37,10 @@ STEPS_PER_SECOND_MAX = sum(map(sum, SPEEDS)) / SPEED_MAX / STEP_SECONDS
 """The compute ceiling: every worker at work all the time."""
 
 
-class Machine(NamedTuple):
-    """One worker of the cluster."""
-
-    name: str
-    site: str
-    speed: float
-    """Of the fastest worker's, at most 1."""
-
-
-def machines() -> list[Machine]:
+def machines() -> list[WorkerPlace]:
     """The sixteen workers, by region."""
     return [
-        Machine(f"worker-{site}-{number}", SITES[site], SPEEDS[site][number] / SPEED_MAX)
+        WorkerPlace(f"worker-{site}-{number}", SITES[site], SPEEDS[site][number] / SPEED_MAX)
         for site, number in product(range(4), range(4))
     ]
 
@@ -93,7 +84,7 @@ def uncontended_topology(model_bytes: int, nodes: dict[str, str], bandwidth: flo
     return result
 
 
-def add_workers(simulation: Simulation, workers: Sequence[Machine]) -> None:
+def add_workers(simulation: Simulation, workers: Sequence[WorkerPlace]) -> None:
     """The workers as nodes; a local step is charged with `STEP_SECONDS`."""
     for worker in workers:
         simulation.node(worker.name, site=worker.site, slowness=1 / worker.speed)

@@ -24,7 +24,7 @@ from bench.halos_cluster import STEPS_PER_SECOND_MAX
 from bench.halos_methods import GRIDS, OURS, RIVAL, SETTINGS, THIN
 from bench.halos_runs import Job, Runs
 from bench.report import Report, bench_arguments
-from bench.small_model import Curve
+from farflung.apps.plan.curve import Curve
 
 NUM_STEPS, NUM_STEPS_QUICK = 8192, 640
 TUNING_SEED = 100

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.halos_cluster import site_bandwidths, topology
 from bench.halos_methods import NUM_WORKERS, SETTINGS
-from bench.pretraining_rounds import DesyncRun, wire_bytes
-from bench.pretraining_tree import TreeRun
-from bench.small_model import Curve, Examiner, Point, Task, read_tokens
+from bench.pretraining_rounds import rounds_run, wire_bytes
+from bench.pretraining_tree import tree_run
+from bench.small_model import Examiner, Task, read_tokens
+from farflung.apps.plan.curve import Curve, Point
 from farflung.learn.parameters import num_bytes
 from farflung.learn.stream import Tokens
 from farflung.systems.desync.config import DesyncConfig
@@ -95,11 +96,11 @@ def train(job: Job, scaled: int = 0) -> Curve:
     config = setting.config(job.num_steps)
     trainer = functools.partial(task.trainer, is_compiled=job.is_compiled)
     if isinstance(config, HierarchyConfig):
-        run = TreeRun(config, trainer, examiner.loss, has_global=setting.has_global, bandwidth=job.bandwidth)
+        run = tree_run(config, trainer, examiner.loss, has_global=setting.has_global, bandwidth=job.bandwidth)
         return run.run()
     config = replace(config, bytes_per_second=site_bandwidths(scaled, job.bandwidth))
     links = topology(scaled, job.bandwidth)
-    return DesyncRun(config, links, lambda shard: TrainerLearner(trainer(shard)), examiner.loss).run().curve
+    return rounds_run(config, links, lambda shard: TrainerLearner(trainer(shard)), examiner.loss).run().curve
 
 
 class Runs:

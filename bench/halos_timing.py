@@ -14,10 +14,11 @@ from collections.abc import Callable
 import torch
 
 from bench.halos_cluster import BUDGET_STEPS, STEPS_PER_SECOND_MAX, site_bandwidths, topology
-from bench.pretraining_rounds import DesyncRun, Toy
-from bench.pretraining_tree import TreeRun
+from bench.pretraining_rounds import rounds_run
+from bench.pretraining_tree import tree_run
 from bench.report import Report, bench_arguments
-from bench.small_model import Curve
+from farflung.apps.plan.curve import Curve
+from farflung.apps.plan.stand_in import StandIn
 from farflung.systems.desync.config import diloco
 from farflung.systems.hierarchy.config import HierarchyConfig
 
@@ -35,7 +36,7 @@ def rounds(num_steps: int, *, is_speed_scaled: bool) -> Curve:
     """DiLoCo, H = 32, as published: an uncompressed ring over all workers, nothing overlapped."""
     config = diloco(num_steps, 32, is_speed_scaled=is_speed_scaled, bytes_per_second=site_bandwidths(TOY_BYTES))
     return (
-        DesyncRun(config, topology(TOY_BYTES), lambda _: Toy(NUM_VALUES), lambda _: 0.0, num_points=num_steps)
+        rounds_run(config, topology(TOY_BYTES), lambda _: StandIn(NUM_VALUES), lambda _: 0.0, num_points=num_steps)
         .run()
         .curve
     )
@@ -43,8 +44,8 @@ def rounds(num_steps: int, *, is_speed_scaled: bool) -> Curve:
 
 def halos(num_steps: int) -> Curve:
     """HALoS with the published settings, which are the defaults."""
-    return TreeRun(
-        HierarchyConfig(budget_steps=num_steps), lambda _: Toy(NUM_VALUES), lambda _: 0.0, num_points=num_steps
+    return tree_run(
+        HierarchyConfig(budget_steps=num_steps), lambda _: StandIn(NUM_VALUES), lambda _: 0.0, num_points=num_steps
     ).run()
 
 
@@ -53,7 +54,7 @@ def async_local_sgd(num_steps: int) -> Curve:
     config = HierarchyConfig(
         budget_steps=num_steps, num_local_steps=32, local_learning_rate=0.05, local_momentum=0.9, local_delay=32
     )
-    run = TreeRun(config, lambda _: Toy(NUM_VALUES), lambda _: 0.0, has_global=False, num_points=num_steps)
+    run = tree_run(config, lambda _: StandIn(NUM_VALUES), lambda _: 0.0, has_global=False, num_points=num_steps)
     return run.run()
 
 

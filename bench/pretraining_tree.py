@@ -1,118 +1,36 @@
-"""Whole runs of `systems/hierarchy` on the official cluster in the simulator, with what they cost and came to."""
+"""Runs of `systems/hierarchy` on the official cluster in the simulator."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from bench.halos_cluster import SITES, STEP_SECONDS, Machine, machines, topology, uncontended_topology
-from bench.small_model import Curve, Point
+from bench.halos_cluster import SITES, STEP_SECONDS, machines, topology, uncontended_topology
+from farflung.apps.plan.tree_run import TreeRun, server_name
 from farflung.learn.learner import Learner
-from farflung.learn.parameters import Tensors, copies, num_bytes
-from farflung.sim.simulation import Simulation
+from farflung.learn.parameters import Tensors, num_bytes
 from farflung.systems.hierarchy.config import HierarchyConfig
-from farflung.systems.hierarchy.global_server import GlobalServer
-from farflung.systems.hierarchy.local_server import LocalServer
-from farflung.systems.hierarchy.messages import ACTOR
-from farflung.systems.hierarchy.worker import Worker
-from farflung.world.address import Address, PeerId
-from farflung.world.doors import World
-from farflung.world.host import Host
-
-GLOBAL = "global"
-LOOK_SECONDS = 0.25
-"""How often the root is looked at."""
 
 
-class TreeRun:
-    """One run: `measure` is asked for the loss of the root's model about `num_points` times.
-
-    With a global server every region has a local one; without, all workers have one server, in the first region
-    (asynchronous local SGD).
-    """
-
-    def __init__(
-        self,
-        config: HierarchyConfig,
-        make_learner: Callable[[int], Learner],
-        measure: Callable[[Tensors], float],
-        *,
-        has_global: bool = True,
-        bandwidth: float = 1.0,
-        num_points: int = 40,
-    ) -> None:
-        self._config = config
-        self._make_learner = make_learner
-        self._measure = measure
-        self._has_global = has_global
-        self._interval_steps = max(1, config.budget_steps // num_points)
-        self._learners = [make_learner(index) for index in range(len(machines()))]
-        self._initial = copies(self._learners[0].parameters)
-        self._ended = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        model_bytes = num_bytes(self._initial)
-        nodes = {machine.name: machine.site for machine in machines()} | {_server(SITES[0]): SITES[0]}
-        links = topology(model_bytes, bandwidth) if has_global else uncontended_topology(model_bytes, nodes, bandwidth)
-        self.simulation = Simulation(topology=links, keep_trace=False)
-
-    def run(self) -> Curve:
-        """From the beginning until the root has all steps of the budget."""
-        with self.simulation as simulation:
-            if self._has_global:
-                simulation.node(GLOBAL, site=SITES[0], boot=self._boot_global)
-            for site in SITES if self._has_global else SITES[:1]:
-                self._add_server(site)
-            for index, machine in enumerate(machines()):
-                self._add_worker(index, machine)
-            return simulation.run(self._watch(), deadline=float("inf"))
-
-    def _boot_global(self, world: World) -> None:
-        self._root = GlobalServer.open(world, self._config, copies(self._initial))
-        Host(self._root, world, ACTOR)
-
-    def _add_server(self, site: str) -> None:
-        def boot(world: World) -> None:
-            above = Address(PeerId(GLOBAL), ACTOR) if self._has_global else None
-            server = LocalServer.open(world, self._config, copies(self._initial), name=site, above=above)
-            if not self._has_global:
-                self._root = server
-            Host(server, world, ACTOR)
-
-        self.simulation.node(_server(site), site=site, boot=boot)
-
-    def _add_worker(self, index: int, machine: Machine) -> None:
-        def boot(world: World) -> None:
-            worker = Worker(
-                world,
-                self._config,
-                self._learners[index],
-                name=machine.name,
-                server=Address(PeerId(_server(machine.site if self._has_global else SITES[0])), ACTOR),
-                speed=machine.speed / STEP_SECONDS,
-                seconds_per_step=STEP_SECONDS,
-            )
-
-            async def work() -> None:
-                await worker.run()
-
-            self._tasks.append(asyncio.get_running_loop().create_task(work()))
-
-        self.simulation.node(machine.name, site=machine.site, boot=boot, slowness=1 / machine.speed)
-
-    async def _watch(self) -> Curve:
-        points = [Point(0.0, 0, self._measure(self._initial))]
-        while (num_steps := self._root.state.counters.num_steps) < self._config.budget_steps:
-            if num_steps >= points[-1].num_steps + self._interval_steps:
-                points.append(self._point(num_steps))
-            for task in self._tasks:
-                if task.done() and not task.cancelled():
-                    task.result()
-            await asyncio.sleep(LOOK_SECONDS)
-        return Curve([*points, self._point(num_steps)])
-
-    def _point(self, num_steps: int) -> Point:
-        return Point(self.simulation.now(), num_steps, self._measure(self._root.state.model.parameters))
-
-
-def _server(site: str) -> str:
-    return f"{site}-server"
+def tree_run(
+    config: HierarchyConfig,
+    make_learner: Callable[[int], Learner],
+    measure: Callable[[Tensors], float],
+    *,
+    has_global: bool = True,
+    bandwidth: float = 1.0,
+    num_points: int = 40,
+) -> TreeRun:
+    """With links scaled by the bytes of what is learned."""
+    model_bytes = num_bytes(make_learner(0).parameters)
+    nodes = {place.name: place.site for place in machines()} | {server_name(SITES[0]): SITES[0]}
+    links = topology(model_bytes, bandwidth) if has_global else uncontended_topology(model_bytes, nodes, bandwidth)
+    return TreeRun(
+        config,
+        links,
+        make_learner,
+        measure,
+        workers=machines(),
+        step_seconds=STEP_SECONDS,
+        has_global=has_global,
+        num_points=num_points,
+    )
