@@ -2,4 +2,5 @@
 
 from farflung.apps.cli import main
 
-main()
+if __name__ == "__main__":  # processes that a plan is tried in read this file too
+    main()

@@ -18,9 +18,9 @@ class Change:
 
 
 def changes_for(plan: PlanFile, now: Outcome) -> list[Change]:
-    """The fullest link wider and shorter, one more machine of the commonest kind, without the slowest kind."""
+    """The fullest link wider and shorter, unless machines are busy anyway; one more machine of the commonest kind."""
     found: list[Change] = []
-    if now.busiest_link is not None:
+    if now.busiest_link is not None and now.limit.key != "limit busy":
         one, other = sorted(now.busiest_link)
         link = plan.link(one, other)
         values = {"one": one, "other": other}

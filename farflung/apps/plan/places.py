@@ -41,6 +41,16 @@ class Nodes:
                     sent[way] = sent.get(way, 0.0) + num_bytes
         return sent
 
+    def messages_sent(self, simulation: Simulation) -> Bytes:
+        """How many so far, likewise."""
+        sent: Bytes = {}
+        for name, site in self.sites.items():
+            for (peer, _, was_sent), number in simulation.traffic(name).num_messages.items():
+                if was_sent:
+                    way = (site, self.sites[str(peer)])
+                    sent[way] = sent.get(way, 0.0) + number
+        return sent
+
 
 def difference(after: Mapping[tuple[str, str], float], before: Mapping[tuple[str, str], float]) -> Bytes:
     """Per way."""

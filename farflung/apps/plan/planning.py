@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from farflung.apps.plan import serving
+from farflung.apps.plan import pretraining, serving
 from farflung.apps.plan.changes import changes_for
 from farflung.apps.plan.outcome import Candidate, Outcome, ranked
 from farflung.apps.plan.plan_file import PlanFile, ServeGoal
 from farflung.apps.plan.sizes import Sizes
+from farflung.apps.plan.units import time_of
 from farflung.apps.plan.words import Sentence, said
 
 GAIN_MIN = 0.02
-NUM_IMPROVED = 2
-"""Rows of which it is found out what would help them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,28 @@ class Planned:
     """What cannot work here, and why."""
 
 
-def make_plan(plan: PlanFile, sizes: Sizes, tell: Callable[[str], None] = lambda sentence: None) -> Planned:
+Try = tuple[Candidate, PlanFile]
+Tried = Outcome | str
+"""An outcome, or why it cannot work."""
+
+
+def try_one(one: Try) -> Tried:
+    """In this process."""
+    candidate, plan = one
+    try:
+        return candidate.try_on(plan)
+    except ValueError as error:
+        return str(error)
+
+
+def one_by_one(tries: Sequence[Try]) -> list[Tried]:
+    """All of them, here."""
+    return [try_one(one) for one in tries]
+
+
+def make_plan(
+    plan: PlanFile, sizes: Sizes, try_all: Callable[[Sequence[Try]], Sequence[Tried]] = one_by_one
+) -> Planned:
     """Try everything.
 
     Raises:
@@ -36,45 +56,49 @@ def make_plan(plan: PlanFile, sizes: Sizes, tell: Callable[[str], None] = lambda
     candidates = candidates_of(plan, sizes)
     found: list[tuple[Candidate, Outcome]] = []
     left_out: list[tuple[Sentence, str]] = []
-    for candidate in candidates:
-        tell(candidate.method())
-        try:
-            found.append((candidate, candidate.try_on(plan)))
-        except ValueError as error:
-            left_out.append((candidate.method, str(error)))
+    for candidate, tried in zip(candidates, try_all([(one, plan) for one in candidates]), strict=True):
+        if isinstance(tried, Outcome):
+            found.append((candidate, tried))
+        else:
+            left_out.append((candidate.method, tried))
     if not found:
         raise ValueError(f"this goal cannot be reached: {left_out[0][1]}")
     by_outcome = {id(outcome): candidate for candidate, outcome in found}
-    order = ranked([outcome for _, outcome in found], plan.kind)
-    best = [improved(plan, by_outcome[id(one)], one, tell) for one in order[:NUM_IMPROVED]]
-    return Planned(plan, sizes, (*best, *order[NUM_IMPROVED:]), tuple(left_out))
+    best, *others = ranked([outcome for _, outcome in found], plan.kind)
+    best = improved(plan, by_outcome[id(best)], best, try_all)
+    return Planned(plan, sizes, (best, *others), tuple(left_out))
 
 
 def candidates_of(plan: PlanFile, sizes: Sizes) -> list[Candidate]:
     """All that is tried for the plan's goal."""
-    assert isinstance(plan.goal, ServeGoal)
-    return serving.candidates(plan, plan.goal, sizes)
+    if isinstance(plan.goal, ServeGoal):
+        return serving.candidates(plan, plan.goal, sizes)
+    return pretraining.candidates(plan, plan.goal, sizes)
 
 
-def improved(plan: PlanFile, candidate: Candidate, now: Outcome, tell: Callable[[str], None]) -> Outcome:
+def improved(
+    plan: PlanFile, candidate: Candidate, now: Outcome, try_all: Callable[[Sequence[Try]], Sequence[Tried]]
+) -> Outcome:
     """With the one change that gains most, found by trying each."""
     best: tuple[float, Sentence] = (GAIN_MIN, said("change none"))
-    for change in changes_for(plan, now):
-        tell(f"{candidate.method()}: {change.key}")
-        try:
-            then = candidate.try_on(change.plan)
-        except ValueError:
-            continue
-        gain = then.tokens_per_second / now.tokens_per_second - 1
-        if gain >= best[0]:
-            best = (gain, said(change.key, gain=gain, what="tokens/s", **change.values))
+    changes = changes_for(plan, now)
+    for change, then in zip(changes, try_all([(candidate, change.plan) for change in changes]), strict=True):
+        if isinstance(then, Outcome):
+            gain = then.tokens_per_second / now.tokens_per_second - 1
+            if gain >= best[0]:
+                best = (gain, said(change.key, gain=gain, what="tokens/s", **change.values))
     return replace(now, change=best[1])
 
 
 def verdict(planned: Planned) -> Sentence:
     """The answer in one sentence."""
     best, goal = planned.outcomes[0], planned.plan.goal
-    assert isinstance(goal, ServeGoal)
+    if not isinstance(goal, ServeGoal):
+        taken = {"method": best.method(), "time": time_of(best.seconds)}
+        if best.meets or goal.days_max is None:
+            return said("best pretrain", **taken)
+        more = best.seconds / 86400 / goal.days_max
+        return said("missed pretrain", **taken, days=goal.days_max, more=more)
     values = {"method": best.method(), "rate": best.tokens_per_second, "wanted": goal.tokens_per_second}
     if best.meets:
         return said("met serve", **values)

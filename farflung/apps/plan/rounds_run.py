@@ -53,9 +53,12 @@ class RoundsRun:
         late: Sequence[WorkerPlace] = (),
         late_seconds: float = 0.0,
         num_points: int = 40,
+        num_points_max: int | None = None,
+        look_seconds: float = 1.0,
     ) -> None:
         """`workers` begin, the coordinator is at `leader_site`, `late` join after `late_seconds`; `step_seconds`: of a
-        local step of a worker of speed 1."""
+        local step of a worker of speed 1. It is left after `num_points_max` points; whether
+        it is over is looked at every `look_seconds`."""
         self._config = config
         self._make_learner = make_learner
         self._measure = measure
@@ -63,6 +66,8 @@ class RoundsRun:
         self._step_seconds = step_seconds
         self._late = late
         self._late_seconds = late_seconds
+        self._num_points_max = num_points_max
+        self._look_seconds = look_seconds
         self._interval_steps = max(1, config.num_worker_steps // num_points)
         self._points: list[Point] = []
         self._round = 0
@@ -124,8 +129,12 @@ class RoundsRun:
             self._points.append(Point(self.simulation.now(), num_steps, loss))
 
     async def _all_ended(self) -> None:
-        while len(self._reports) < len(self._running):
+        while len(self._reports) < len(self._running) and not self._has_enough:
             for task in self._tasks:
                 if task.done() and not task.cancelled():
                     task.result()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._look_seconds)
+
+    @property
+    def _has_enough(self) -> bool:
+        return self._num_points_max is not None and len(self._points) >= self._num_points_max

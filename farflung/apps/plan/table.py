@@ -11,6 +11,7 @@ from rich.text import Text
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.places import between_sites
 from farflung.apps.plan.planning import Planned, assumptions, verdict
+from farflung.apps.plan.units import bytes_of, number_of, time_of
 from farflung.apps.plan.words import said
 
 LINES_SHOWN_MAX = 60
@@ -102,27 +103,6 @@ def _outcome(one: Outcome) -> dict[str, Any]:
         "start_name": one.start_name,
         "start": list(one.start),
     }
-
-
-def number_of(value: float) -> str:
-    """With three digits, or whole."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def time_of(seconds: float) -> str:
-    """As people say it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def bytes_of(num_bytes: float) -> str:
-    """In the unit that fits."""
-    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes:.0f} B"
 
 
 def start_text(lines: Sequence[str]) -> str:

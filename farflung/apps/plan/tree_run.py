@@ -43,6 +43,7 @@ class TreeRun:
         step_seconds: float,
         has_global: bool = True,
         num_points: int = 40,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """The root is at the site of the first worker; `step_seconds`: of a local step of a worker of speed 1."""
         self._config = config
@@ -52,6 +53,7 @@ class TreeRun:
         self._sites = list(dict.fromkeys(place.site for place in workers))
         self._step_seconds = step_seconds
         self._has_global = has_global
+        self._look_seconds = look_seconds
         self._interval_steps = max(1, config.budget_steps // num_points)
         self._learners = [make_learner(index) for index in range(len(workers))]
         self._initial = copies(self._learners[0].parameters)
@@ -111,7 +113,7 @@ class TreeRun:
             for task in self._tasks:
                 if task.done() and not task.cancelled():
                     task.result()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
         return Curve([*points, self._point(num_steps)])
 
     def _point(self, num_steps: int) -> Point:
