@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from farflung.apps.cli import main
 from farflung.apps.plan.changes import with_link, with_machines
 from farflung.apps.plan.devices import DEVICES, FLOPS_SHARE
 from farflung.apps.plan.fleet import machines_of
@@ -96,3 +97,18 @@ def test_everything_is_said_in_both_languages() -> None:
         others = [part.split("}")[0].split(":")[0] for part in japanese.split("{")[1:]]
         assert sorted(holes) == sorted(others), key
     assert said("some sites", sites="a, b")("ja") == "a, b のみのスウォーム"
+
+
+def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = (
+        [str(EXAMPLE), "--language", "fr"],
+        [str(EXAMPLE), "--html", str(tmp_path / "none" / "report.html")],
+        [str(tmp_path / "none.toml")],
+        [str(EXAMPLE), "--set", "goal.users=0"],
+    )
+    for words in commands:
+        with pytest.raises(SystemExit) as ended:
+            main(["plan", *words])
+        assert ended.value.code == 2, words
+        told = capsys.readouterr().err
+        assert told.startswith("farflung: ") and told.count("\n") == 1, words

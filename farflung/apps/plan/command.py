@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from farflung.apps.plan.fleet import machines_of
+from farflung.apps.plan.page import page_of
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.planning import Tried, Try, make_plan, one_by_one, try_one
 from farflung.apps.plan.sizes import sizes_of
@@ -23,7 +24,9 @@ PROCESSES_MAX = 8
 """larger ones are done by so many."""
 
 
-def plan_it(plan: PlanFile, language: str, json_file: Path | None, run_file: Path | None) -> None:
+def plan_it(
+    plan: PlanFile, language: str, json_file: Path | None, run_file: Path | None, html_file: Path | None
+) -> None:
     """Try what there is, print the answer, and write what was asked for.
 
     Raises:
@@ -36,6 +39,8 @@ def plan_it(plan: PlanFile, language: str, json_file: Path | None, run_file: Pat
     print_plan(planned, language, Console())
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(planned), indent=1) + "\n", encoding="utf-8")
+    if html_file is not None:
+        html_file.write_text(page_of(planned, language), encoding="utf-8")
     if run_file is not None:
         run_file.write_text(start_text(planned.outcomes[0].start), encoding="utf-8")
 

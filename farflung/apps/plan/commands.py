@@ -12,6 +12,9 @@ def plan(
     run_file: Annotated[
         Path | None, typer.Option("--run-file", help="Also write here what to start with: a run file, or commands.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page of its own here, with plots.")
+    ] = None,
     language: Annotated[str, typer.Option("--language", help="en or ja.")] = "en",
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
@@ -23,7 +26,10 @@ def plan(
     from farflung.apps.runs.reader import check_known
 
     check_known(language, LANGUAGES, "--language", what="language")
+    for path in (json_file, run_file, html_file):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
     found = load_plan(plan_file, tuple(override or ()))
     from farflung.apps.plan.command import plan_it
 
-    plan_it(found, language, json_file, run_file)
+    plan_it(found, language, json_file, run_file, html_file)

@@ -26,8 +26,6 @@ def said(key: str, **values: str | int | float) -> Sentence:
 
 WORDS: dict[str, tuple[str, str]] = {
     # Titles and columns
-    "title serve": ("Serving {model} to {users} users", "{model} を {users} 人に提供"),
-    "title pretrain": ("Pretraining {model} on {tokens} tokens", "{model} を {tokens} トークンで事前学習"),
     "rank": ("", ""),
     "method": ("method", "方法"),
     "machines": ("machines", "台数"),
@@ -88,13 +86,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "one more {device} in {site}: {gain:+.0%} {what}",
         "{site} に {device} を1台追加: {what} {gain:+.0%}",
     ),
-    "change without": (
-        "leave out the {device} in {site}: {gain:+.0%} {what}",
-        "{site} の {device} を外す: {what} {gain:+.0%}",
-    ),
     "change none": ("no single change tried gains 2 %", "試した単独の変更で 2 % 以上の効果はなし"),
     "not tried": ("", ""),
-    "tokens per second": ("tokens/s", "トークン/秒"),
     # Confidence
     "measured": ("good: speeds were measured", "高: 速度は実測値"),
     "looked up": ("fair: speeds are looked up", "中: 速度は仕様値"),
