@@ -131,3 +131,8 @@ def test_numbers_stand_for_a_model_of_that_size(sizes: Sizes) -> None:
     assert (sizes.num_blocks, sizes.cache_values_per_token) == (8, 2 * 2048)
     with pytest.raises(ValueError, match="lower layers or hidden_size"):
         sizes_of({"parameters": 1e8, "layers": 80, "hidden_size": 8192})
+
+
+def test_more_tokens_than_the_model_has_positions_for(sizes: Sizes) -> None:
+    with pytest.raises(ValueError, match="has positions for 131072: lower it by 32"):
+        make_plan(plan_for(goal={"prompt_tokens": 131_072}), sizes)

@@ -37,6 +37,7 @@ def candidates(plan: PlanFile, goal: PretrainGoal, sizes: Sizes) -> list[Candida
     Raises:
         ValueError: there is no such algorithm.
     """
+    sizes.check_length(goal.sequence_length, "goal.sequence_length")
     for name in goal.methods:
         check_known(name, NAMES, "goal.methods", what="algorithm")
     tried = [said("method all", method=name) for name in goal.methods or NAMES]

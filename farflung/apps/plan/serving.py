@@ -23,6 +23,7 @@ TOKENS_MIN, TOKENS_MAX = 4, 16
 
 def candidates(plan: PlanFile, goal: ServeGoal, sizes: Sizes) -> list[Candidate]:
     """All over; the fewest machines; in each site; in few sites that are near to each other."""
+    sizes.check_length(goal.prompt_tokens + goal.answer_tokens, "goal.prompt_tokens + goal.answer_tokens")
     tried = [said("all sites")]
     if len(plan.sites) > 1:
         tried.append(said("each site"))

@@ -16,6 +16,8 @@ from farflung.model.source import ModelSource
 
 HEAD_VALUES = 128
 VOCABULARY_SIZE = 32_000
+CONTEXT_LENGTH = 131_072
+"""Of a model that is given by its numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class NumbersSettings:
             "num_attention_heads": heads,
             "num_key_value_heads": heads,
             "vocab_size": self.vocabulary_size,
+            "max_position_embeddings": CONTEXT_LENGTH,
         }
 
 
@@ -80,6 +83,18 @@ class Sizes:
     @property
     def num_blocks(self) -> int:
         return self.source.num_blocks
+
+    def check_length(self, num_tokens: int, what: str) -> None:
+        """Refuse more tokens than the model has positions for.
+
+        Raises:
+            ValueError: names both numbers.
+        """
+        most = self.source.context_length_max
+        if num_tokens > most:
+            raise ValueError(
+                f"{what} is {num_tokens}, and the model has positions for {most}: lower it by {num_tokens - most}"
+            )
 
 
 def sizes_of(given: Mapping[str, Any]) -> Sizes:
