@@ -78,7 +78,7 @@ def test_a_simulation_needs_links_and_a_real_run_does_not(tmp_path: Path) -> Non
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no run file"):
+    with pytest.raises(ValueError, match="there is no file"):
         PRETRAIN.load(tmp_path / "missing.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[run\n")

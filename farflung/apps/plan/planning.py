@@ -1,6 +1,6 @@
 """A plan from beginning to end: candidates are tried, ranked, and of the best it is found out what would help them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from farflung.apps.plan import pretraining, serving
@@ -40,14 +40,16 @@ def try_one(one: Try) -> Tried:
         return str(error)
 
 
-def one_by_one(tries: Sequence[Try]) -> list[Tried]:
+TryAll = Callable[[Sequence[Try]], Iterable[Tried]]
+"""Gives what became of each, in order."""
+
+
+def one_by_one(tries: Sequence[Try]) -> Iterator[Tried]:
     """All of them, here."""
-    return [try_one(one) for one in tries]
+    return map(try_one, tries)
 
 
-def make_plan(
-    plan: PlanFile, sizes: Sizes, try_all: Callable[[Sequence[Try]], Sequence[Tried]] = one_by_one
-) -> Planned:
+def make_plan(plan: PlanFile, sizes: Sizes, try_all: TryAll = one_by_one) -> Planned:
     """Try everything.
 
     Raises:
@@ -76,9 +78,7 @@ def candidates_of(plan: PlanFile, sizes: Sizes) -> list[Candidate]:
     return pretraining.candidates(plan, plan.goal, sizes)
 
 
-def improved(
-    plan: PlanFile, candidate: Candidate, now: Outcome, try_all: Callable[[Sequence[Try]], Sequence[Tried]]
-) -> Outcome:
+def improved(plan: PlanFile, candidate: Candidate, now: Outcome, try_all: TryAll) -> Outcome:
     """With the one change that gains most, found by trying each."""
     best: tuple[float, Sentence] = (GAIN_MIN, said("change none"))
     changes = changes_for(plan, now)

@@ -22,7 +22,7 @@ def print_plan(planned: Planned, language: str, console: Console) -> None:
     console.print(Text(verdict(planned)(language), style="bold"))
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for title in columns(planned):
-        table.add_column(title(language), no_wrap=True)
+        table.add_column(title(language), overflow="fold")
     for number, outcome in enumerate(planned.outcomes, 1):
         table.add_row(*row(planned, number, outcome, language))
     console.print(table)
