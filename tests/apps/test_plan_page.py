@@ -7,7 +7,7 @@ import pytest
 
 from farflung.apps.plan.page import page_of
 from farflung.apps.plan.plan_file import plan_of
-from farflung.apps.plan.planning import Planned, make_plan
+from farflung.apps.plan.planning import Planned, make_plan, verdict
 from farflung.apps.plan.sizes import sizes_of
 
 SITE = "<b>east & co"
@@ -47,6 +47,12 @@ def planned() -> Planned:
     }
     plan = plan_of(tables)
     return make_plan(plan, sizes_of(plan.model))
+
+
+def test_a_method_within_a_sentence_is_said_in_its_language(planned: Planned) -> None:
+    method = planned.outcomes[0].method
+    assert method("en") != method("ja")
+    assert method("en") in verdict(planned)("en") and method("ja") in verdict(planned)("ja")
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "what limits it"), ("ja", "律速要因")])

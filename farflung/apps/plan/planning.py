@@ -94,12 +94,12 @@ def verdict(planned: Planned) -> Sentence:
     """The answer in one sentence."""
     best, goal = planned.outcomes[0], planned.plan.goal
     if not isinstance(goal, ServeGoal):
-        taken = {"method": best.method(), "time": time_of(best.seconds)}
+        taken = {"method": best.method, "time": time_of(best.seconds)}
         if best.meets or goal.days_max is None:
             return said("best pretrain", **taken)
         more = best.seconds / 86400 / goal.days_max
         return said("missed pretrain", **taken, days=goal.days_max, more=more)
-    values = {"method": best.method(), "rate": best.tokens_per_second, "wanted": goal.tokens_per_second}
+    values = {"method": best.method, "rate": best.tokens_per_second, "wanted": goal.tokens_per_second}
     if best.meets:
         return said("met serve", **values)
     return said("missed serve", **values, short=1 - best.tokens_per_second / goal.tokens_per_second)

@@ -11,14 +11,16 @@ class Sentence:
     """Something to say, in any language."""
 
     key: str
-    values: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    values: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Texts, numbers, and sentences, which are said in the same language."""
 
     def __call__(self, language: str = "en") -> str:
         """In words."""
-        return WORDS[self.key][LANGUAGES.index(language)].format(**self.values)
+        words = {name: value(language) if isinstance(value, Sentence) else value for name, value in self.values.items()}
+        return WORDS[self.key][LANGUAGES.index(language)].format(**words)
 
 
-def said(key: str, **values: str | int | float) -> Sentence:
+def said(key: str, **values: str | int | float | Sentence) -> Sentence:
     """The sentence of that key."""
     assert key in WORDS, key
     return Sentence(key, values)
