@@ -55,6 +55,7 @@ bench: setup  ## measure every claim against its baseline; results go to bench/R
 
 docs: $(VENV)/.setup-docs  ## build the documentation into build/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "read it with: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000"
 
 docs-test: setup  ## type what the tutorials say, against real processes
 	$(BIN)/python -m pytest tests/docs
