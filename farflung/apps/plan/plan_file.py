@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from farflung.apps.plan.devices import device_named, nearest_device
 from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
+from farflung.apps.runs.sites import check_pairs
 
 MACHINES_MAX = 1000
 USERS_MAX = 500
@@ -218,21 +219,9 @@ def _check_places(plan: PlanFile) -> None:
     names = plan.site_names
     if not names or not plan.machines:
         raise ValueError("a plan needs at least one site and one machine")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"there are two sites {name!r}: give each its own name")
+    check_pairs(names, [link.between for link in plan.links], what="site")
     for index, machine in enumerate(plan.machines):
         check_known(machine.site, names, f"machines[{index}]", what="site")
-    pairs: list[frozenset[str]] = []
-    for index, link in enumerate(plan.links):
-        for name in link.between:
-            check_known(name, names, f"links[{index}]", what="site")
-        pair = frozenset(link.between)
-        if len(pair) == 1:
-            raise ValueError(f"links[{index}] joins {link.between[0]!r} with itself: set the site's bandwidth_mbit")
-        if pair in pairs:
-            raise ValueError(f"there are two links between {' and '.join(link.between)}: keep one")
-        pairs.append(pair)
     if isinstance(plan.goal, ServeGoal):
         for name in plan.goal.users_at:
             check_known(name, names, "goal.users_at", what="site")

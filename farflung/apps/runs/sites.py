@@ -98,21 +98,31 @@ def check_sites(regions: Sequence[RegionSettings], links: Sequence[LinkSettings]
     names = [region.name for region in regions]
     if not names:
         raise ValueError("a run needs at least one region: add [[regions]] with a name and workers")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"there are two regions {name!r}: give each its own name")
-    linked: set[frozenset[str]] = set()
-    for index, link in enumerate(links):
-        for name in link.between:
-            check_known(name, names, f"links[{index}]", what="region")
-        pair = frozenset(link.between)
-        if len(pair) == 1:
-            raise ValueError(f"links[{index}] joins {link.between[0]!r} with itself: a link is between two regions")
-        if pair in linked:
-            raise ValueError(f"there are two links between {link.between[0]!r} and {link.between[1]!r}: keep one")
-        linked.add(pair)
+    linked = check_pairs(names, [link.between for link in links], what="region")
     if must_be_linked:
         _check_linked(names, linked)
+
+
+def check_pairs(names: Sequence[str], links: Sequence[tuple[str, str]], *, what: str) -> set[frozenset[str]]:
+    """The pairs of places that links join.
+
+    Raises:
+        ValueError: a name given twice, a link to an unknown place or to itself, or two of one pair.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"there are two {what}s {name!r}: give each its own name")
+    linked: set[frozenset[str]] = set()
+    for index, between in enumerate(links):
+        for name in between:
+            check_known(name, names, f"links[{index}]", what=what)
+        pair = frozenset(between)
+        if len(pair) == 1:
+            raise ValueError(f"links[{index}] joins {between[0]!r} with itself: a link is between two {what}s")
+        if pair in linked:
+            raise ValueError(f"there are two links between {between[0]!r} and {between[1]!r}: keep one")
+        linked.add(pair)
+    return linked
 
 
 def _check_linked(names: Sequence[str], linked: set[frozenset[str]]) -> None:
