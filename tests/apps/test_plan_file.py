@@ -48,7 +48,7 @@ def test_a_value_is_changed_on_the_command_line() -> None:
         ({"machines": []}, "at least one site and one machine"),
         ({"sites": [{"name": "east"}, {"name": "east"}]}, "two sites 'east'"),
         ({"links": [{"between": ["east", "east"]}]}, "joins 'east' with itself"),
-        ({"links": [{"between": ["east", "west"]}] * 2}, "two links between east and west"),
+        ({"links": [{"between": ["east", "west"]}] * 2}, "two links between 'east' and 'west'"),
         ({"default_link": {"bandwidth_mbit": 0}}, "bandwidth_mbit must be positive"),
     ],
 )
