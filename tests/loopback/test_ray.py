@@ -45,6 +45,7 @@ def strange_addresses(command: Command) -> list[object]:
 
 @needs_ray
 @pytest.mark.loopback
+@pytest.mark.slow
 def test_actors_are_started_again_and_go_on(tmp_path: Path, commands: list[Command]) -> None:
     path = write_run(tmp_path, algorithm=ONE_SERVER, tokens=100_000)
     command = Command(tmp_path, str(path), "--engine", "ray", *SITES)
