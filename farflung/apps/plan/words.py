@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 LANGUAGES = ("en", "ja")
 
@@ -11,7 +12,7 @@ class Sentence:
     """Something to say, in any language."""
 
     key: str
-    values: Mapping[str, object] = field(default_factory=dict[str, object])
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Texts, numbers, and sentences, which are said in the same language."""
 
     def __call__(self, language: str = "en") -> str:
