@@ -1,11 +1,12 @@
 """A plan's sites and links as the simulator has them, and what crossed them as its counters tell."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
+from farflung.world.address import PeerId
 
 Bytes = dict[tuple[str, str], float]
 """From site to site."""
@@ -33,21 +34,18 @@ class Nodes:
 
     def bytes_sent(self, simulation: Simulation) -> Bytes:
         """So far, from site to site, those within one too."""
-        sent: Bytes = {}
-        for name, site in self.sites.items():
-            for (peer, _, was_sent), num_bytes in simulation.traffic(name).num_bytes.items():
-                if was_sent:
-                    way = (site, self.sites[str(peer)])
-                    sent[way] = sent.get(way, 0.0) + num_bytes
-        return sent
+        return self._sent(lambda name: simulation.traffic(name).num_bytes)
 
     def messages_sent(self, simulation: Simulation) -> Bytes:
         """How many so far, likewise."""
+        return self._sent(lambda name: simulation.traffic(name).num_messages)
+
+    def _sent(self, counts_of: Callable[[str], Mapping[tuple[PeerId, str, bool], int]]) -> Bytes:
         sent: Bytes = {}
         for name, site in self.sites.items():
-            for (peer, _, was_sent), number in simulation.traffic(name).num_messages.items():
+            for (peer, _, was_sent), number in counts_of(name).items():
                 if was_sent:
-                    way = (site, self.sites[str(peer)])
+                    way = (site, self.sites[peer])
                     sent[way] = sent.get(way, 0.0) + number
         return sent
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-SERVING, TUNING, STANDING_BY = "serving", "tuning", "standing by"
-
 
 class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Since the server started."""
@@ -40,9 +38,9 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def kinds(self) -> Iterator[tuple[str, Spent]]:
         """Every kind by the name that people are shown."""
-        yield SERVING, self.serving
-        yield TUNING, self.tuning
-        yield STANDING_BY, self.standing_by
+        yield "serving", self.serving
+        yield "tuning", self.tuning
+        yield "standing by", self.standing_by
 
     def __add__(self, other: Work) -> Work:
         return Work(self.serving + other.serving, self.tuning + other.tuning, self.standing_by + other.standing_by)
@@ -51,16 +49,3 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Shares of the time in which the device computed: "serving 75%, tuning 25%"; empty before the first."""
         total = sum(spent.seconds for _, spent in self.kinds())
         return ", ".join(f"{kind} {spent.seconds / total:.0%}" for kind, spent in self.kinds() if spent.seconds)
-
-
-class Account:
-    """Adds up what a device does."""
-
-    def __init__(self) -> None:
-        self.work = Work()
-
-    def add(self, kind: str, seconds: float, num_tokens: int) -> None:
-        """A computation of this kind is done, or has failed."""
-        field = kind.replace(" ", "_")
-        spent: Spent = getattr(self.work, field)
-        self.work = msgspec.structs.replace(self.work, **{field: spent + Spent(seconds, num_tokens)})

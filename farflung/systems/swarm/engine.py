@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from farflung.systems.swarm import stateless
-from farflung.systems.swarm.accounting import SERVING, STANDING_BY, TUNING, Account
+from farflung.systems.swarm.accounting import Spent, Work
 from farflung.systems.swarm.batch import NoRoom, Progress, Unanswered, run_batch
 from farflung.systems.swarm.batching import Batch, BatchQueue
 from farflung.systems.swarm.config import ServerConfig
@@ -45,7 +45,8 @@ class Engine:
         self.job_seconds: float | None = None
         """Mean seconds of recent computations."""
         self.kept = KeptPasses(config.kept_bytes_max, config.kept_seconds_max)
-        self.account = Account()
+        self.work = Work()
+        """What the device has been used for."""
         self._sessions = sessions
         self._running: Batch | RequestJob | None = None
         self._is_running_standbys = False
@@ -141,7 +142,7 @@ class Engine:
         assert isinstance(job, Batch | RequestJob) and job is self._running
         self._running = None
         seconds = now - self._started_at
-        self.account.add(self._kind_of(job), seconds, _num_tokens(job))
+        self.work += self._work_of(job, seconds)
         if not self._is_running_standbys:  # what others wait for is measured
             previous = self.job_seconds if self.job_seconds is not None else seconds
             self.job_seconds = previous + RATE_SMOOTHING * (seconds - previous)
@@ -156,10 +157,11 @@ class Engine:
             effects = self._batch_finished(job, result, now)
         return [*effects, *self.run_next(now)]
 
-    def _kind_of(self, job: Batch | RequestJob) -> str:
+    def _work_of(self, job: Batch | RequestJob, seconds: float) -> Work:
         if isinstance(job, RequestJob):
-            return TUNING
-        return STANDING_BY if self._is_running_standbys else SERVING
+            return Work(tuning=Spent(seconds, job.num_tokens_left))
+        spent = Spent(seconds, job.num_tokens)
+        return Work(standing_by=spent) if self._is_running_standbys else Work(serving=spent)
 
     def _batch_finished(self, batch: Batch, result: object, now: float) -> list[Effect]:
         jobs = [part.job for part in batch.parts]
@@ -245,7 +247,3 @@ class Engine:
         self._sessions.close(victim.key)
         victim.cache.release()
         return [*told, Note(f"a session of {victim.client.peer} gives way to one of {session.client.peer}: no pages")]
-
-
-def _num_tokens(job: Batch | RequestJob) -> int:
-    return job.num_tokens if isinstance(job, Batch) else job.num_tokens_left

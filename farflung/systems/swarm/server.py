@@ -91,7 +91,7 @@ class Server(Role):
             moving_to=self.moving_to,
             version=self.config.version,
             num_model_blocks=self.config.num_model_blocks,
-            work=self._engine.account.work,
+            work=self._engine.work,
         )
 
     def start(self, now: float) -> Sequence[Effect]:
