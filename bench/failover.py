@@ -2,8 +2,10 @@
 
 Real: two servers hold the second half of the 60 M model. At position 128 or 1024 of a session the one that serves it is
 killed with SIGKILL and the next token asked for at once; the stall is what this token takes beyond the usual. Beside
-it: what a client without fail-over pays at least, a forward of the whole text through the surviving chain (finding the
-death out and a new route are not charged to it). In turns the session has a standby, which had some seconds' time.
+it: what a client without fail-over pays at least, a forward of as long a text through the surviving chain (finding the
+death out and a new route are not charged to it). The text is one that no server has seen: a client that had kept
+nothing, on servers that keep nothing. What beginning again takes where servers' prefix caches hold the text is shown
+too. In turns the session has a standby, which had some seconds' time.
 
 Virtual: see bench.failing_swarm.
 """
@@ -64,7 +66,9 @@ class Stall:
     stalled: float
     """The token asked for at the kill."""
     scratch: float
-    """The whole text through the surviving chain."""
+    """As long a text, seen by no server before, through the surviving chain."""
+    again: float
+    """The same text once more, of which the surviving servers have parts in their prefix caches."""
     is_exact: bool
 
 
@@ -75,28 +79,37 @@ def _next(model: Any, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, floa
     return token, time.perf_counter() - started_at
 
 
-def kill_at(swarm: LocalSwarm, client: ConnectedModel, local: Any, position: int, wait_seconds: float) -> Stall:
+def kill_at(
+    swarm: LocalSwarm, client: ConnectedModel, local: Any, position: int, number: int, wait_seconds: float
+) -> Stall:
     """Kill the replica in use when the cache holds `position` tokens, and go on; `wait_seconds` after the first token
-    before there are more."""
+    before there are more. `number`: of the kill, so that every one has an unseen text of its own."""
     text = prompt_of(position - NUM_DECODED, client.source.config.vocab_size)
     seconds: list[float] = []
     with client.open_cache(position + 4 * NUM_DECODED) as cache:
         token, _ = _next(client.model, text, cache)
         time.sleep(wait_seconds)
         victim = swarm.at(_endpoint_in_use(client, cache))
-        for number in range(2 * NUM_DECODED):
+        for step in range(2 * NUM_DECODED):
             text = torch.cat([text, token], dim=1)
-            if number == NUM_DECODED:
+            if step == NUM_DECODED:
                 victim.process.kill()
             token, spent = _next(client.model, token, cache)
             seconds.append(spent)
     victim.process.wait()
-    with client.open_cache(position + 4 * NUM_DECODED) as cache:
-        _, scratch = _next(client.model, text[:, : position + 1], cache)
+    again = _from_the_beginning(client, text[:, : position + 1])
+    unseen = prompt_of(position + 1, client.source.config.vocab_size, seed=1 + number)
+    scratch = _from_the_beginning(client, unseen)
     prompt = text[:, : position - NUM_DECODED]
     expected = local.generate(prompt, do_sample=False, max_new_tokens=2 * NUM_DECODED)
     usual = statistics.median(seconds[1:NUM_DECODED])
-    return Stall(usual, seconds[NUM_DECODED], scratch, torch.equal(text, expected))
+    return Stall(usual, seconds[NUM_DECODED], scratch, again, torch.equal(text, expected))
+
+
+def _from_the_beginning(client: ConnectedModel, text: torch.Tensor) -> float:
+    """Seconds of a new session's first token."""
+    with client.open_cache(text.shape[1] + NUM_DECODED) as cache:
+        return _next(client.model, text, cache)[1]
 
 
 def _endpoint_in_use(client: ConnectedModel, cache: Any) -> str:
@@ -114,14 +127,22 @@ def measure_stalls(report: Report, folder: Path, num_threads: int, num_kills: in
             for position in POSITIONS:
                 stalls: list[Stall] = []
                 with_standby: list[Stall] = []
-                for _ in range(num_kills):
-                    stalls.append(kill_at(swarm, client, local, position, 0.0))
+                for number in range(num_kills):
+                    stalls.append(kill_at(swarm, client, local, position, 2 * number, 0.0))
                     swarm.start(REPLICATED).wait_serving()
-                    with_standby.append(kill_at(swarm, cautious, local, position, STANDBY_SECONDS))
+                    with_standby.append(kill_at(swarm, cautious, local, position, 2 * number + 1, STANDBY_SECONDS))
                     swarm.start(REPLICATED).wait_serving()
                 rows += [_judge(report, position, stalls), _judge(report, position, with_standby, " with a standby")]
                 _compare(report, position, stalls, with_standby)
-    columns = ("position", "usual token, ms", "stall, ms", "from scratch, ms", "stall/scratch", "slowest stall, ms")
+    columns = (
+        "position",
+        "usual token, ms",
+        "stall, ms",
+        "from scratch, ms",
+        "stall/scratch",
+        "again, ms",
+        "slowest stall, ms",
+    )
     report.table("kill -9 of one of two replicas, real processes (medians)", columns, rows)
 
 
@@ -135,6 +156,7 @@ def _compare(report: Report, position: int, stalls: Sequence[Stall], with_standb
 def _judge(report: Report, position: int, stalls: Sequence[Stall], way: str = "") -> tuple[object, ...]:
     stall = statistics.median(each.stalled - each.usual for each in stalls)
     scratch = statistics.median(each.scratch - each.usual for each in stalls)
+    again = statistics.median(each.again - each.usual for each in stalls)
     ratio = statistics.median((each.stalled - each.usual) / (each.scratch - each.usual) for each in stalls)
     slowest = max(each.stalled - each.usual for each in stalls)
     usual = statistics.median(each.usual for each in stalls)
@@ -144,7 +166,7 @@ def _judge(report: Report, position: int, stalls: Sequence[Stall], way: str = ""
     report.claim(
         f"kill at position {position}{way}: same tokens as locally", "yes", "yes" if is_exact else "no", is_exact
     )
-    return (f"{position}{way}", usual * 1e3, stall * 1e3, scratch * 1e3, ratio, slowest * 1e3)
+    return (f"{position}{way}", usual * 1e3, stall * 1e3, scratch * 1e3, ratio, again * 1e3, slowest * 1e3)
 
 
 def steps_per_second(
