@@ -5,10 +5,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from farflung.apps.announced import TOPIC, AnnouncedServers
-from farflung.apps.capacity import CACHE_TOKENS_DEFAULT, capacity_blocks, choose_device, choose_dtype
+from farflung.apps.capacity import CACHE_TOKENS_DEFAULT, capacity_blocks, choose_device, choose_dtype, free_bytes
+from farflung.apps.machines import MACHINE_TOPIC, machine_info
 from farflung.apps.moving import Mover
 from farflung.apps.speed import Speed, is_faster_by_column, is_faster_packed, measure
 from farflung.apps.wiring import SwarmNode
@@ -79,6 +81,7 @@ class BlockServer:
         self._dtype = choose_dtype(options.dtype, source, self._device)
         self._pinned = BlockRange.parse(options.blocks, source.num_blocks) if options.blocks is not None else None
         self._num_blocks = self._capacity()
+        self._machine = machine_info(source, self._device, free_bytes(self._device))
         # On one block, before anybody is told, so that what is announced while the others load is true.
         first = self._pinned.first if self._pinned is not None else 0
         self._speed = measure(self._load(BlockRange(first, first + 1)))
@@ -102,6 +105,7 @@ class BlockServer:
         announced = AnnouncedServers(node.member)
         blocks = self._choose(announced, node.peer, tell)
         started_at = node.world.clock.wall_seconds()
+        node.publish(MACHINE_TOPIC, msgspec.msgpack.encode(self._machine))
         node.publish(TOPIC, self._joining(blocks, started_at).to_bytes())
         tell(f"loading blocks {blocks} of {self._source.name}")
         span = await asyncio.to_thread(self._load, blocks)

@@ -126,6 +126,12 @@ def test_all_blocks_have_a_server(sizes: Sizes) -> None:
     assert held == set(range(8))
 
 
+def test_answers_may_be_as_short_as_a_token(sizes: Sizes) -> None:
+    for num_tokens in (1, 8):
+        planned = make_plan(plan_for(goal={"prompt_tokens": 8, "answer_tokens": num_tokens}), sizes)
+        assert planned.outcomes[0].meets
+
+
 def test_numbers_stand_for_a_model_of_that_size(sizes: Sizes) -> None:
     assert sizes.parameters == pytest.approx(1.1e9, rel=0.01)
     assert (sizes.num_blocks, sizes.cache_values_per_token) == (8, 2 * 2048)

@@ -7,7 +7,12 @@ import typer
 
 
 def plan(
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.toml", help="Sites, machines, links, a model and a goal.")],
+    plan_file: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN.toml]", help="Sites, machines, links, a model and a goal.")
+    ] = None,
+    join: Annotated[
+        str | None, typer.Option("--join", help="Take sites, machines and links of the swarm of this ticket instead.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the answer here, for programs.")] = None,
     run_file: Annotated[
         Path | None, typer.Option("--run-file", help="Also write here what to start with: a run file, or commands.")
@@ -21,7 +26,7 @@ def plan(
     ] = None,
 ) -> None:
     """Say what a goal would take with these machines: methods tried in the simulator, ranked, with what limits them."""
-    from farflung.apps.plan.plan_file import load_plan
+    from farflung.apps.plan.plan_file import plan_of, plan_tables
     from farflung.apps.plan.words import LANGUAGES
     from farflung.apps.runs.reader import check_known
 
@@ -29,7 +34,16 @@ def plan(
     for path in (json_file, run_file, html_file):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
-    found = load_plan(plan_file, tuple(override or ()))
+    if plan_file is None and join is None:
+        raise ValueError("give a PLAN.toml (see examples/plan.toml), or --join TICKET to plan for a running swarm")
+    tables = plan_tables(plan_file, tuple(override or ()))
+    if join is None:
+        found = plan_of(tables)
+    else:
+        from farflung.apps.plan.swarm import plan_of_swarm
+        from farflung.apps.tickets import find_ticket
+
+        found = plan_of_swarm(find_ticket(join), tables)
     from farflung.apps.plan.command import plan_it
 
     plan_it(found, language, json_file, run_file, html_file)

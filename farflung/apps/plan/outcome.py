@@ -66,7 +66,9 @@ def energy_of(machines: Sequence[Machine], hours: float) -> float | None:
 
 def confidence_of(machines: Sequence[Machine], kind: str) -> Sentence:
     """By where speeds come from."""
-    return said("measured" if all(machine.is_measured_for(kind) for machine in machines) else "looked up")
+    if all(machine.is_measured_for(kind) for machine in machines):
+        return said("measured")
+    return said("worked out" if all(machine.measured.flops is not None for machine in machines) else "looked up")
 
 
 def ranked(outcomes: Sequence[Outcome], kind: str) -> list[Outcome]:

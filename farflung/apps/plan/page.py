@@ -40,7 +40,7 @@ def page_of(planned: Planned, language: str) -> str:
         _list([said("left out", method=how(language), why=why)(language) for how, why in planned.left_out]),
         f"<h2>{escape(start)}</h2><pre>{escape(chr(10).join(best.start))}</pre>",
         f"<h2>{escape(said('assumptions')(language))}</h2>",
-        _list([one(language) for one in assumptions(planned.plan.kind)]),
+        _list([one(language) for one in assumptions(planned.plan)]),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from farflung.apps.plan.devices import device_named, nearest_device
+from farflung.apps.plan.words import Sentence
 from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
 from farflung.apps.runs.sites import check_pairs
 
@@ -165,6 +166,8 @@ class PlanFile:
     kind: str
     """Of the goal."""
     goal: Goal
+    remarks: tuple[Sentence, ...] = ()
+    """What is to be said of figures that are not the file's."""
 
     def link(self, one: str, other: str) -> LinkSettings:
         """Between two different sites."""
@@ -181,10 +184,19 @@ def load_plan(path: Path, overrides: tuple[str, ...] = ()) -> PlanFile:
     Raises:
         ValueError: a mistake in it, in one sentence.
     """
-    tables = read_toml(path)
+    return plan_of(plan_tables(path, overrides))
+
+
+def plan_tables(path: Path | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The tables of a plan file (None: of none) with values changed.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    tables = read_toml(path) if path is not None else {}
     for override in overrides:
         apply_override(tables, override)
-    return plan_of(tables)
+    return tables
 
 
 def plan_of(tables: Mapping[str, Any]) -> PlanFile:

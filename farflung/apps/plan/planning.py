@@ -105,6 +105,7 @@ def verdict(planned: Planned) -> Sentence:
     return said("missed serve", **values, short=1 - best.tokens_per_second / goal.tokens_per_second)
 
 
-def assumptions(kind: str) -> Sequence[Sentence]:
+def assumptions(plan: PlanFile) -> Sequence[Sentence]:
     """What the answer rests on."""
-    return [said("simulated"), said("undisturbed"), *([said("no loss")] if kind != "serve" else [])]
+    of_kind = [said("no loss")] if plan.kind != "serve" else []
+    return [*plan.remarks, said("simulated"), said("undisturbed"), *of_kind]

@@ -60,6 +60,7 @@ def _try(goal: ServeGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Out
     groups = groups_of(plan, goal, sizes, method)
     num_servers = sum(len(group.servers) for group in groups)
     num_tokens = max(TOKENS_MIN, min(TOKENS_MAX, STEPS_SIMULATED // (goal.users * min(num_servers, 8))))
+    num_tokens = min(num_tokens, goal.answer_tokens)  # there is no room in the caches for more
     served = ServingRun(plan, goal, sizes, groups, num_tokens).run()
     return _outcome(plan, goal, sizes, method, groups, served)
 

@@ -94,6 +94,7 @@ WORDS: dict[str, tuple[str, str]] = {
     # Confidence
     "measured": ("good: speeds were measured", "高: 速度は実測値"),
     "looked up": ("fair: speeds are looked up", "中: 速度は仕様値"),
+    "worked out": ("fair: speeds are worked out from measured forward passes", "中: 順伝播の実測値から算出"),
     # Verdicts
     "met serve": (
         "Best: {method}: every user sees {rate:.3g} tokens/s ({wanted:g} wanted).",
@@ -121,6 +122,36 @@ WORDS: dict[str, tuple[str, str]] = {
         "How much a method learns from a token is not predicted: the table compares time, bytes and cost of equally "
         "many tokens.",
         "トークン当たりの学習効果は予測しません。同じトークン数での時間・転送量・費用を比べています。",
+    ),
+    "from swarm": (
+        "Sites ({sites}), machines ({machines}) and links are those of the swarm {swarm}, as its nodes measured and "
+        "announced them.",
+        "拠点 ({sites})・計算機 ({machines} 台)・回線は、稼働中のスウォーム {swarm} の各機の計測と申告によります。",
+    ),
+    "model served": (
+        "The model is the one that is served, {model}, taken as a Llama of {parameters:,.3g} M parameters.",
+        "モデルは提供中の {model} で、{parameters:,.3g} M パラメータの Llama とみなしています。",
+    ),
+    "left aside": ("The file's {sections} are left aside.", "ファイルの {sections} は使いません。"),
+    "silent machines": (
+        "{count} machines do not tell their device and memory: those of a desktop are assumed.",
+        "{count} 台は装置とメモリが不明のため、一般的な PC とみなしています。",
+    ),
+    "scaled speeds": (
+        "{count} machines were measured with another model: their speeds are scaled by the size of a block.",
+        "{count} 台は別のモデルでの実測値を、ブロックの大きさで換算しています。",
+    ),
+    "no site": (
+        "{count} machines name no site and are taken to be near to each other.",
+        "{count} 台は拠点名がないため、互いに近いとみなしています。",
+    ),
+    "assumed bandwidth": (
+        "Nobody has measured the bandwidth of {links}: {value} is assumed.",
+        "{links} の帯域は未計測のため、{value} と仮定しています。",
+    ),
+    "assumed round trip": (
+        "Nobody has measured the round trip of {links}: {value} is assumed.",
+        "{links} の往復時間は未計測のため、{value} と仮定しています。",
     ),
     "undisturbed": (
         "Nobody dies, links keep their rates, and all users write at the same time.",
