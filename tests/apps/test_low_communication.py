@@ -188,7 +188,7 @@ def test_a_site_of_two_ranks_trains_with_a_site_of_one(tmp_path: Path, wrapper: 
     assert_des_loc(found)
 
 
-@pytest.mark.parametrize("codec", ["raw", "int4"])
+@pytest.mark.parametrize("codec", ["raw", pytest.param("int4", marks=pytest.mark.slow)])
 def test_diloco_is_an_outer_nesterov_step_and_codecs_lose_what_they_say(tmp_path: Path, codec: str) -> None:
     settings: dict[str, Any] = {"policy_settings": {"parameters_every": 4, "codec": codec}}
     first, second = run_sites(tmp_path, [site(tmp_path, number, "DiLoCo", **settings) for number in (0, 1)])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.loopback
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallelism", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_a_group_learns_what_one_process_learns(parallelism: str, tmp_path: Path) -> None:
     overrides = [f"regions=[{{name='east', ranks_per_worker=2, parallelism='{parallelism}'}}]", "links=[]"]
     command = [sys.executable, "-m", "tests.apps.group_of_two", str(write_run(tmp_path)), str(tmp_path), *overrides]

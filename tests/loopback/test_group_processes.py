@@ -42,6 +42,7 @@ def test_rounds_among_groups_are_stopped_and_resumed(tmp_path: Path, commands: l
     assert summary(tmp_path)["validation_loss"] < LEARNT_LOSS
 
 
+@pytest.mark.slow
 def test_groups_train_though_a_rank_is_killed_and_torchrun_joins(tmp_path: Path, commands: list[Command]) -> None:
     path = write_run(tmp_path, algorithm=HALOS, tokens=200_000)
     command = Command(tmp_path, str(path), *(word for one in SITES for word in ("--set", one)))

@@ -219,7 +219,7 @@ class Worker:
         if is_at_end and not journal.ledger.is_closed:
             self._send_all(mailbox, self._measurements.ask(journal.ledger, news.slots))
         # Records without slots may be a piece of more; silence in return says that there is nothing to do.
-        is_idle = not new and self._measurements.is_idle
+        is_idle = not new and (self._measurements.is_idle or bool(self._reason))
         now = self._world.clock.now()
         self._ask_at = now + self._ask_seconds if is_idle or news.slots else now
         if not is_idle:

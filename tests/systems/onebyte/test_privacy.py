@@ -233,5 +233,8 @@ def test_who_is_gone_is_waited_for_only_so_long() -> None:
     """b crashes for good and a has spent its budget: nobody will ever measure again."""
     faults = Faults().crash("b", at=0.2)
     with spending_run({"a": 3, "b": 99}, SharedSlots(), faults, num_rounds=20, round_seconds_max=5.0) as run:
+        questions: list[float] = []
+        run.simulation.watch(lambda event: questions.append(event.time) if event.kind == "ByteReady" else None)
         run.run(deadline=400, names=["a"])
         assert run.reports["a"].is_over and "is spent" in run.reports["a"].reason
+        assert len(questions) < 400, "who measures no more asks with pauses, not as fast as answers come"
