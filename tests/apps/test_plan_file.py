@@ -103,6 +103,7 @@ def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.Capt
     commands = (
         [str(EXAMPLE), "--language", "fr"],
         [str(EXAMPLE), "--html", str(tmp_path / "none" / "report.html")],
+        [str(EXAMPLE), "--json", str(tmp_path)],
         [str(tmp_path / "none.toml")],
         [str(EXAMPLE), "--set", "goal.users=0"],
     )

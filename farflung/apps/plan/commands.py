@@ -34,6 +34,8 @@ def plan(
     for path in (json_file, run_file, html_file):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder: give the name of a file in it")
     if plan_file is None and join is None:
         raise ValueError("give a PLAN.toml (see examples/plan.toml), or --join TICKET to plan for a running swarm")
     tables = plan_tables(plan_file, tuple(override or ()))
