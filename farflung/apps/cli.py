@@ -15,6 +15,7 @@ from farflung.apps.http.commands import api
 from farflung.apps.journal.commands import app as journal_app
 from farflung.apps.options import Adapter, Draft, Home, Join, MaxTokens, Model, Seed, Stop, Temperature, TopK, TopP
 from farflung.apps.parents import tie_to_parent
+from farflung.apps.pilot.commands import pilot
 from farflung.apps.plan.commands import plan
 from farflung.apps.pretrain.commands import pretrain
 from farflung.apps.processes import CommandFailed, leave
@@ -218,6 +219,7 @@ app.command()(align)
 app.command()(finetune)
 app.command()(join)
 app.command()(plan)
+app.command()(pilot)
 app.command()(dashboard)
 
 

@@ -42,16 +42,25 @@ class Measured:
     remarks: tuple[Sentence, ...]
 
 
+def most_served(seen: Seen) -> str:
+    """The fingerprint of the model that most servers serve.
+
+    Raises:
+        ValueError: nobody serves anything.
+    """
+    if not seen.servers:
+        raise ValueError(f"nobody serves blocks in the swarm {seen.swarm!r}: give a PLAN.toml, without --join")
+    counts = Counter(info.model for info in seen.servers.values())
+    return min(counts, key=lambda one: (-counts[one], one))
+
+
 def model_served(seen: Seen) -> Measured:
     """[model]: what most servers serve, as a Llama of the size that they announce.
 
     Raises:
         ValueError: nobody serves anything, or its size is not told.
     """
-    if not seen.servers:
-        raise ValueError(f"nobody serves blocks in the swarm {seen.swarm!r}: give a PLAN.toml, without --join")
-    counts = Counter(info.model for info in seen.servers.values())
-    fingerprint = min(counts, key=lambda one: (-counts[one], one))
+    fingerprint = most_served(seen)
     peers = [peer for peer, info in seen.servers.items() if info.model == fingerprint]
     told = next((peer for peer in peers if peer in seen.machines and seen.servers[peer].num_model_blocks), None)
     name = seen.servers[peers[0]].model_name

@@ -31,17 +31,27 @@ def page_of(planned: Planned, language: str) -> str:
     start = f"{said('start')(language)}: {best.start_name}".rstrip(": ")
     parts = [
         f"<h1>{escape(title)}</h1>",
-        _table(planned, language),
-        _list([f"{number}. {'; '.join(remarks(one, language))}" for number, one in enumerate(outcomes, 1)]),
+        plain_table(
+            [title(language) for title in columns(planned)],
+            [row(planned, number, one, language) for number, one in enumerate(outcomes, 1)],
+        ),
+        item_list([f"{number}. {'; '.join(remarks(one, language))}" for number, one in enumerate(outcomes, 1)]),
         _bars(said("time serve" if is_serving else "time"), outcomes, [one.seconds for one in outcomes], language),
         _bars(said("cost serve" if is_serving else "cost"), outcomes, [one.cost for one in outcomes], language),
         f"<h2>{escape(said('bytes per way')(language))}</h2>",
-        _list([f"{one} → {other}: {bytes_of(num)}" for (one, other), num in sorted(between_sites(best.sent).items())]),
-        _list([said("left out", method=how(language), why=why)(language) for how, why in planned.left_out]),
+        item_list(
+            [f"{one} → {other}: {bytes_of(num)}" for (one, other), num in sorted(between_sites(best.sent).items())]
+        ),
+        item_list([said("left out", method=how(language), why=why)(language) for how, why in planned.left_out]),
         f"<h2>{escape(start)}</h2><pre>{escape(chr(10).join(best.start))}</pre>",
         f"<h2>{escape(said('assumptions')(language))}</h2>",
-        _list([one(language) for one in assumptions(planned.plan)]),
+        item_list([one(language) for one in assumptions(planned.plan)]),
     ]
+    return document(title, parts, language)
+
+
+def document(title: str, parts: Sequence[str], language: str) -> str:
+    """A page of these pieces of HTML, which is whole by itself."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(parts)
     return (
@@ -50,17 +60,15 @@ def page_of(planned: Planned, language: str) -> str:
     )
 
 
-def _table(planned: Planned, language: str) -> str:
-    titles = "".join(f"<th>{escape(title(language))}</th>" for title in columns(planned))
-    rows = [
-        "".join(f"<td>{escape(cell)}</td>" for cell in row(planned, number, one, language))
-        for number, one in enumerate(planned.outcomes, 1)
-    ]
-    lines = "".join(f"<tr>{cells}</tr>" for cells in rows)
-    return f'<div class="wide"><table><tr>{titles}</tr>{lines}</table></div>'
+def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Texts under titles."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
 
 
-def _list(lines: Sequence[str]) -> str:
+def item_list(lines: Sequence[str]) -> str:
+    """Nothing where there are none."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 

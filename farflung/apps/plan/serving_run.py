@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from farflung.apps.plan.fleet import Machine
 from farflung.apps.plan.places import Bytes, Nodes, difference, scaled, topology_of
 from farflung.apps.plan.plan_file import PlanFile, ServeGoal
 from farflung.apps.plan.sizes import Sizes
+from farflung.apps.plan.user import User, together
 from farflung.sim.simulation import Simulation
 from farflung.systems.swarm.checks import Limits
 from farflung.systems.swarm.config import ServerConfig, SessionConfig
@@ -54,6 +55,8 @@ class Served:
 
     first_token_seconds: float
     """Of the first user, alone."""
+    first_prompt_bytes: Bytes
+    """Of that user's prompt."""
     tokens_per_second: list[float]
     """Of each user, after the first."""
     prompt_bytes: Bytes
@@ -91,28 +94,29 @@ class ServingRun:
 
     def _measure(self, simulation: Simulation, worlds: Sequence[World]) -> Served:
         simulation.run(self._meet(worlds), deadline=float("inf"))
-        sessions = [self._session(number, world) for number, world in enumerate(worlds)]
+        users = [self._user(number, world) for number, world in enumerate(worlds)]
         before = self._nodes.bytes_sent(simulation)
-        first = simulation.run(self._prompt(simulation, sessions[0], self._goal.prompt_tokens), deadline=float("inf"))
+        first = simulation.run(users[0].prompt(self._goal.prompt_tokens), deadline=float("inf"))
         simulation.advance(PAUSE_SECONDS)
-        first_bytes = sum(difference(self._nodes.bytes_sent(simulation), before).values())
+        first_bytes = difference(self._nodes.bytes_sent(simulation), before)
         # What a cache holds costs nothing here: the others begin with a word.
-        prompts = [functools.partial(self._prompt, simulation, session, 1) for session in sessions[1:]]
-        simulation.run(_together(prompts), deadline=float("inf"))
+        prompts = [functools.partial(user.prompt, 1) for user in users[1:]]
+        simulation.run(together(prompts), deadline=float("inf"))
         simulation.advance(PAUSE_SECONDS)
         after_prompts = self._nodes.bytes_sent(simulation)
         busy_before, began_at = self._busy(simulation), simulation.now()
-        answers = [functools.partial(self._answer, simulation, session) for session in sessions]
-        rates = simulation.run(_together(answers), deadline=float("inf"))
+        answers = [functools.partial(user.answer, self._num_tokens) for user in users]
+        rates = simulation.run(together(answers), deadline=float("inf"))
         seconds = simulation.now() - began_at
         busy = {name: (total - busy_before[name]) / seconds for name, total in self._busy(simulation).items()}
-        chains = [self._chain(session) for session in sessions]
+        chains = [self._chain(user.session) for user in users]
         simulation.advance(PAUSE_SECONDS)
         sent = difference(self._nodes.bytes_sent(simulation), after_prompts)
         token_bytes = scaled(sent, 1 / self._num_tokens)
-        prompts_share = len(sessions) * first_bytes / sum(token_bytes.values())
+        prompts_share = len(users) * sum(first_bytes.values()) / sum(token_bytes.values())
         return Served(
             first_token_seconds=first,
+            first_prompt_bytes=first_bytes,
             tokens_per_second=rates,
             prompt_bytes=scaled(token_bytes, prompts_share),
             token_bytes=token_bytes,
@@ -155,7 +159,7 @@ class ServingRun:
     def _group_of(self, number: int) -> Group:
         return next(group for group in self._groups if self._homes[number] in group.sites)
 
-    def _session(self, number: int, world: World) -> Session:
+    def _user(self, number: int, world: World) -> User:
         sizes, goal = self._sizes, self._goal
         group = self._group_of(number)
         view = SwarmView(
@@ -163,7 +167,8 @@ class ServingRun:
         )
         # Nobody dies here, and a step that takes long is no reason to look elsewhere.
         config = SessionConfig(ask_again_seconds=3600.0, step_seconds_max=1e6)
-        return Session(world, view, config, num_tokens_max=goal.prompt_tokens + goal.answer_tokens)
+        session = Session(world, view, config, num_tokens_max=goal.prompt_tokens + goal.answer_tokens)
+        return User(world.clock, session, lambda num: torch.zeros(1, num, sizes.source.hidden_size), goal.client_ms)
 
     def _announced(self, group: Group) -> Callable[[], dict[PeerId, ServerInfo]]:
         names = [placed.machine.name for placed in group.servers]
@@ -178,27 +183,6 @@ class ServingRun:
         if one != two:
             return self._plan.link(one, two).round_trip_ms / 1000
         return next(site.round_trip_ms for site in self._plan.sites if site.name == one) / 1000
-
-    async def _prompt(self, simulation: Simulation, session: Session, num_tokens: int) -> float:
-        """Seconds until the first token."""
-        began_at = simulation.now()
-        await session.step(torch.zeros(1, num_tokens, self._sizes.source.hidden_size))
-        await asyncio.sleep(self._goal.client_ms / 1000)
-        return simulation.now() - began_at
-
-    async def _answer(self, simulation: Simulation, session: Session) -> float:
-        """Tokens per second."""
-        began_at = simulation.now()
-        hidden = torch.zeros(1, 1, self._sizes.source.hidden_size)
-        for _ in range(self._num_tokens):
-            await session.step(hidden)
-            await asyncio.sleep(self._goal.client_ms / 1000)
-        return self._num_tokens / (simulation.now() - began_at)
-
-
-async def _together(works: Sequence[Callable[[], Coroutine[Any, Any, float]]]) -> list[float]:
-    tasks = [asyncio.get_running_loop().create_task(work()) for work in works]
-    return [await task for task in tasks]
 
 
 def user_name(number: int) -> str:

@@ -31,13 +31,15 @@ def plan_of_swarm(ticket: str, tables: Mapping[str, Any]) -> PlanFile:
 def look(connection: Connection) -> Seen:
     """What the directory says now."""
 
-    def now() -> Seen:
-        node = connection.node
-        servers = dict(AnnouncedServers(node.member)())
-        view = dict(node.member.view)
-        return Seen(swarm=node.node.ticket.swarm, view=view, servers=servers, machines=announced_machines(view))
+    return connection.bridge.call(lambda: look_now(connection))
 
-    return connection.bridge.call(now)
+
+def look_now(connection: Connection) -> Seen:
+    """The same for whoever is on the connection's loop."""
+    node = connection.node
+    view = dict(node.member.view)
+    servers = dict(AnnouncedServers(node.member)())
+    return Seen(swarm=node.node.ticket.swarm, view=view, servers=servers, machines=announced_machines(view))
 
 
 def completed(tables: Mapping[str, Any], seen: Seen) -> PlanFile:
@@ -46,9 +48,8 @@ def completed(tables: Mapping[str, Any], seen: Seen) -> PlanFile:
     Raises:
         ValueError: as `plan_of_swarm`.
     """
-    remarks = (
-        [said("left aside", sections=", ".join(given))] if (given := [one for one in PLACES if one in tables]) else []
-    )
+    aside = [name for name in PLACES if name in tables]
+    remarks = [said("left aside", sections=", ".join(aside))] if aside else []
     model = read_table(tables["model"], "model") if "model" in tables else None
     if model is None:
         served = model_served(seen)

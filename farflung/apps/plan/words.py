@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from farflung.apps.plan.pilot_words import PILOT_WORDS
+
 LANGUAGES = ("en", "ja")
 
 
@@ -28,6 +30,7 @@ def said(key: str, **values: str | int | float | Sentence) -> Sentence:
 
 
 WORDS: dict[str, tuple[str, str]] = {
+    **PILOT_WORDS,
     # Titles and columns
     "rank": ("", ""),
     "method": ("method", "方法"),

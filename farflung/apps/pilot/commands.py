@@ -1,0 +1,62 @@
+"""`farflung pilot`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MEASURE_SECONDS = 60.0
+SECONDS = 300.0
+
+
+def pilot(
+    plan_file: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN.toml]", help="A model and a goal; places are those of the swarm.")
+    ] = None,
+    join: Annotated[
+        str | None, typer.Option("--join", envvar="FARFLUNG_TICKET", show_envvar=True, help="The ticket of the swarm.")
+    ] = None,
+    measure_seconds: Annotated[
+        float, typer.Option("--measure-seconds", help="How long links and machines are measured.")
+    ] = MEASURE_SECONDS,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long the job is tried.")] = SECONDS,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Of pretraining, such as desloc; else the plan's best.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here, for programs.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Also write it as a page of its own here.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where a pretraining run is kept; else nowhere.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", help="en or ja.")] = "en",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
+    ] = None,
+) -> None:
+    """Try a job small and for real in a swarm, and say how far the plan is from it."""
+    from farflung.apps.plan.plan_file import plan_tables
+    from farflung.apps.plan.words import LANGUAGES
+    from farflung.apps.runs.reader import check_known
+    from farflung.apps.tickets import find_ticket
+
+    check_known(language, LANGUAGES, "--language", what="language")
+    for path in (json_file, html_file):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
+    if not (measure_seconds > 0 and seconds > 0):
+        raise ValueError("--measure-seconds and --seconds must be positive")
+    tables, ticket = plan_tables(plan_file, tuple(override or ())), find_ticket(join)
+    from farflung.apps.pilot.command import Wish, try_it
+
+    wish = Wish(
+        ticket=ticket,
+        tables=tables,
+        measure_seconds=measure_seconds,
+        seconds=seconds,
+        method=method,
+        folder=folder,
+        language=language,
+        json_file=json_file,
+        html_file=html_file,
+    )
+    try_it(wish)

@@ -1,0 +1,44 @@
+"""What a pilot's report says, in English and Japanese."""
+
+PILOT_WORDS: dict[str, tuple[str, str]] = {
+    "predicted": ("predicted", "予測"),
+    "measured value": ("measured", "実測"),
+    "ratio": ("measured / predicted", "実測 / 予測"),
+    "figure": ("figure", "項目"),
+    "row first token": ("seconds to the first token, one user", "最初のトークンまでの時間 (1利用者)"),
+    "row slowest": ("tokens per second, slowest user", "トークン/秒 (最も遅い利用者)"),
+    "row prompt sent": ("bytes sent for a prompt", "プロンプト送信量"),
+    "row token sent": ("bytes sent for a token of each user", "全利用者の1トークン当たり送信量"),
+    "row token received": ("bytes received for a token of each user", "全利用者の1トークン当たり受信量"),
+    "row time": ("seconds for {tokens:,} tokens", "{tokens:,} トークンの時間 (秒)"),
+    "row rate": ("tokens per second of all workers", "全ワーカーのトークン/秒"),
+    "row bytes": ("bytes from {one} to {other}", "{one} から {other} への転送量"),
+    "row bytes all": ("bytes between sites", "拠点間の転送量"),
+    "as it stands": ("the swarm as it stands", "現状のスウォーム"),
+    "pilot verdict": (
+        "Tried for {seconds:.0f} s: {method}. Furthest from the plan: {what}, {ratio} times what was predicted.",
+        "{seconds:.0f} 秒の試行: {method}。予測との差が最大の項目: {what} (予測の {ratio} 倍)。",
+    ),
+    "pilot stopped": (
+        "Stopped after {seconds:.0f} s: {method}. Furthest from the plan: {what}, {ratio} times what was predicted.",
+        "{seconds:.0f} 秒で中止: {method}。予測との差が最大の項目: {what} (予測の {ratio} 倍)。",
+    ),
+    "pilot nothing": (
+        "Stopped before anything was measured: {method}.",
+        "計測前に中止されました: {method}。",
+    ),
+    "pilot users": (
+        "All {users} users were here, real sessions of the client library with random hidden states; embeddings and "
+        "head of the model were a wait of {client:g} ms.",
+        "全 {users} 利用者はこの機から、クライアントライブラリの実セッションで無作為な隠れ状態を送りました。"
+        "埋め込みと出力層は {client:g} ms の待ちとしています。",
+    ),
+    "pilot bytes": (
+        "Bytes are those between here and the servers; what servers hand to each other is not seen from here.",
+        "転送量はこの機とサーバー間のものです。サーバー同士の転送はここからは見えません。",
+    ),
+    "pilot surveyed": (
+        "{count} of {servers} servers were measured by sessions; of others, and of ways, what is announced counts.",
+        "{servers} 台中 {count} 台をセッションで計測し、他の機と経路は申告値を使いました。",
+    ),
+}
