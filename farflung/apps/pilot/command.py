@@ -63,7 +63,7 @@ def _pretrain(wish: Wish) -> Comparison:
 
     with Connection(wish.ticket) as connection:
         seen = look(connection)
-    return tried(wish.tables, seen, wish.seconds, wish.method, wish.folder)
+    return tried(wish.tables, seen, wish.measure_seconds, wish.seconds, wish.method, wish.folder)
 
 
 def _serve(wish: Wish) -> Comparison:

@@ -33,6 +33,12 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
         "全 {users} 利用者はこの機から、クライアントライブラリの実セッションで無作為な隠れ状態を送りました。"
         "埋め込みと出力層は {client:g} ms の待ちとしています。",
     ),
+    "pilot processes": (
+        "The {workers} workers were processes of this machine, one for each site, over links shaped as they were "
+        "measured; speeds predicted with are those of such processes here.",
+        "各拠点1台、計 {workers} 台のワーカーはこの機のプロセスで、実測値に合わせた回線で結びました。"
+        "予測に使った速度もこの機のプロセスの実測値です。",
+    ),
     "pilot bytes": (
         "Bytes are those between here and the servers; what servers hand to each other is not seen from here.",
         "転送量はこの機とサーバー間のものです。サーバー同士の転送はここからは見えません。",

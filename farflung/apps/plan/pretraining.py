@@ -43,7 +43,7 @@ def candidates(plan: PlanFile, goal: PretrainGoal, sizes: Sizes) -> list[Candida
     tried = [said("method all", method=name) for name in goal.methods or NAMES]
     if len(plan.sites) > 1:
         tried.append(said("method one", method=BASELINE, site=_fastest_site(plan, sizes)))
-    return [Candidate(method, functools.partial(_try, goal, sizes, method)) for method in tried]
+    return [Candidate(method, functools.partial(try_method, goal, sizes, method)) for method in tried]
 
 
 def _fastest_site(plan: PlanFile, sizes: Sizes) -> str:
@@ -53,7 +53,12 @@ def _fastest_site(plan: PlanFile, sizes: Sizes) -> str:
     return max(plan.site_names, key=speed)
 
 
-def _try(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+def try_method(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+    """What it comes to on a plan's machines.
+
+    Raises:
+        ValueError: it cannot work there, and why.
+    """
     machines = machines_that_fit(plan, sizes, str(method.values.get("site", "")))
     run = PRETRAIN.read(run_tables(plan, goal, sizes, machines, str(method.values["method"])), is_simulated=True)
     workers = places_of(machines, sizes)
