@@ -31,15 +31,16 @@ def wait_until(holds: Callable[[], bool], *, seconds: float, what: str) -> None:
 @contextmanager
 def tiny_server(folder: Path, *options: str) -> Iterator[str]:
     """A running API over the model in `folder`; yields its base URL."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "tests.apps.serve_tiny", str(folder), str(port), *options]
-    process = subprocess.Popen(command, cwd=ROOT)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        number = listening.fileno()
+        command = [sys.executable, "-m", "tests.apps.serve_tiny", str(folder), str(number), *options]
+        process = subprocess.Popen(command, cwd=ROOT, pass_fds=[number])
 
     def is_up() -> bool:
         assert process.poll() is None, "the server ended"
         try:
-            return httpx.get(f"{url}/health", timeout=2).status_code == 200
+            return httpx.get(f"{url}/health", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -1,7 +1,8 @@
-"""A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER PORT [OPTIONS]`."""
+"""A real server process over a tiny local model: `python -m tests.apps.serve_tiny FOLDER SOCKET [OPTIONS]`."""
 
 import argparse
-import time
+import itertools
+import socket
 
 import torch
 import uvicorn
@@ -15,10 +16,14 @@ from farflung.model.generator import ModelGenerator, Speculation, stop_tokens_of
 
 
 def engine_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
-    """An engine that guesses ahead and writes two answers at a time."""
+    """An engine that guesses ahead and writes two answers at a time.
+
+    To its clock a forward takes the same time always: whether guesses pay must not depend on who else uses the machine.
+    """
+    clock = itertools.count()
     return Engine(
         name,
-        ModelGenerator(model, speculation=Speculation(PromptLookup(), time.monotonic)),
+        ModelGenerator(model, speculation=Speculation(PromptLookup(), lambda: float(next(clock)))),
         tokenizer,
         stop_tokens=stop_tokens_of(model),
         limits=EngineLimits(num_running_max=2, num_waiting_max=1),
@@ -29,7 +34,7 @@ def engine_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("port", type=int)
+    parser.add_argument("socket", type=int, help="Number of a file that listens already.")
     parser.add_argument("--tools", help="The folder of a model that calls tools.")
     parser.add_argument("--key", action="append", default=[])
     parser.add_argument("--resume-seconds", type=float, default=30.0)
@@ -45,7 +50,8 @@ def main() -> None:
         engines["tools"] = engine_of("tools", model, AutoTokenizer.from_pretrained(arguments.tools))
     limits = StreamLimits(resume_seconds=arguments.resume_seconds)
     app = build_app(engines, api_keys=arguments.key, body_bytes_max=100_000, stream_limits=limits)
-    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server.run(sockets=[socket.socket(fileno=arguments.socket)])
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def test_another_node_or_another_swarm_where_the_ticket_says(swarm: Connection) 
 
 def test_something_else_listens_where_the_ticket_says(swarm: Connection) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        mute.settimeout(30)
+        mute.settimeout(120)
         meeting = Meeting(swarm.node.peer, (f"127.0.0.1:{mute.getsockname()[1]}",))
         steps = check_way(ticket_of(swarm).meeting_at([meeting]), time.time())
 

@@ -115,8 +115,8 @@ def test_a_full_server_says_so_and_when_to_come_back(api_url: str) -> None:
             assert int(answer.headers["Retry-After"]) >= 1
             assert "2 answers are being written and 1 requests wait" in answer.json()["error"]["message"]
             assert answer.json()["error"]["type"] == "rate_limit_error"
-    wait_until(lambda: num_running(api_url) == 0, seconds=60, what="all are given up")
-    assert metric(api_url, 'farflung_waiting{model="tiny"}') == 0
+    waiting = 'farflung_waiting{model="tiny"}'
+    wait_until(lambda: num_running(api_url) == metric(api_url, waiting) == 0, seconds=60, what="all are given up")
     assert httpx.post(f"{api_url}/v1/completions", json=LONG | {"max_tokens": 2}, timeout=120).status_code == 200
 
 
@@ -136,8 +136,9 @@ def test_answers_at_the_same_time_do_not_mix(api_url: str) -> None:
 def test_the_server_answers_others_while_a_model_computes(api_url: str) -> None:
     with open_request(api_url, LONG):
         wait_until(lambda: num_running(api_url) == 1, seconds=60, what="the answer is being written")
-        slowest = max(httpx.get(f"{api_url}/health", timeout=120).elapsed.total_seconds() for _ in range(5))
-    assert slowest < 10
+        for _ in range(5):
+            assert httpx.get(f"{api_url}/health", timeout=120).status_code == 200
+        assert num_running(api_url) == 1, "they were answered before the answer's end"
     wait_until(lambda: num_running(api_url) == 0, seconds=60, what="the answer is given up")
 
 

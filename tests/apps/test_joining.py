@@ -42,7 +42,7 @@ async def test_a_newcomer_has_heard_of_the_others_once_it_has_joined(opened: Ope
     founder = await opened("founder", new_swarm="here")
     await founder.wait_joined()
     founder.publish("said", b"by the founder")
-    for _ in range(3000):
+    for _ in range(6000):
         if founder.member.is_heard:
             break
         await asyncio.sleep(0.02)

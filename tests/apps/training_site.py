@@ -39,7 +39,7 @@ class Settings:
     wrapper: str = ""
     """ddp, fsdp or none."""
     num_hidden: int = NUM_HIDDEN
-    wait_seconds_max: float = 60.0
+    wait_seconds_max: float = 240.0
     step_seconds: float = 0.0
     num_leave_after: int | None = None
     """Steps after which it dies without a word."""

@@ -37,7 +37,7 @@ def test_coverage_turns_red_and_heals(
     fleet.complete()
     page = look(address)
     wait_classes(page, ["many"] * 4)
-    assert page.locator("[data-peer]").count() >= 6
+    page.wait_for_function("document.querySelectorAll('[data-peer]').length >= 6")
     first, second = [server for server in fleet.servers if server.blocks == "2:4"]
     first.send(number)
     wait_classes(page, ["many", "many", "one", "one"])

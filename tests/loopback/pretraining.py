@@ -19,6 +19,8 @@ from tests.loopback.fleet import ROOT, wait_until
 
 LEARNT_LOSS = 3.7
 """A model that has learnt nothing has 5.55."""
+UNENDING = 10_000_000
+"""A budget of tokens that no machine uses up before it is interrupted, however late that is heard."""
 SECONDS_MAX = 400.0
 
 
@@ -112,6 +114,63 @@ def wait_trained(command: Command, num_tokens: int) -> None:
         return command.num_tokens >= num_tokens
 
     wait_until(is_there, f"{num_tokens} tokens are trained on", SECONDS_MAX)
+
+
+def wait_learnt(command: Command) -> None:
+    """Wait until all workers tell of losses that only a model which has learnt has."""
+
+    def has_learnt() -> bool:
+        assert command.process.poll() is None, command.output.read_text()
+        losses = [point.loss for point in read_history(command.folder / "log.jsonl").newest()]
+        return bool(losses) and all(loss is not None and loss < LEARNT_LOSS for loss in losses)
+
+    wait_until(has_learnt, "the model has learnt", SECONDS_MAX)
+
+
+def wait_told(command: Command, words: str) -> None:
+    """Wait until the command has told that, but not for one that has ended."""
+
+    def is_told() -> bool:
+        assert command.process.poll() is None, command.output.read_text()
+        return words in command.text
+
+    wait_until(is_told, words, SECONDS_MAX)
+
+
+def wait_steps(command: Command, seat: str) -> None:
+    """Wait until a worker has made a step, but not for a run that has ended."""
+
+    def has_made() -> bool:
+        assert command.process.poll() is None, command.output.read_text()
+        return seat in num_steps(command)
+
+    wait_until(has_made, f"{seat} makes steps", SECONDS_MAX)
+
+
+def wait_reports(command: Command, seat: str, count: int) -> None:
+    """Wait for so many more reports of a worker, but not for a run that has ended."""
+
+    def num_reports() -> int:
+        assert command.process.poll() is None, command.output.read_text()
+        return sum(point.seat == seat for point in read_history(command.folder / "log.jsonl").points)
+
+    before = num_reports()
+    wait_until(lambda: num_reports() >= before + count, f"{seat} reports", SECONDS_MAX)
+
+
+def with_budget(command: Command, name: str, before: int, after: int) -> str:
+    """The file of a run that was stopped, once its budget is another."""
+    kept = command.folder / "run.toml"
+    text = kept.read_text()
+    assert text.count(f"{name} = {before}\n") == 1, text
+    kept.write_text(text.replace(f"{name} = {before}\n", f"{name} = {after}\n"))
+    return str(kept)
+
+
+def interrupt(command: Command) -> None:
+    """Ctrl-C, after which the run has stopped in good order."""
+    command.send(signal.SIGINT)
+    assert command.wait() == 130, command.output.read_text()
 
 
 def num_steps(command: Command) -> dict[str, int]:

@@ -39,6 +39,7 @@ def test_the_cache_of_a_client_that_is_killed_is_freed_and_the_other_client_is_u
 
     def kill_the_other() -> None:
         wait_until(lambda: len(other.text) > 100, "the other client writes")
+        other.send(signal.SIGSTOP)  # it would have come to its end before servers tell of it
         wait_until(lambda: sum(info.num_sessions for info in view.servers().values()) >= 4, "both sessions are seen")
         other.kill()
 

@@ -5,7 +5,6 @@ The moment is chosen by watching the generation, never by waiting. Both stages o
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -98,23 +97,21 @@ def test_prefill(fleet: Fleet, model: Any, whole: Any, number: int) -> None:
 def test_a_frozen_process_is_noticed_and_left(fleet: Fleet, model: Any, whole: Any) -> None:
     expected = whole.generate(PROMPT, **COMMON)
     frozen: list[Program] = []
-    moments: list[float] = []
     with model.inference_session(num_tokens_max=64) as cache:
 
         def freeze() -> None:
             frozen.append(stage(fleet, cache, 1))
             frozen[0].send(signal.SIGSTOP)
-            moments.append(time.monotonic())
 
-        actions = {8: freeze, 9: lambda: moments.append(time.monotonic())}
         try:
-            output = model.generate(PROMPT, logits_processor=[At(actions)], **COMMON)
+            output = model.generate(PROMPT, logits_processor=[At({8: freeze})], **COMMON)
         finally:
             for program in frozen:  # tests after this one need it, whatever has become of this one
                 program.send(signal.SIGCONT)
         assert cache.session.num_replaced >= 1, "a machine this busy may lose others for a while too"
         assert stage(fleet, cache, 1) is not frozen[0]
     assert torch.equal(output, expected)
-    assert moments[1] - moments[0] < 20.0, "seven seconds of silence, and what a busy machine adds"
+    reason = model._blocks.view._bans[frozen[0].peer].reason
+    assert reason != "it does not answer", "its silence is noticed before it has been asked in vain"
     wait_until(lambda: frozen[0].peer in model._blocks.view.servers(), "it is back in the directory")
     assert frozen[0].is_alive

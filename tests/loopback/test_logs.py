@@ -47,7 +47,7 @@ def test_a_key_of_a_run_for_all_its_processes(lead: Callable[..., Command], tmp_
     options = ["regions=[{name='east', workers=1}]", "links=[]", "logging.decisions='json'"]
     command = lead(str(path), *(word for option in options for word in ("--set", option)))
     given = wait_decided(command.output, "lead", "takes the seat east-worker-0")
-    (log,) = (command.folder / "seats").glob("east-local-server-*.log")
+    log = command.folder / "seats" / "east-local-server-1.log"
     joined = wait_decided(log, "hierarchy", "east-worker-0 joins under lease 1")
     assert given["node"] != joined["node"] and given["fields"]["process"] != joined["fields"]["process"]
     command.send(signal.SIGKILL)  # nothing of it is to be saved

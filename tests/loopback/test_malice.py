@@ -1,8 +1,8 @@
 """A member with a client's ticket lies to real servers: each lie is answered, none costs, honest clients are safe."""
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from farflung.apps.wiring import Connection
 from farflung.systems.swarm.messages import ACTOR
 from farflung.world.address import Address
 from farflung.world.mailbox import Mailbox
-from tests.loopback.fleet import Fleet, wait_until
+from tests.loopback.fleet import PATIENCE_SECONDS, Fleet, wait_until
 from tests.loopback.test_kill import PROMPT, At
 from tests.malice import SILENCE, Target, lies, sentence_of
 
 pytestmark = pytest.mark.loopback
 
 SILENCE_SECONDS = 0.2
-FLOOD_SECONDS = 3.0
+NUM_LIES_MIN = 500
+"""Of the flood, half of them while the honest client is at work."""
 GROWTH_BYTES_MAX = 64 << 20
 
 
@@ -48,18 +49,22 @@ async def lie_and_hear(connection: Connection, target: Target) -> dict[str, str]
     return wrong
 
 
-async def flood(connection: Connection, target: Target) -> int:
-    """Tell all lies again and again, without waiting for answers; how many."""
-    world = connection.node.world
-    ends_at, num_sent = world.clock.now() + FLOOD_SECONDS, 0
-    with Mailbox(world, "flood") as mailbox:
-        while world.clock.now() < ends_at:
-            for _, message, _ in lies(target, mailbox.address):
-                mailbox.send(Address(target.peer, ACTOR), message)
-                num_sent += 1
-            mailbox.clear()
-            await asyncio.sleep(0.02)
-    return num_sent
+@dataclass
+class Flood:
+    """All lies again and again, without waiting for answers."""
+
+    num_sent: int = 0
+    is_over: bool = False
+
+    async def tell(self, connection: Connection, target: Target) -> None:
+        """Until it is over."""
+        with Mailbox(connection.node.world, "flood") as mailbox:
+            while not self.is_over:
+                for _, message, _ in lies(target, mailbox.address):
+                    mailbox.send(Address(target.peer, ACTOR), message)
+                    self.num_sent += 1
+                mailbox.clear()
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -94,15 +99,24 @@ def test_an_honest_client_says_the_same_words_during_a_flood_of_lies(
         Connection(fleet.ticket()) as other_rogue,
         ThreadPoolExecutor() as threads,
     ):
+        flood = Flood()
         floods = [
-            threads.submit(connection.bridge.run, flood(connection, Target(peer, target.model, target.hidden_size, 2)))
+            threads.submit(
+                connection.bridge.run, flood.tell(connection, Target(peer, target.model, target.hidden_size, 2))
+            )
             for connection, peer in zip((rogue, other_rogue), victims, strict=True)
         ]
-        started_at = time.monotonic()
-        at = At({20: lambda: wait_until(lambda: time.monotonic() - started_at > 1.5, "the flood is on")})
-        output = model.generate(PROMPT, logits_processor=[at], **options)
+        try:
+            at = At({
+                length: lambda num=num: wait_until(lambda: flood.num_sent >= num, "the flood is on")
+                for length, num in ((10, NUM_LIES_MIN // 2), (30, NUM_LIES_MIN))
+            })  # fmt: skip
+            output = model.generate(PROMPT, logits_processor=[at], **options)
+        finally:
+            flood.is_over = True
+        for each in floods:
+            each.result(PATIENCE_SECONDS)
         assert torch.equal(output, whole.generate(PROMPT, **options))
-        assert sum(each.result(30) for each in floods) > 500
     for peer, process in victims.items():
         assert fleet.of(peer).is_alive
         assert process.memory_info().rss - memory_bytes[peer] < GROWTH_BYTES_MAX

@@ -13,7 +13,7 @@ LEARNT_LOSS = 3.4
 
 
 def test_every_acknowledged_update_is_applied_once_over_kills(tmp_path: Path) -> None:
-    kills = [Kill("west-worker-2", 10_000), Kill("west-local-server", 80_000)]
+    kills = [Kill("west-worker-2", 10_000), Kill("west-local-server", 40_000)]
     outcome = train(tmp_path, 250_000, kills, lived_seconds_min=3.0)
     assert outcome.killed == ["west-worker-2", "west-local-server"]
     assert differences(outcome.counters) == []

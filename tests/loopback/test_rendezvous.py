@@ -30,7 +30,11 @@ def test_the_founder_is_killed_and_the_swarm_goes_on(fleet: Fleet, folder: Path,
     joining = fleet.serve("0:4")
     fleet.wait_serving(joining)
     wait_until(lambda: joining.peer in model._blocks.view.servers(), "the old client hears of the new server")
+    wait_until(lambda: {server.peer for server in fleet.servers} <= shown(fleet), "the status shows all servers")
+
+
+def shown(fleet: Fleet) -> set[str]:
+    """Servers of which a newcomer is told."""
     status = fleet.start("status", "--json", "--join", fleet.ticket())
-    wait_until(lambda: not status.is_alive, "the status is told")
-    shown = {server["peer"] for server in json.loads(status.text)["servers"]}
-    assert {server.peer for server in fleet.servers} <= shown
+    assert status.status == 0, status.text
+    return {server["peer"] for server in json.loads(status.text)["servers"]}

@@ -23,7 +23,8 @@ def test_who_holds_a_revoked_ticket_is_shut_out(fleet: Fleet, forge: ForkServer,
     revoked, other = fleet.ticket(), fleet.ticket()
     with contextlib.ExitStack() as stack:
         inside, bystander = (stack.enter_context(Connection(ticket)) for ticket in (revoked, other))
-        wait_until(lambda: num_links(inside) >= 5, "the client is linked to all servers")
+        for connection in (inside, bystander):
+            wait_until(lambda one=connection: num_links(one) >= 5, "the client is linked to all servers")
         ended = run(forge, tmp_path, "revoke", number_of(revoked), "--join", fleet.admin_ticket)
         assert ended.status == 0, ended.text
         assert f"revoked {number_of(revoked)}" in ended.text and "tell all others" in ended.text

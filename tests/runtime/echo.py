@@ -95,7 +95,7 @@ async def obey(node: RealNode, echo: Echo, order: dict[str, object]) -> None:
             contact = Contact(endpoints=tuple(map(str, endpoints)), relays=tuple(PeerId(str(r)) for r in relays))
             node.network.introduce(PeerId(peer), contact)
         case {"link": str(peer)}:
-            echo.record(linked=peer, is_linked=await node.network.linked(PeerId(peer), 10.0))
+            echo.record(linked=peer, is_linked=await node.network.linked(PeerId(peer), 60.0))
         case _:
             raise AssertionError(f"an unknown order: {order}")
 

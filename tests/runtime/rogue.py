@@ -51,7 +51,7 @@ class Rogue:
             stream.close()
 
 
-async def ended(stream: DialledStream, seconds: float = 10.0) -> bool:
+async def ended(stream: DialledStream, seconds: float = 60.0) -> bool:
     """Whether the other side ends the stream in time, whatever it says before."""
     try:
         async with asyncio.timeout(seconds):

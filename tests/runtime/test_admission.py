@@ -18,7 +18,7 @@ from farflung.wire.control import Hello, Welcome, encode_control
 from farflung.wire.identity import Identity
 from farflung.wire.ticket import Credentials, SwarmAuthority, Ticket
 from farflung.world.doors import Contact
-from tests.runtime.conftest import Swarm, eventually, introduce
+from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduce
 from tests.runtime.rogue import Rogue
 
 pytestmark = pytest.mark.loopback
@@ -67,7 +67,7 @@ async def test_a_revoked_ticket_is_refused_with_the_reason(swarm: Swarm, tmp_pat
     a = await open_node(
         new_swarm="strict", home=tmp_path / "strict", is_revoked=lambda permission: permission.serial in revoked
     )
-    ticket = a.ticket.invite(TicketRole.CLIENT, time.time() + 60, time.time())
+    ticket = a.ticket.invite(TicketRole.CLIENT, time.time() + 3600, time.time())
     revoked.append(ticket.serial)
     b = await open_node(ticket=ticket, home=tmp_path / "b")
     try:
@@ -85,7 +85,7 @@ async def test_the_link_of_a_revoked_peer_is_closed_and_it_is_not_called_again(
 ) -> None:
     revoked: list[int] = []
     a, _ = await swarm.add()
-    ticket = a.ticket.invite(TicketRole.SERVER, time.time() + 60, time.time())
+    ticket = a.ticket.invite(TicketRole.SERVER, time.time() + 3600, time.time())
     strict = await open_node(
         ticket=swarm.ticket(), home=tmp_path / "c", is_revoked=lambda permission: permission.serial in revoked
     )
@@ -93,7 +93,7 @@ async def test_the_link_of_a_revoked_peer_is_closed_and_it_is_not_called_again(
     try:
         caller, called = (b, strict) if is_caller else (strict, b)
         caller.network.introduce(called.identity.peer, called.contact)
-        assert await caller.network.linked(called.identity.peer, 10)
+        assert await caller.network.linked(called.identity.peer, PATIENCE_SECONDS)
         await eventually(lambda: b.identity.peer in strict.network.links())
         assert strict.network.close_revoked() == []
         revoked.append(ticket.serial)
@@ -112,7 +112,7 @@ async def test_the_role_of_a_caller_is_known_from_its_certificate(swarm: Swarm) 
     a, _ = await swarm.add()
     for role in TicketRole:
         b, _ = await swarm.add(role=role)
-        assert await b.network.linked(a.identity.peer, 10)
+        assert await b.network.linked(a.identity.peer, PATIENCE_SECONDS)
         await eventually(lambda peer=b.identity.peer: a.network.role(peer) is not None)
         assert a.network.role(b.identity.peer) is role
         assert b.role is role

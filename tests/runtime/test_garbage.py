@@ -24,7 +24,7 @@ from farflung.wire.control import (
     encode_control,
 )
 from farflung.world.address import PeerId
-from tests.runtime.conftest import Swarm, eventually, introduce
+from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduce
 from tests.runtime.rogue import Rogue, ended
 
 pytestmark = pytest.mark.loopback
@@ -152,13 +152,16 @@ async def test_garbage_instead_of_hello_and_silence_end_the_stream(swarm: Swarm)
 
 
 async def test_a_member_cannot_hold_more_streams_than_may(swarm: Swarm) -> None:
-    a, _ = await swarm.add(limits=NetworkLimits(dial_seconds_max=1.0))
+    limits = NetworkLimits(dial_seconds_max=PATIENCE_SECONDS)
+    a, _ = await swarm.add(limits=limits)
     rogue = Rogue(swarm.ticket(), a.identity.peer, a.endpoints[0])
-    streams = [await rogue.open() for _ in range(20)]
+    streams = [await rogue.open() for _ in range(limits.num_streams_per_peer_max + 4)]
     # The surplus is refused without a Hello; the others are waited for.
-    refused = [stream for stream in streams if await asyncio.wait_for(_first(stream), 10) is not None]
-    assert len(refused) >= 4
+    answers = [asyncio.create_task(_first(stream)) for stream in streams]
+    await eventually(lambda: sum(one.done() for one in answers) >= 4)
+    assert all(isinstance(decode_control(one.result() or b""), Decline) for one in answers if one.done())
     rogue.close()
+    await asyncio.wait(answers)
     await eventually(lambda: a.network.peering(rogue.identity.peer).num_streams == 0)
 
 

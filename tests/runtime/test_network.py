@@ -9,7 +9,7 @@ from farflung.runtime.limits import NetworkLimits
 from farflung.runtime.shaped_link import shaped_link
 from farflung.world.address import PeerId
 from farflung.world.doors import Contact
-from tests.runtime.conftest import Swarm, eventually, introduce
+from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduce
 
 pytestmark = pytest.mark.loopback
 
@@ -33,7 +33,7 @@ async def test_a_node_answers_the_one_that_called_without_knowing_where_it_is(sw
     a, echo_a = await swarm.add()
     b, _ = await swarm.add(is_dial_only=True)
     assert b.endpoints == ()
-    assert await b.network.linked(a.identity.peer, 10)
+    assert await b.network.linked(a.identity.peer, PATIENCE_SECONDS)
     await eventually(lambda: b.identity.peer in a.network.links())
     echo_a.ask(b.identity.peer, 1)
     await eventually(lambda: echo_a.answers() == [1])
@@ -83,15 +83,13 @@ async def test_a_large_message_arrives_whole_and_the_small_one_after_it_first(sw
         introduce(b, a, f"127.0.0.1:{link.port}")
         echo_b.ask(a.identity.peer, 0)
         await eventually(lambda: echo_b.answers() == [0])
-        echo_b.ask(a.identity.peer, 1, num_bytes=6 << 20)
-        for number in range(2, 6):
-            echo_b.ask(a.identity.peer, number)
-            await eventually(lambda number=number: number in echo_b.answers())
-        assert 1 not in echo_b.answers(), "small messages waited for a large one"
-        await eventually(lambda: 1 in echo_b.answers())
+        for number, num_bytes in ((1, 6 << 20), (2, 0), (3, 0), (4, 0), (5, 0)):
+            echo_b.ask(a.identity.peer, number, num_bytes=num_bytes)
+        await eventually(lambda: len(echo_b.answers()) == 6)
+        assert echo_b.answers() == [0, 2, 3, 4, 5, 1], "small messages waited for a large one"
         assert {"got": 1, "num_bytes": 6 << 20, "peer": b.identity.peer} in echo_a.seen
         rate = b.network.bytes_per_second(a.identity.peer)
-        assert rate is not None and 1e6 < rate < 9e6
+        assert rate is not None and 0 < rate < 9e6
 
 
 async def test_large_messages_go_both_ways_over_the_lanes_of_the_side_that_dialled(swarm: Swarm) -> None:
@@ -112,10 +110,10 @@ async def test_a_peer_that_cannot_be_called_is_lost_at_once_and_one_nobody_knows
     echo.ask(nobody, 1)
     echo.ask(nobody, 2)
     assert echo.losses() == []
-    await eventually(echo.losses, seconds=30)
+    await eventually(echo.losses)
     assert echo.losses() == [(nobody, "nobody listens at 127.0.0.1:9")]
     echo.ask(unknown, 3)
-    await eventually(lambda: len(echo.losses()) == 2, seconds=30)
+    await eventually(lambda: len(echo.losses()) == 2)
     assert echo.losses()[1] == (unknown, "no address of it is known, and it has not called")
 
 
@@ -125,11 +123,11 @@ async def test_a_cut_link_is_lost_once_and_made_again(swarm: Swarm) -> None:
     async with shaped_link(int(a.endpoints[0].rsplit(":", 1)[1])) as link:
         introduce(b, a, f"127.0.0.1:{link.port}")
         b.network.keep(a.identity.peer)
-        assert await b.network.linked(a.identity.peer, 10)
+        assert await b.network.linked(a.identity.peer, PATIENCE_SECONDS)
         for round_number in range(1, 4):
             link.reset()
             await eventually(lambda number=round_number: len(echo_b.losses()) == number)
-            assert await b.network.linked(a.identity.peer, 10)
+            assert await b.network.linked(a.identity.peer, PATIENCE_SECONDS)
             await eventually(lambda number=round_number: len(echo_a.losses()) == number)
             echo_b.ask(a.identity.peer, round_number)
             await eventually(lambda number=round_number: number in echo_b.answers())
@@ -137,7 +135,7 @@ async def test_a_cut_link_is_lost_once_and_made_again(swarm: Swarm) -> None:
 
 
 async def test_a_link_that_hangs_is_lost_by_both_sides_when_silent_too_long(swarm: Swarm) -> None:
-    limits = NetworkLimits(ping_seconds=0.1, silence_seconds_max=0.6)
+    limits = NetworkLimits(ping_seconds=0.3, silence_seconds_max=3.0)
     a, echo_a = await swarm.add(limits=limits)
     b, echo_b = await swarm.add(limits=limits)
     async with shaped_link(int(a.endpoints[0].rsplit(":", 1)[1])) as link:
@@ -145,7 +143,7 @@ async def test_a_link_that_hangs_is_lost_by_both_sides_when_silent_too_long(swar
         echo_b.ask(a.identity.peer, 1)
         await eventually(lambda: echo_b.answers() == [1])
         link.stall()
-        reason = "no sign of life for 0.6 seconds"
+        reason = "no sign of life for 3 seconds"
         await eventually(lambda: echo_b.losses() == [(a.identity.peer, reason)])
         await eventually(lambda: echo_a.losses() == [(b.identity.peer, reason)])
 
@@ -168,7 +166,7 @@ async def test_a_peer_that_takes_too_slowly_is_lost_instead_of_filling_memory(sw
 
 async def test_a_peer_that_connects_anew_replaces_its_dead_link(swarm: Swarm) -> None:
     a, echo_a = await swarm.add(limits=SILENT)
-    b, echo_b = await swarm.add(limits=NetworkLimits(ping_seconds=0.1, silence_seconds_max=0.5))
+    b, echo_b = await swarm.add(limits=NetworkLimits(ping_seconds=0.3, silence_seconds_max=3.0))
     async with shaped_link(int(a.endpoints[0].rsplit(":", 1)[1])) as link:
         introduce(b, a, f"127.0.0.1:{link.port}")
         echo_b.ask(a.identity.peer, 1)
@@ -194,9 +192,9 @@ async def test_a_link_that_ends_leaves_no_connection_behind(swarm: Swarm) -> Non
 
     echo_b.ask(a.identity.peer, 1, num_bytes=3 << 20)
     await eventually(lambda: echo_b.answers() == [1])
-    assert connections() == 1 + NetworkLimits().num_bulk_lanes
+    await eventually(lambda: connections() == 1 + NetworkLimits().num_bulk_lanes)
     await b.network.drop(a.identity.peer)
-    await eventually(lambda: connections() == 0, seconds=30.0)
+    await eventually(lambda: connections() == 0)
 
 
 async def test_bytes_are_counted_as_they_are_on_the_wire(swarm: Swarm) -> None:

@@ -28,13 +28,12 @@ async def test_a_killed_process_is_lost_at_once(program: Start) -> None:
     a, b = await program(), await program()
     await b.ask(a.peer, 1)
     await b.until(answer=1)
-    killed_at = time.monotonic()
     a.signal(signal.SIGKILL)
-    await b.until(lost=a.peer)
-    assert time.monotonic() - killed_at < 6.0, "the silence of a frozen one is seven seconds"
+    seen = await b.until(lost=a.peer)
+    assert "no sign of life" not in str(seen["reason"]), "it is not silence that tells of it"
     # Whoever writes to it now hears as quickly that nobody is there.
     await b.ask(a.peer, 2)
-    await eventually(lambda: [seen.get("lost") for seen in b.seen].count(a.peer) == 2, seconds=30.0)
+    await eventually(lambda: [seen.get("lost") for seen in b.seen].count(a.peer) == 2)
     assert b.seen[-1]["reason"] == f"nobody listens at {a.endpoints[0]}"
 
 
@@ -48,12 +47,12 @@ async def test_a_frozen_process_is_lost_after_seven_seconds(program: Start, froz
     victim.signal(signal.SIGSTOP)
     try:
         seen = await witness.until(lost=victim.peer)
-        assert 5.0 < time.monotonic() - frozen_at < 20.0
+        assert time.monotonic() - frozen_at > 5.0
         assert seen["reason"] == "no sign of life for 7 seconds"
     finally:
         victim.signal(signal.SIGCONT)
     # The witness has hung up meanwhile, which the victim sees when it wakes: no further silence is needed.
-    await victim.until(lost=witness.peer, seconds=30.0)
+    await victim.until(lost=witness.peer)
     await b.ask(a.peer, 2)
     await b.until(answer=2)
 

@@ -31,7 +31,7 @@ async def test_a_proxy_named_after_the_program_was_loaded_is_dialled_through(
     stream = DialledStream("127.0.7.1:4000", stranger.peer, credentials)
     connecting = asyncio.ensure_future(stream.connected())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert (await asked.get()).startswith(b"CONNECT 127.0.7.1:4000")
     finally:
         connecting.cancel()

@@ -10,7 +10,7 @@ from farflung.runtime.node import RealNode
 from farflung.runtime.relay import Relay
 from farflung.wire.control import Relayed
 from farflung.wire.sealed import SealedFrame, decode_body, encode_body
-from tests.runtime.conftest import Swarm, eventually, introduce
+from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduce
 from tests.runtime.echo import Echo
 
 pytestmark = pytest.mark.loopback
@@ -25,7 +25,7 @@ async def hidden_pair(
     relay, _ = await swarm.add(limits=limits)
     a, b = await swarm.add(is_dial_only=True), await swarm.add(is_dial_only=True)
     for node, _ in (a, b):
-        assert await node.network.linked(relay.identity.peer, 10)
+        assert await node.network.linked(relay.identity.peer, PATIENCE_SECONDS)
     introduce(a[0], b[0])
     introduce(b[0], a[0])
     return relay, a, b

@@ -68,7 +68,7 @@ async def test_closing_drops_what_waits_and_waits_for_what_runs() -> None:
 
     compute.submit(done.append, long, seconds=0.0)
     compute.submit(done.append, lambda: "waiting", seconds=0.0)
-    await asyncio.to_thread(started.wait, 20)
+    await asyncio.to_thread(started.wait, 60)
     closing = asyncio.create_task(compute.close())
     await asyncio.sleep(0)
     may_end.set()
@@ -104,8 +104,9 @@ async def test_handing_a_call_over_and_back_is_quick() -> None:
         compute.submit(future.set_result, int, seconds=0.0)
         await future
         taken.append(time.perf_counter() - began)
-    # About 0.05 ms on an idle machine; the best of many says what the code costs however busy this one is.
-    assert min(taken) < 0.002
+    # About 0.05 ms on an idle machine; the best of many says what the code costs however busy this one is. What waits
+    # for a timer, or polls, takes ten milliseconds at best.
+    assert min(taken) < 0.01
     await compute.close()
 
 
@@ -160,7 +161,7 @@ def test_closing_cancels_what_is_under_way() -> None:
     waiter.start()
     started.wait(60)
     thread.close()
-    waiter.join(20)
+    waiter.join(60)
     assert ended == ["cancelled", "told"]
     assert not waiter.is_alive()
 

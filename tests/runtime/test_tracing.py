@@ -123,6 +123,32 @@ async def test_no_peer_makes_a_node_keep_more_than_so_many(
     assert len(exporter.get_finished_spans()) == 20
 
 
+async def test_of_too_many_those_without_a_message_for_longest_are_over(
+    tracing: Tracing, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NUM_KEPT_MAX", 3)
+
+    def hear(upto: int) -> None:
+        with tracing.receiving(OTHER, output(upto), ABOVE):
+            pass
+
+    for upto in (1, 2, 3):
+        hear(upto)
+    tracing.sent(OTHER, output(1))  # the oldest, and not any more the one without a message for longest
+    hear(4)
+    (ended,) = exporter.get_finished_spans()
+    assert [event.name for event in ended.events] == ["received Output"] and ended.end_time == ended.events[
+        -1
+    ].timestamp
+    hear(5)
+    tracing.close()
+    spans = exporter.get_finished_spans()
+    assert len(spans) == 5
+    began = sorted(spans, key=lambda span: span.start_time or 0)
+    assert [began.index(span) + 1 for span in spans] == [2, 3, 1, 4, 5], "in the order in which they ended"
+    assert len(began[0].events) == 2, "what was kept went on"
+
+
 def test_all_that_is_followed_are_messages_with_those_fields() -> None:
     for name, (_, fields) in FOLLOWED.items():
         kind = getattr(of_swarms, name, None) or getattr(of_trees, name)

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import re
 import secrets
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from urllib.request import urlopen
 
 from farflung.apps.processes import Child, Supervisor
 
-READY_SECONDS_MAX = 120.0
+READY_SECONDS_MAX = 300.0
 METRIC = re.compile(r'^farflung_wire_bytes_total\{direction="(\w+)",kind="(\w+)",peer="(\w+)"\} (\S+)$', re.MULTILINE)
 DASHBOARD_AT = "dashboard at "
+API_AT = re.compile(r"^serving .* at (http://\S+)/v1$")
 
 
 @dataclass(slots=True)
@@ -29,7 +29,6 @@ class DemoSwarm:
     servers: dict[str, Child] = field(default_factory=dict[str, Child])
     """By the name shown."""
     api: Child | None = None
-    url: str = ""
     dashboard: Child | None = None
     """None: its extra is not installed."""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
@@ -44,13 +43,17 @@ class DemoSwarm:
         join = ("--join", ticket.read_text(encoding="ascii").strip())
         self._serve("B", second, *join)
         self._serve("B'", second, *join)
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        arguments = ("api", str(self.model), *join, "--port", str(port), "--threads", "1")
+        arguments = ("api", str(self.model), *join, "--port", "0", "--threads", "1")
         self.api = self._start("api", *arguments, environment={"FARFLUNG_API_KEY": self.key})
         if importlib.util.find_spec("nicegui") is not None:
             self.dashboard = self._start("dashboard", "dashboard", str(self.model), *join, "--port", "0")
         self.supervisor.wait_until(self._is_ready, seconds_max=READY_SECONDS_MAX, what="all servers serve")
+
+    @property
+    def url(self) -> str:
+        """Where the interface listens; empty: nowhere yet."""
+        lines = self.api.lines() if self.api is not None else []
+        return next((found[1] for line in lines if (found := API_AT.match(line))), "")
 
     @property
     def dashboard_url(self) -> str:
@@ -64,7 +67,7 @@ class DemoSwarm:
 
     def wire_bytes(self) -> dict[tuple[str, str, str], float]:
         """Bytes that the interface has counted, by (peer, kind, direction)."""
-        with urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         return {(peer, kind, direction): float(value) for direction, kind, peer, value in METRIC.findall(text)}
 
@@ -96,16 +99,10 @@ class DemoSwarm:
 
     def _is_ready(self) -> bool:
         is_serving = all(any("serving blocks" in line for line in child.lines()) for child in self.servers.values())
-        if not is_serving or (self.dashboard is not None and not self.dashboard_url):
+        if not is_serving or not self.url or (self.dashboard is not None and not self.dashboard_url):
             return False
         try:
             with urlopen(f"{self.url}/health", timeout=10) as answer:
                 return answer.status == 200
         except OSError:  # nobody listens yet, or the status is 503
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
