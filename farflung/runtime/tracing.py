@@ -26,11 +26,13 @@ from farflung.wire.message import kind
 from farflung.world.address import PeerId
 
 SWEEP_SECONDS = 0.5
-QUIET_SECONDS = 1.0
-"""After so long without a message, what was answered is over; its span ended with the last one."""
+QUIET_SECONDS = 5.0
+"""After so long without a message, what was answered is over; its span ended with the last one. Clients hear a copy of
+what each server of a chain has computed, so that between two messages of a long prompt's step lie seconds."""
 SILENT_SECONDS_MAX = 120.0
 """The same of what was never answered."""
 NUM_KEPT_MAX = 4096
+"""Of more things than that, those without a message for longest are over: their spans end with their last message."""
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 """Of W3C Trace Context, version 00."""
 
