@@ -119,10 +119,6 @@ def _search(
     A handful of array operations per block, whatever the number of servers.
     """
     num_peers, num_blocks = len(costs.peers), costs.num_blocks
-    between_PP = costs.one_way_PP.copy()
-    if not is_hop_per_block:
-        # Two neighbouring hops on one server would be one hop, and must not count its cache twice.
-        np.fill_diagonal(between_PP, np.inf)
     done_BP = np.full((num_blocks + 1, num_peers), np.inf)
     starts_BP = np.zeros((num_blocks + 1, num_peers), dtype=np.int64)
     senders_BP = np.full((num_blocks + 1, num_peers), -1)
@@ -131,9 +127,8 @@ def _search(
         if block == 0:
             arrivals = costs.enter_P[here]
         else:
-            ways = done_BP[block][:, None] + between_PP[:, here]
-            senders_BP[block, here] = ways.argmin(axis=0)
-            arrivals = ways.min(axis=0)
+            # Two neighbouring hops on one server would be one hop, and must not count its cache twice.
+            senders_BP[block, here], arrivals = costs.ways.arrivals(done_BP[block], here, can_stay=is_hop_per_block)
         furthest = 1 if is_hop_per_block else int(costs.lasts_P[here].max()) - block
         finished = arrivals[:, None] + hop_costs_PK[here, 1 : furthest + 1]
         finished[np.arange(1, furthest + 1) > (costs.lasts_P[here] - block)[:, None]] = np.inf

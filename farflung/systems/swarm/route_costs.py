@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from farflung.systems.swarm.info import ServerInfo
+from farflung.systems.swarm.ways import Seconds, Ways
 from farflung.world.address import PeerId
-
-Seconds = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +47,16 @@ class RouteCosts:
         self.lasts_P = np.array([min(info.blocks.last, last) - first for info in self.infos])
         unknown = config.unknown_round_trip_seconds
         self.clients_P = np.array([client_round_trip_seconds.get(peer, unknown) / 2 for peer in self.peers])
-        self.one_way_PP = self._one_way_times()
-        self.enter_P = self._one_way_outside(previous, self.one_way_PP)
-        self.leave_P = self._one_way_outside(following, self.one_way_PP.T)
+        self.ways = Ways.of(servers, unknown / 2)
+        self.enter_P = self._one_way_outside(previous, self.ways.out_of)
+        self.leave_P = self._one_way_outside(following, self.ways.into)
 
-    def _one_way_times(self) -> Seconds:
-        """Half the round trip between servers, as the sender measured it, else as the receiver did."""
-        index = {peer: p for p, peer in enumerate(self.peers)}
-        measured_PP = np.full((len(self.peers), len(self.peers)), np.nan)
-        for p, info in enumerate(self.infos):
-            for peer, seconds in info.round_trip_seconds.items():
-                if peer in index:
-                    measured_PP[p, index[peer]] = seconds / 2
-        either_PP = np.where(np.isnan(measured_PP), measured_PP.T, measured_PP)
-        times_PP = np.where(np.isnan(either_PP), self.config.unknown_round_trip_seconds / 2, either_PP)
-        np.fill_diagonal(times_PP, 0.0)
-        return times_PP
-
-    def _one_way_outside(self, peer: PeerId | None, one_way_PP: Seconds) -> Seconds:
+    def _one_way_outside(self, peer: PeerId | None, ways: Callable[[int], Seconds]) -> Seconds:
         """One-way times between each server and one that need not be among them; None is the client."""
         if peer is None:
             return self.clients_P
         if peer in self.peers:
-            return one_way_PP[self.peers.index(peer)]
+            return ways(self.peers.index(peer))
         unknown = self.config.unknown_round_trip_seconds
         return np.array([info.round_trip_seconds.get(peer, unknown) / 2 for info in self.infos])
 
@@ -96,8 +81,8 @@ class RouteCosts:
     def reason(self, hops: Sequence[tuple[int, int, int]], number: int, hop_costs_PK: Seconds) -> str:
         """Why this hop: what it costs, and what the next best server for the very same blocks would cost."""
         server, start, end = hops[number]
-        into_P = self.one_way_PP[hops[number - 1][0]] if number else self.enter_P
-        out_P = self.one_way_PP[:, hops[number + 1][0]] if number + 1 < len(hops) else self.leave_P
+        into_P = self.ways.out_of(hops[number - 1][0]) if number else self.enter_P
+        out_P = self.ways.into(hops[number + 1][0]) if number + 1 < len(hops) else self.leave_P
         away_P = into_P + out_P
         total_P = away_P + hop_costs_PK[:, end - start]
         total_P = np.where((self.firsts_P <= start) & (self.lasts_P >= end), total_P, np.inf)
