@@ -26,7 +26,14 @@ class Fabric:
     """
 
     def __init__(
-        self, outside: Outside, topology: Topology, trace: Trace, random: Random, *, must_introduce: bool
+        self,
+        outside: Outside,
+        topology: Topology,
+        trace: Trace,
+        random: Random,
+        *,
+        must_introduce: bool,
+        size_of: Callable[[str, int], int],
     ) -> None:
         self.outside = outside
         self.topology = topology
@@ -35,6 +42,8 @@ class Fabric:
         self.stations: dict[PeerId, Station] = {}
         self.watchers: list[Callable[[MessageEvent], None]] = []
         """Told of every moment of every message, in order."""
+        self.size_of = size_of
+        """Bytes that a frame of a kind and of so many bytes counts as."""
         self._must_introduce = must_introduce
         self._bandwidth = SharedBandwidth(outside)
         self._cuts: list[dict[str, int]] = []

@@ -79,8 +79,9 @@ class SimulatedNetwork:
             return
         side = connection.side(self._station)
         other = connection.ends[1 - side]
-        what = f"{other.name} {kind} {len(frame)} bytes {zlib.crc32(frame):08x}"
-        self._station.traffic.count(peer, kind, sent=True, num_bytes=len(frame))
+        num_bytes = self._fabric.size_of(kind, len(frame))
+        what = f"{other.name} {kind} {num_bytes} bytes {zlib.crc32(frame):08x}"
+        self._station.traffic.count(peer, kind, sent=True, num_bytes=num_bytes)
         self._note("send", what)
         if not self._fabric.is_passable(connection):
             self._note("loss", what)
@@ -88,7 +89,9 @@ class SimulatedNetwork:
         connection.transmit(
             side,
             Frame(
-                len(frame), lambda: self._arrive(connection, side, frame, kind, what), lambda: self._note("loss", what)
+                num_bytes,
+                lambda: self._arrive(connection, side, frame, num_bytes, kind, what),
+                lambda: self._note("loss", what),
             ),
         )
 
@@ -105,7 +108,7 @@ class SimulatedNetwork:
 
         self._fabric.outside.call_later(CONTACT_SECONDS_MAX, give_up)
 
-    def _arrive(self, connection: Connection, side: int, frame: bytes, kind: str, what: str) -> None:
+    def _arrive(self, connection: Connection, side: int, frame: bytes, num_bytes: int, kind: str, what: str) -> None:
         """At the other machine; its process gets the frame when it is not frozen."""
         there = connection.ends[1 - side]
         if not there.has_power:
@@ -117,7 +120,7 @@ class SimulatedNetwork:
             return
         network = there.network
         assert network is not None
-        there.traffic.count(self.peer, kind, sent=False, num_bytes=len(frame))
+        there.traffic.count(self.peer, kind, sent=False, num_bytes=num_bytes)
 
         def take() -> None:
             # It may have been held by a freeze for so long that the connection broke meanwhile.

@@ -44,7 +44,10 @@ class Simulation:
         faults: Faults | None = None,
         must_introduce: bool = False,
         keep_trace: bool = True,
+        size_of: Callable[[str, int], int] = lambda kind, num_bytes: num_bytes,
     ) -> None:
+        """`size_of(kind, num_bytes)`: bytes that a frame counts as, on links and in counters: what it carries may stand
+        for something larger."""
         self.seed = seed
         self.trace = Trace(keep=keep_trace)
         self._loop = VirtualLoop()
@@ -55,6 +58,7 @@ class Simulation:
             self.trace,
             Random(f"{seed}:network"),
             must_introduce=must_introduce,
+            size_of=size_of,
         )
         self._nodes: dict[str, Machine] = {}
         for fault in (faults or Faults()).sentences:

@@ -143,6 +143,20 @@ def test_traffic_is_counted_in_bytes_of_frames_on_both_ends() -> None:
         assert simulation.traffic("b").total() == 0
 
 
+def test_what_stands_for_something_larger_takes_its_time_and_counts_as_much() -> None:
+    """A thousand bytes that stand for a megabyte; of another kind they are a thousand."""
+    topology = Topology().link("eu", "us", Link(bytes_per_second=MEGABYTE))
+    for kind, num_bytes in (("Probe", MEGABYTE), ("Other", 1000)):
+        size_of = {kind: MEGABYTE // 1000}
+        simulation = Simulation(topology=topology, size_of=lambda one, num, of=size_of: num * of.get(one, 1))
+        simulation.node("a", site="eu")
+        simulation.node("x", site="us")
+        with simulation:
+            log = arrivals(simulation, [(0.0, "a", "x", probe(1000))])
+            assert simulation.traffic("a").total(sent=True) == simulation.traffic("x").total(sent=False) == num_bytes
+        assert log == [("x", 0, pytest.approx(num_bytes / MEGABYTE, abs=1e-6))]
+
+
 def test_the_door_tells_round_trip_and_bandwidth_of_open_links_only() -> None:
     topology = Topology().link("eu", "us", Link(latency_seconds=0.03, bytes_per_second=MEGABYTE))
     topology.link("us", "eu", Link(latency_seconds=0.05), back=Link(latency_seconds=0.03, bytes_per_second=MEGABYTE))
