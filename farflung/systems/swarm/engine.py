@@ -113,7 +113,9 @@ class Engine:
         seconds = cost_seconds(request.last - request.first, chosen.num_tokens_left, self.config)
         if isinstance(request, Forward):
             return Run(chosen, stateless.forward, arguments, seconds)
-        return Run(chosen, stateless.backward, (*arguments, self.kept.take(chosen.client, request)), seconds)
+        kept = self.kept.take(chosen.client, request)
+        # Weights have no gradients here, so back takes as long as forth; what is not kept goes forth again first.
+        return Run(chosen, stateless.backward, (*arguments, kept), seconds if kept is not None else 2 * seconds)
 
     def _standbys_at(self, now: float) -> float:
         """When standbys have their turn next."""

@@ -15,7 +15,13 @@ NUM_ASKS_MAX = 3
 SLOWEST_LINK_BYTES_PER_SECOND = 250_000.0
 
 
-async def hand_adapter(world: World, view: SwarmView, adapter: NamedAdapter, hop: Hop) -> None:
+async def hand_adapter(
+    world: World,
+    view: SwarmView,
+    adapter: NamedAdapter,
+    hop: Hop,
+    slowest_bytes_per_second: float = SLOWEST_LINK_BYTES_PER_SECOND,
+) -> None:
     """Return once the server of `hop` has the adapter for its blocks.
 
     Raises:
@@ -25,7 +31,7 @@ async def hand_adapter(world: World, view: SwarmView, adapter: NamedAdapter, hop
     """
     with Mailbox(world, f"adapter-{view.new_name()}") as mailbox:
         for part in adapter.parts(hop.first, hop.last):
-            handed = await _hand(world, mailbox, Address(hop.peer, ACTOR), part)
+            handed = await _hand(world, mailbox, Address(hop.peer, ACTOR), part, slowest_bytes_per_second)
             if handed.is_fault_of_client:
                 raise ValueError(f"the swarm does not take this adapter: {handed.reason}")
             if handed.reason:
@@ -41,10 +47,12 @@ async def why_not_handed(world: World, view: SwarmView, adapter: NamedAdapter, h
     return None
 
 
-async def _hand(world: World, mailbox: Mailbox, server: Address, part: HandAdapter) -> AdapterHanded:
+async def _hand(
+    world: World, mailbox: Mailbox, server: Address, part: HandAdapter, slowest_bytes_per_second: float
+) -> AdapterHanded:
     for _ in range(NUM_ASKS_MAX):
         mailbox.send(server, part)
-        transfer_seconds = num_bytes_of(part) / SLOWEST_LINK_BYTES_PER_SECOND
+        transfer_seconds = num_bytes_of(part) / slowest_bytes_per_second
         again_at = world.clock.now() + ASK_AGAIN_SECONDS + transfer_seconds
         while (received := await mailbox.receive(again_at)) is not None:
             source, said = received

@@ -15,7 +15,7 @@ import torch
 
 from farflung.model.lowrank import LowRank
 from farflung.systems.swarm.adapters import NamedAdapter
-from farflung.systems.swarm.handing import hand_adapter
+from farflung.systems.swarm.handing import SLOWEST_LINK_BYTES_PER_SECOND, hand_adapter
 from farflung.systems.swarm.info import BlockRange
 from farflung.systems.swarm.messages import (
     ACTOR,
@@ -44,8 +44,17 @@ BAN_SECONDS = 15.0
 class RemoteBlocks:
     """Stateless passes through blocks [0, num_blocks) for one client."""
 
-    def __init__(self, world: World, view: SwarmView, micro_batch_tokens_max: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        view: SwarmView,
+        micro_batch_tokens_max: int,
+        *,
+        slowest_bytes_per_second: float = SLOWEST_LINK_BYTES_PER_SECOND,
+    ) -> None:
+        """`slowest_bytes_per_second`: a server that is handed an adapter is given so much time for its bytes."""
         self._world = world
+        self._slowest_bytes_per_second = slowest_bytes_per_second
         self._view = view
         self._handed: set[tuple[PeerId, str, int, int]] = set()
         """Parts of the adapter of the newest pass, and the servers that were given them."""
@@ -247,7 +256,7 @@ class RemoteBlocks:
     async def _hand(self, adapter: NamedAdapter, hop: Hop) -> None:
         part = (hop.peer, adapter.name, hop.first, hop.last)
         if part not in self._handed:
-            await hand_adapter(self._world, self._view, adapter, hop)
+            await hand_adapter(self._world, self._view, adapter, hop, self._slowest_bytes_per_second)
             self._handed.add(part)
 
     async def _replace(

@@ -79,8 +79,9 @@ def test_what_is_saved_is_counted_without_the_weights(span: Span) -> None:
     assert saved(1) < weights
 
 
-def gradients(small: SmallModel, kept_bytes_max: int) -> tuple[list[torch.Tensor], Counter[str], int]:
-    """By an adapter and by deep prompts; how often spans were computed with gradients; what is left on the servers."""
+def gradients(small: SmallModel, kept_bytes_max: int) -> tuple[list[torch.Tensor], Counter[str], int, float]:
+    """By an adapter and by deep prompts; how often spans were computed with gradients; what is left on the servers, and
+    for how long they were charged."""
     passes: Counter[str] = Counter()
     config = SessionConfig(ask_again_seconds=0.5, micro_batch_tokens_max=12)
     servers = {"a": (0, 2), "b": (2, 4)}
@@ -101,17 +102,19 @@ def gradients(small: SmallModel, kept_bytes_max: int) -> tuple[list[torch.Tensor
             batch = tokens(small, 5, 6)
             swarm.model(input_ids=batch, labels=batch).loss.backward()
         left = sum(len(role._engine.kept) for role in swarm.roles.values())
+        devices: list[Any] = [swarm.simulation.world(name).compute for name in servers]
         found = [prompts.grad, *(parameter.grad for parameter in adapter.parameters())]
     assert all(one is not None for one in found)
-    return [one for one in found if one is not None], passes, left
+    return [one for one in found if one is not None], passes, left, sum(device.busy_seconds for device in devices)
 
 
 def test_kept_passes_spare_the_second_forward_and_give_the_same_bits(small: SmallModel) -> None:
-    kept, passes, left = gradients(small, 1 << 29)
+    kept, passes, left, seconds = gradients(small, 1 << 29)
     assert passes == {"Forward": 6} and left == 0, "three micro-batches, two spans, none computed twice or left behind"
-    forgotten, passes, left = gradients(small, 0)
+    forgotten, passes, left, longer_seconds = gradients(small, 0)
     assert passes == {"Forward": 6, "Backward": 6} and left == 0
     assert all(torch.equal(one, other) for one, other in zip(kept, forgotten, strict=True))
+    assert longer_seconds == pytest.approx(1.5 * seconds), "forth, and back; or forth, forth again, and back"
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted(small: SmallModel) -> None:
