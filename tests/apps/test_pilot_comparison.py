@@ -13,7 +13,8 @@ from farflung.apps.pilot.report import as_json, page_of
 from farflung.apps.pilot.serving import KINDS, Asked, Crossed, Drawn, crossed
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import HERE
-from farflung.apps.plan.plan_file import PretrainGoal, ServeGoal, plan_of
+from farflung.apps.plan.goals import PretrainGoal, ServeGoal
+from farflung.apps.plan.plan_file import plan_of
 from farflung.apps.plan.pretraining import try_method
 from farflung.apps.plan.serving_run import Served
 from farflung.apps.plan.sizes import sizes_of

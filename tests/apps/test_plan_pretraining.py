@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from farflung.apps.plan.fleet import machines_of
-from farflung.apps.plan.plan_file import PlanFile, PretrainGoal, plan_of
+from farflung.apps.plan.goals import PretrainGoal
+from farflung.apps.plan.outcome import limit_of
+from farflung.apps.plan.plan_file import PlanFile, plan_of
 from farflung.apps.plan.planning import make_plan, verdict
-from farflung.apps.plan.pretraining import candidates, limit_of, machines_that_fit, places_of, run_tables
+from farflung.apps.plan.pretraining import candidates, machines_that_fit, places_of, run_tables
 from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.training_run import rounds_stretch, tree_stretch
 from farflung.apps.pretrain import desync, hierarchy

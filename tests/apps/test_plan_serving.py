@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from farflung.apps.plan.fleet import machines_of
-from farflung.apps.plan.plan_file import PlanFile, ServeGoal, plan_of
+from farflung.apps.plan.goals import ServeGoal
+from farflung.apps.plan.plan_file import PlanFile, plan_of
 from farflung.apps.plan.planning import make_plan, verdict
 from farflung.apps.plan.serving import groups_of, near_sites
 from farflung.apps.plan.serving_run import Group, Placed, Served, ServingRun

@@ -13,10 +13,11 @@ import psutil
 from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.pilot.comparison import Comparison, Row
 from farflung.apps.pilot.steps import steps_per_second
+from farflung.apps.plan.goals import PretrainGoal
 from farflung.apps.plan.measured import Seen
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.places import between_sites
-from farflung.apps.plan.plan_file import MachineSettings, PlanFile, PretrainGoal
+from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 from farflung.apps.plan.planning import make_plan
 from farflung.apps.plan.pretraining import TENSORS_KEPT, machines_that_fit, run_tables, try_method
 from farflung.apps.plan.sizes import Sizes, sizes_of

@@ -8,7 +8,7 @@ from functools import partial
 from farflung.apps.pilot.comparison import Comparison, Row, mean
 from farflung.apps.pilot.standing import HERE, TOKENS_TOGETHER
 from farflung.apps.pilot.survey import Target, hidden_states, view_of
-from farflung.apps.plan.plan_file import ServeGoal
+from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.serving_run import Served
 from farflung.apps.plan.user import User, together
 from farflung.apps.plan.words import Sentence, said

@@ -8,8 +8,9 @@ from typing import Any
 from farflung.apps.dashboard.swarm_view import site_of
 from farflung.apps.pilot.survey import Survey, Target, online
 from farflung.apps.plan.fleet import machines_of
+from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.measured import Seen, by_site, most_served
-from farflung.apps.plan.plan_file import BetweenSettings, PlanFile, ServeGoal
+from farflung.apps.plan.plan_file import BetweenSettings, PlanFile
 from farflung.apps.plan.serving_run import Group, Placed, Served, ServingRun
 from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.swarm import completed

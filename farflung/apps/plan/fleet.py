@@ -1,8 +1,10 @@
 """The machines of a plan one by one, with what each does per second: measured, or by its device's data sheet."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.plan.devices import FLOPS_SHARE, MEMORY_SHARE, device_named
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 
@@ -41,14 +43,24 @@ class Machine:
         """Through one block, many at once."""
         return self.measured.forward_tokens_per_second or self.flops / (2 * block_parameters)
 
+    def model_tokens_per_second(self, parameters: int, num_blocks: int) -> float:
+        """Forward through a whole model, many at once: two operations per parameter and token."""
+        return self.forward_tokens_per_second(parameters // num_blocks) / num_blocks
+
     def train_tokens_per_second(self, parameters: int) -> float:
         """Forward, backward and step: six operations per parameter and token."""
         return self.measured.train_tokens_per_second or self.flops / (6 * parameters)
 
     def is_measured_for(self, kind: str) -> bool:
-        """Whether the speed that counts for a goal was measured."""
-        found = {"serve": self.measured.blocks_per_second, "pretrain": self.measured.train_tokens_per_second}
-        return found.get(kind) is not None
+        """Whether the speeds that count for a goal were measured."""
+        measured = self.measured
+        found = {
+            "serve": (measured.blocks_per_second,),
+            "pretrain": (measured.train_tokens_per_second,),
+            "finetune": (measured.forward_tokens_per_second,),
+            "align": (measured.blocks_per_second, measured.train_tokens_per_second),
+        }
+        return None not in found[kind]
 
 
 def machines_of(plan: PlanFile) -> list[Machine]:
@@ -60,6 +72,25 @@ def machines_of(plan: PlanFile) -> list[Machine]:
             numbers[settings.site] += 1
             machines.append(_machine(settings, f"{settings.site}-{numbers[settings.site]}"))
     return machines
+
+
+def machines_with_memory(
+    machines: Sequence[Machine], needed_bytes: Callable[[Machine], float], what: str
+) -> list[Machine]:
+    """Those that have room for it; `what` needs it, in words.
+
+    Raises:
+        ValueError: there is none, and how much the one that comes nearest lacks.
+    """
+    fitting = [one for one in machines if one.memory_bytes * USABLE_SHARE >= needed_bytes(one)]
+    if fitting:
+        return fitting
+    nearest = min(machines, key=lambda one: needed_bytes(one) - one.memory_bytes * USABLE_SHARE)
+    needed, usable = needed_bytes(nearest), nearest.memory_bytes * USABLE_SHARE
+    raise ValueError(
+        f"{what} need {needed / 1e9:.3g} GB, the largest machine has {usable / 1e9:.3g} GB ({USABLE_SHARE:.0%} of "
+        f"{nearest.memory_bytes / 1e9:.3g}): {(needed - usable) / 1e9:.3g} GB short"
+    )
 
 
 def _machine(settings: MachineSettings, name: str) -> Machine:

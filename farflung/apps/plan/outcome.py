@@ -8,6 +8,11 @@ from farflung.apps.plan.places import Bytes, between_sites
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.words import Sentence, said
 
+BUSY_SHARE = 0.85
+"""Machines that compute for so much of the time are what takes the time;"""
+FULL_SHARE = 0.5
+"""otherwise a link that is so full."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -84,3 +89,52 @@ def ranked(outcomes: Sequence[Outcome], kind: str) -> list[Outcome]:
 def link_use(plan: PlanFile, sent: Mapping[tuple[str, str], float], seconds: float) -> dict[tuple[str, str], float]:
     """How full each direction of each link is, if `sent` crosses in `seconds`."""
     return {way: num / seconds / plan.link(*way).bytes_per_second for way, num in between_sites(dict(sent)).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a whole run comes to that has an end."""
+
+    seconds: float
+    tokens: float
+    """That are learned from, or sampled."""
+    sent: Bytes
+    busy_share: float
+    """Of the time of those who set the pace, computing."""
+    days_max: float | None = None
+    """By when it is to be done."""
+    busy: str = "limit busy"
+    """What is said of them if they are busy."""
+
+
+def job_outcome(plan: PlanFile, *, method: Sentence, machines: Sequence[Machine], job: Job, start: str) -> Outcome:
+    """The row of a run; `start` is its file."""
+    used = link_use(plan, job.sent, job.seconds)
+    busiest = max(used, key=lambda way: used[way], default=None)
+    hours = job.seconds / 3600
+    return Outcome(
+        method=method,
+        machines=tuple(machines),
+        seconds=job.seconds,
+        tokens_per_second=job.tokens / job.seconds,
+        meets=job.days_max is None or job.seconds <= job.days_max * 86400,
+        sent=job.sent,
+        cost=cost_of(plan, machines, hours, job.sent),
+        energy_kwh=energy_of(machines, hours),
+        limit=limit_of(job.busy_share, busiest, used, job.busy),
+        confidence=confidence_of(machines, plan.kind),
+        start=tuple(start.splitlines()),
+        start_name="run.toml",
+        busiest_link=busiest,
+    )
+
+
+def limit_of(
+    busy_share: float, busiest: tuple[str, str] | None, used: dict[tuple[str, str], float], busy: str = "limit busy"
+) -> Sentence:
+    """What most of the time goes to."""
+    if busy_share >= BUSY_SHARE:
+        return said(busy, share=busy_share)
+    if busiest is not None and used[busiest] >= FULL_SHARE:
+        return said("limit link", one=busiest[0], other=busiest[1], used=min(1.0, used[busiest]), share=busy_share)
+    return said("limit wait", share=busy_share)

@@ -45,7 +45,7 @@ def page_of(planned: Planned, language: str) -> str:
         item_list([said("left out", method=how(language), why=why)(language) for how, why in planned.left_out]),
         f"<h2>{escape(start)}</h2><pre>{escape(chr(10).join(best.start))}</pre>",
         f"<h2>{escape(said('assumptions')(language))}</h2>",
-        item_list([one(language) for one in assumptions(planned.plan)]),
+        item_list([one(language) for one in assumptions(planned.plan, planned.sizes)]),
     ]
     return document(title, parts, language)
 

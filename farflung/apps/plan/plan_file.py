@@ -1,18 +1,17 @@
 """The plan file: sites, machines, links, a model and a goal, as dataclasses, read as strictly as run files are."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from farflung.apps.plan.devices import device_named, nearest_device
+from farflung.apps.plan.goals import GOALS, Goal, ServeGoal, check_not_negative, check_positive
 from farflung.apps.plan.words import Sentence
 from farflung.apps.runs.reader import apply_override, check_known, read, read_table, read_toml
 from farflung.apps.runs.sites import check_pairs
 
 MACHINES_MAX = 1000
-USERS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +26,8 @@ class SiteSettings:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a site needs a name")
-        _check_positive(self, "bandwidth_mbit")
-        _check_not_negative(self, "round_trip_ms")
+        check_positive(self, "bandwidth_mbit")
+        check_not_negative(self, "round_trip_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +59,8 @@ class MachineSettings:
         names = ("flops", "blocks_per_second", "forward_tokens_per_second", "train_tokens_per_second", "memory_gb")
         for name in names:
             if getattr(self, name) is not None:
-                _check_positive(self, name)
-        _check_not_negative(self, "price_per_hour")
+                check_positive(self, name)
+        check_not_negative(self, "price_per_hour")
         if device_named(self.device) is None and None in (self.flops, self.memory_gb, self.dtype):
             raise ValueError(
                 f"the device {self.device!r} is in no table here ({nearest_device(self.device)}): "
@@ -79,8 +78,8 @@ class LinkSettings:
     """Of what crosses it, either way."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "bandwidth_mbit")
-        _check_not_negative(self, "round_trip_ms", "price_per_gb")
+        check_positive(self, "bandwidth_mbit")
+        check_not_negative(self, "round_trip_ms", "price_per_gb")
 
     @property
     def bytes_per_second(self) -> float:
@@ -96,60 +95,6 @@ class BetweenSettings(LinkSettings):
     """[[links]]: of two sites by name."""
 
     between: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeGoal:
-    """[goal] kind = "serve"."""
-
-    users: int = 1
-    """Who are answered at the same time."""
-    tokens_per_second: float = 5.0
-    """That each of them is to see."""
-    prompt_tokens: int = 512
-    answer_tokens: int = 256
-    users_at: tuple[str, ...] = ()
-    """Sites where they are, in turn; none: everywhere."""
-    client_ms: float = 10.0
-    """Embeddings, head and choice of a token, on the user's machine."""
-
-    def __post_init__(self) -> None:
-        _check_counts(self, "users", "prompt_tokens", "answer_tokens")
-        _check_positive(self, "tokens_per_second")
-        _check_not_negative(self, "client_ms")
-        if self.users > USERS_MAX:
-            raise ValueError(f"a plan takes up to {USERS_MAX} users at the same time, not {self.users}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainGoal:
-    """[goal] kind = "pretrain"."""
-
-    tokens: int = 1_000_000_000
-    """Of all machines together."""
-    sequence_length: int = 1024
-    batch_size: int = 8
-    """Sequences of one machine at a time."""
-    days_max: float | None = None
-    """By when it is to be done."""
-    methods: tuple[str, ...] = ()
-    """To compare; none: all."""
-
-    def __post_init__(self) -> None:
-        _check_counts(self, "tokens", "sequence_length", "batch_size")
-        if self.days_max is not None:
-            _check_positive(self, "days_max")
-        if self.tokens < self.tokens_per_step:
-            raise ValueError(f"tokens = {self.tokens} is less than one step of one machine ({self.tokens_per_step})")
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Of one machine."""
-        return self.sequence_length * self.batch_size
-
-
-Goal = ServeGoal | PretrainGoal
-GOALS: dict[str, type[Goal]] = {"serve": ServeGoal, "pretrain": PretrainGoal}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,21 +185,3 @@ def _check_places(plan: PlanFile) -> None:
     num_machines = sum(machine.count for machine in plan.machines)
     if num_machines > MACHINES_MAX:
         raise ValueError(f"a plan takes up to {MACHINES_MAX} machines, not {num_machines}")
-
-
-def _check_positive(settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ValueError(f"{name} must be positive")
-
-
-def _check_not_negative(settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ValueError(f"{name} must be finite and not negative")
-
-
-def _check_counts(settings: object, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1")

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from farflung.apps.plan import pretraining, serving
+from farflung.apps.plan import aligning, finetuning, pretraining, serving
 from farflung.apps.plan.changes import changes_for
+from farflung.apps.plan.goals import AlignGoal, FinetuneGoal, PretrainGoal, ServeGoal
 from farflung.apps.plan.outcome import Candidate, Outcome, ranked
-from farflung.apps.plan.plan_file import PlanFile, ServeGoal
+from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.units import time_of
 from farflung.apps.plan.words import Sentence, said
@@ -73,9 +74,15 @@ def make_plan(plan: PlanFile, sizes: Sizes, try_all: TryAll = one_by_one) -> Pla
 
 def candidates_of(plan: PlanFile, sizes: Sizes) -> list[Candidate]:
     """All that is tried for the plan's goal."""
-    if isinstance(plan.goal, ServeGoal):
-        return serving.candidates(plan, plan.goal, sizes)
-    return pretraining.candidates(plan, plan.goal, sizes)
+    match plan.goal:
+        case ServeGoal() as goal:
+            return serving.candidates(plan, goal, sizes)
+        case PretrainGoal() as goal:
+            return pretraining.candidates(plan, goal, sizes)
+        case FinetuneGoal() as goal:
+            return finetuning.candidates(plan, goal, sizes)
+        case AlignGoal() as goal:
+            return aligning.candidates(plan, goal, sizes)
 
 
 def improved(plan: PlanFile, candidate: Candidate, now: Outcome, try_all: TryAll) -> Outcome:
@@ -96,16 +103,24 @@ def verdict(planned: Planned) -> Sentence:
     if not isinstance(goal, ServeGoal):
         taken = {"method": best.method, "time": time_of(best.seconds)}
         if best.meets or goal.days_max is None:
-            return said("best pretrain", **taken)
+            return said("best job", **taken)
         more = best.seconds / 86400 / goal.days_max
-        return said("missed pretrain", **taken, days=goal.days_max, more=more)
+        return said("missed job", **taken, days=goal.days_max, more=more)
     values = {"method": best.method, "rate": best.tokens_per_second, "wanted": goal.tokens_per_second}
     if best.meets:
         return said("met serve", **values)
     return said("missed serve", **values, short=1 - best.tokens_per_second / goal.tokens_per_second)
 
 
-def assumptions(plan: PlanFile) -> Sequence[Sentence]:
+def assumptions(plan: PlanFile, sizes: Sizes) -> Sequence[Sentence]:
     """What the answer rests on."""
-    of_kind = [said("no loss")] if plan.kind != "serve" else []
-    return [*plan.remarks, said("simulated"), said("undisturbed"), *of_kind]
+    match plan.goal:
+        case ServeGoal():
+            own = []
+        case PretrainGoal():
+            own = [said("no loss")]
+        case FinetuneGoal() as goal:
+            own = finetuning.assumptions(goal)
+        case AlignGoal() as goal:
+            own = aligning.assumptions(goal, sizes)
+    return [*plan.remarks, said("simulated"), said("undisturbed"), *own]

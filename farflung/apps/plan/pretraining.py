@@ -4,11 +4,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from farflung.apps.capacity import USABLE_SHARE
-from farflung.apps.plan.fleet import Machine, machines_of
-from farflung.apps.plan.outcome import Candidate, Outcome, confidence_of, cost_of, energy_of, link_use
+from farflung.apps.plan.fleet import Machine, machines_of, machines_with_memory
+from farflung.apps.plan.goals import PretrainGoal
+from farflung.apps.plan.outcome import Candidate, Job, Outcome, job_outcome
 from farflung.apps.plan.places import scaled
-from farflung.apps.plan.plan_file import PlanFile, PretrainGoal
+from farflung.apps.plan.plan_file import PlanFile
+from farflung.apps.plan.run_tables import run_text, sites_tables
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.apps.plan.training_run import Stretch, rounds_stretch, tree_stretch
@@ -17,14 +18,9 @@ from farflung.apps.pretrain import desync, hierarchy
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.pretrain.run_file import PRETRAIN, RunFile
 from farflung.apps.runs.reader import check_known
-from farflung.apps.runs.toml_text import toml_text
 
 TENSORS_KEPT = 6
 """Of the model's size, in 32 bits: parameters, gradients, two moments, what was agreed on, and what is owed."""
-BUSY_SHARE = 0.85
-"""Machines that compute for so much of the time are what takes the time;"""
-FULL_SHARE = 0.5
-"""otherwise a link that is so full."""
 EXCHANGE_SECONDS_USUAL = 600.0
 ROUNDS_PER_EXCHANGE = 3
 """An exchange that takes so many times as long as a round in this plan is abandoned."""
@@ -82,15 +78,7 @@ def machines_that_fit(plan: PlanFile, sizes: Sizes, site: str = "") -> list[Mach
     if not machines:
         raise ValueError(f"there is no machine in {site}")
     needed = 4 * TENSORS_KEPT * sizes.parameters
-    fitting = [one for one in machines if one.memory_bytes * USABLE_SHARE >= needed]
-    if fitting:
-        return fitting
-    largest = max(one.memory_bytes for one in machines) * USABLE_SHARE
-    raise ValueError(
-        f"parameters, gradients, moments and averages of a replica need {needed / 1e9:.3g} GB, the largest machine has "
-        f"{largest / 1e9:.3g} GB ({USABLE_SHARE:.0%} of {largest / USABLE_SHARE / 1e9:.3g}): "
-        f"{(needed - largest) / 1e9:.3g} GB short"
-    )
+    return machines_with_memory(machines, lambda _: needed, "parameters, gradients, moments and averages of a replica")
 
 
 def places_of(machines: Sequence[Machine], sizes: Sizes) -> list[WorkerPlace]:
@@ -103,34 +91,14 @@ def run_tables(
     plan: PlanFile, goal: PretrainGoal, sizes: Sizes, machines: Sequence[Machine], algorithm: str
 ) -> dict[str, Any]:
     """The run file."""
-    places = places_of(machines, sizes)
-    sites = list(dict.fromkeys(place.site for place in places))
     fastest = max(one.train_tokens_per_second(sizes.parameters) for one in machines)
-    regions = [
-        {
-            "name": site,
-            "is_remote": number > 0,
-            "workers": [{"speed": round(place.speed, 4)} for place in places if place.site == site],
-        }
-        for number, site in enumerate(sites)
-    ]
-    links = [
-        {
-            "between": [one, other],
-            "bandwidth_mbit": plan.link(one, other).bandwidth_mbit,
-            "latency_ms": plan.link(one, other).round_trip_ms / 2,
-        }
-        for at, one in enumerate(sites)
-        for other in sites[at + 1 :]
-    ]
     return {
         "run": {"kind": "pretrain", "name": "planned", "folder": "planned"},
         "model": dict(sizes.table),
         "training": {"sequence_length": goal.sequence_length, "batch_size": goal.batch_size, "tokens": goal.tokens},
         "algorithm": {"name": algorithm},
         "simulation": {"step_seconds": goal.tokens_per_step / fastest},
-        "regions": regions,
-        "links": links,
+        **sites_tables(plan, places_of(machines, sizes)),
     }
 
 
@@ -145,33 +113,13 @@ def _outcome(
 ) -> Outcome:
     num_steps = goal.tokens / goal.tokens_per_step
     seconds = num_steps / stretch.steps_per_second
-    sent = scaled(stretch.bytes_per_step, num_steps)
-    used = link_use(plan, sent, seconds)
-    busiest = max(used, key=lambda way: used[way], default=None)
-    return Outcome(
+    return job_outcome(
+        plan,
         method=method,
-        machines=tuple(machines),
-        seconds=seconds,
-        tokens_per_second=goal.tokens / seconds,
-        meets=goal.days_max is None or seconds <= goal.days_max * 86400,
-        sent=sent,
-        cost=cost_of(plan, machines, seconds / 3600, sent),
-        energy_kwh=energy_of(machines, seconds / 3600),
-        limit=limit_of(stretch.busy_share, busiest, used),
-        confidence=confidence_of(machines, "pretrain"),
-        start=tuple(_run_text(plan, goal, sizes, machines, run, stretch).splitlines()),
-        start_name="run.toml",
-        busiest_link=busiest,
+        machines=machines,
+        job=Job(seconds, goal.tokens, scaled(stretch.bytes_per_step, num_steps), stretch.busy_share, goal.days_max),
+        start=_run_text(plan, goal, sizes, machines, run, stretch),
     )
-
-
-def limit_of(busy_share: float, busiest: tuple[str, str] | None, used: dict[tuple[str, str], float]) -> Sentence:
-    """What most of the time goes to."""
-    if busy_share >= BUSY_SHARE:
-        return said("limit busy", share=busy_share)
-    if busiest is not None and used[busiest] >= FULL_SHARE:
-        return said("limit link", one=busiest[0], other=busiest[1], used=min(1.0, used[busiest]), share=busy_share)
-    return said("limit wait", share=busy_share)
 
 
 def _run_text(
@@ -181,9 +129,4 @@ def _run_text(
     patience = ROUNDS_PER_EXCHANGE * stretch.round_seconds
     if not run.algorithm.is_hierarchical and patience > EXCHANGE_SECONDS_USUAL:
         tables["algorithm"]["rounds"] = {"exchange_seconds_max": round(patience)}
-    remarks = [f"# farflung pretrain run.toml --host 0.0.0.0     on a machine of {tables['regions'][0]['name']}"]
-    remarks += [
-        f"# farflung join TICKET --region {region['name']}     on each machine of {region['name']}"
-        for region in tables["regions"][1:]
-    ]
-    return "\n".join([*remarks, "# [data] is yours to choose: see the documentation", "", toml_text(tables)])
+    return run_text(tables, "[data] is yours to choose: see the documentation")

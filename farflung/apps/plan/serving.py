@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.plan.fleet import BYTES, Machine, machines_of
+from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.outcome import Candidate, Outcome, confidence_of, cost_of, energy_of, link_use
 from farflung.apps.plan.places import added, scaled
-from farflung.apps.plan.plan_file import PlanFile, ServeGoal
+from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.serving_run import Group, Placed, Served, ServingRun, cache_tokens, users_site
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.words import Sentence, said

@@ -10,8 +10,9 @@ import torch
 
 from farflung.apps.plan.charged_span import ChargedSpan
 from farflung.apps.plan.fleet import Machine
+from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.places import Bytes, Nodes, difference, scaled, topology_of
-from farflung.apps.plan.plan_file import PlanFile, ServeGoal
+from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.user import User, together
 from farflung.sim.simulation import Simulation

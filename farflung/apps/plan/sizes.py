@@ -12,6 +12,7 @@ from farflung.apps.pretrain.model import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, c
 from farflung.apps.runs.reader import read
 from farflung.model.budget import bytes_per_token
 from farflung.model.cut import build_skeleton
+from farflung.model.lowrank import layers_within
 from farflung.model.source import ModelSource
 
 HEAD_VALUES = 128
@@ -79,10 +80,22 @@ class Sizes:
     """Of the largest block."""
     cache_values_per_token: int
     """Of one block."""
+    layers: Mapping[str, tuple[int, int]]
+    """Linear layers of one block by name: features that enter and leave."""
 
     @property
     def num_blocks(self) -> int:
         return self.source.num_blocks
+
+    @property
+    def head_parameters(self) -> int:
+        """That logits are computed with: half of what is outside of blocks, unless embeddings are the head too."""
+        outside = self.parameters - self.num_blocks * self.block_parameters
+        return max(0, outside if getattr(self.source.config, "tie_word_embeddings", False) else outside // 2)
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA in every linear layer."""
+        return rank * self.num_blocks * sum(map(sum, self.layers.values()))
 
     def check_length(self, num_tokens: int, what: str) -> None:
         """Refuse more tokens than the model has positions for.
@@ -122,6 +135,7 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
         parameters=sum(one.numel() for one in skeleton.model.parameters()),
         block_parameters=max(sum(one.numel() for one in layer.parameters()) for layer in skeleton.layers),
         cache_values_per_token=bytes_per_token(source, torch.float32) // 4,
+        layers=layers_within(skeleton.layers[0]),
     )
 
 

@@ -30,7 +30,7 @@ def print_plan(planned: Planned, language: str, console: Console) -> None:
         console.print(Text(f"{number}  {'; '.join(remarks(outcome, language))}"))
     for method, why in planned.left_out:
         console.print(Text(said("left out", method=method(language), why=why)(language)))
-    for sentence in assumptions(planned.plan):
+    for sentence in assumptions(planned.plan, planned.sizes):
         console.print(Text(sentence(language), style="dim"))
     best = planned.outcomes[0]
     console.print(Text(f"\n{said('start')(language)}: {best.start_name}".rstrip(": "), style="bold"))
@@ -82,7 +82,7 @@ def as_json(planned: Planned) -> dict[str, Any]:
         "verdict": verdict(planned)(),
         "outcomes": [_outcome(one) for one in planned.outcomes],
         "left_out": [{"method": method(), "why": why} for method, why in planned.left_out],
-        "assumptions": [one() for one in assumptions(planned.plan)],
+        "assumptions": [one() for one in assumptions(planned.plan, planned.sizes)],
     }
 
 

@@ -60,6 +60,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "some sites": ("a swarm in {sites}", "{sites} のみのスウォーム"),
     "method all": ("{method} over all sites", "{method}、全拠点"),
     "method one": ("{method} in {site} alone", "{method}、{site} のみ"),
+    "method alone": ("{method} on one machine", "{method}、1台のみ"),
+    "method through": ("{method} through {where}", "{method} ({where})"),
     # Limits
     "limit compute": ("computing: {share:.0%} of a token's time", "計算: 1トークンの時間の {share:.0%}"),
     "limit way": (
@@ -79,6 +81,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "waiting for each other: machines compute {share:.0%} of the time",
         "互いの待ち: 計算の割合 {share:.0%}",
     ),
+    "limit trainer": ("the trainer: it makes steps {share:.0%} of the time", "学習側: 時間の {share:.0%} を更新に使用"),
+    "limit sampling": ("sampling: workers sample {share:.0%} of the time", "生成側: 時間の {share:.0%} を生成に使用"),
     # Changes
     "change bandwidth": (
         "twice the bandwidth between {one} and {other}: {gain:+.0%} {what}",
@@ -108,8 +112,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "tokens/s wanted, {short:.0%} short.",
         "目標を満たす方法はありません。最良の {method} で {rate:.3g} トークン/秒 (目標 {wanted:g}、{short:.0%} 不足)。",
     ),
-    "best pretrain": ("Best: {method}: done in {time}.", "最良: {method}。所要 {time}。"),
-    "missed pretrain": (
+    "best job": ("Best: {method}: done in {time}.", "最良: {method}。所要 {time}。"),
+    "missed job": (
         "No way that was tried meets the goal: the best, {method}, takes {time}, and {days:g} days were wanted "
         "({more:.1f} times as long).",
         "目標を満たす方法はありません。最良の {method} で {time} (目標 {days:g} 日の {more:.1f} 倍)。",
@@ -159,5 +163,39 @@ WORDS: dict[str, tuple[str, str]] = {
     "undisturbed": (
         "Nobody dies, links keep their rates, and all users write at the same time.",
         "故障なし、回線速度一定、全利用者が同時に利用する前提です。",
+    ),
+    "updates": (
+        "A method with gradients is taken to need {updates:,} updates of {batch} examples of {length} tokens: "
+        "goal.updates, or what goal.epochs makes of goal.examples.",
+        "勾配を使う手法の更新回数は {updates:,} 回 (1回 {batch} 例、{length} トークン) と仮定しています"
+        " (goal.updates、または goal.epochs と goal.examples から)。",
+    ),
+    "forwards": (
+        "A method without gradients (onebyte, mezo) is taken to need {forwards} forward passes for each of them, so "
+        "{measurements:,} measurements in all: 10 to 100 are published, and goal.forwards_per_update says otherwise.",
+        "勾配を使わない手法 (onebyte、mezo) は更新1回につき順伝播 {forwards} 回、合計 {measurements:,} 回の測定が必要と"
+        "仮定しています。公表値は 10～100 回で、goal.forwards_per_update で変えられます。",
+    ),
+    "quality": (
+        "How good the tuned model gets is not predicted: of equally many updates one method makes more than another, "
+        "and LoRA changes less than all weights can.",
+        "調整後のモデルの品質は予測しません。同じ更新回数でも手法により成果は異なり、"
+        "LoRA は全重みの更新より表現力が限られます。",
+    ),
+    "answers": (
+        "{updates:,} updates of {answers} answers, all of {length} tokens, are what is counted; how much reward they "
+        "gain, and what staleness costs of it, is not predicted.",
+        "{updates:,} 回の更新 (1回 {answers} 回答、各 {length} トークン) の時間・転送量・費用です。"
+        "報酬の伸びと、古い重みによる損失は予測しません。",
+    ),
+    "weights synced": (
+        "Weights travel in bfloat16 ({size} whole), and {share:.1%} of them are taken to change with an update: "
+        "goal.changed_share says otherwise.",
+        "重みは bfloat16 で転送し (全体 {size})、更新ごとに {share:.1%} が変わると仮定しています"
+        " (goal.changed_share)。",
+    ),
+    "adapter synced": (
+        "Only a LoRA adapter of rank {rank} travels ({size} in float32, all of which changes with an update).",
+        "ランク {rank} の LoRA アダプタのみを転送します (float32 で {size}、更新ごとに全体が変化)。",
     ),
 }

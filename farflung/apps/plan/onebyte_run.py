@@ -1,0 +1,181 @@
+"""A stretch of one byte per measurement in virtual time: sequencer, standby, witness and measurers that ship.
+
+What they measure is nothing, for an entry is as long whatever it says; each measurement takes its machine's time.
+"""
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from farflung.apps.plan.places import Nodes, difference, scaled, topology_of
+from farflung.apps.plan.plan_file import PlanFile
+from farflung.apps.plan.sizes import Sizes
+from farflung.apps.plan.stand_in import WorkerPlace
+from farflung.apps.plan.training_run import Stretch
+from farflung.sim.simulation import Simulation
+from farflung.systems.onebyte.config import Group, RoundsConfig
+from farflung.systems.onebyte.header import HASH_BYTES, RUN_ID_BYTES, Header, Schedule, TensorShape
+from farflung.systems.onebyte.messages import ACTOR, WITNESS_ACTOR
+from farflung.systems.onebyte.sequencer import Sequencer
+from farflung.systems.onebyte.steps import Step
+from farflung.systems.onebyte.views import Witness
+from farflung.systems.onebyte.worker import Worker
+from farflung.wire.identity import Identity
+from farflung.world.address import PeerId
+from farflung.world.doors import World
+from farflung.world.host import Host
+
+CANDIDATES = (PeerId("sequencer"), PeerId("standby"))
+WITNESS = PeerId("witness")
+ROUNDS_BEFORE = 6
+"""Until the sequencer knows how fast everybody is;"""
+ROUNDS_MEASURED = 32
+"""which are enough for signatures, of which there is one in sixteen rounds."""
+MIDDLING_CODE = 60
+
+
+def _identity(name: str) -> Identity:
+    return Identity(hashlib.sha256(name.encode()).digest())
+
+
+class Measuring:
+    """A `Learner` without weights."""
+
+    def __init__(self, moved: Callable[[], None]) -> None:
+        """`moved` hears of every round that counts."""
+        self._moved = moved
+        self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
+
+    def measure(self, round_number: int, first_slot: int, num_slots: int) -> bytes:
+        """Something of the size that measurements have."""
+        return bytes([MIDDLING_CODE]) * num_slots
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """As a learner does."""
+        for step in steps:
+            self._digest.update(step.weights.tobytes())
+        self._moved()
+
+    def digest(self) -> bytes:
+        """As a learner does."""
+        return self._digest.digest()
+
+
+class OneByteRun:
+    """One run, as long as is needed to see how it goes on."""
+
+    def __init__(
+        self,
+        plan: PlanFile,
+        sizes: Sizes,
+        config: RoundsConfig,
+        workers: Sequence[WorkerPlace],
+        *,
+        num_slots: int,
+        slot_seconds: float,
+        dtype: str,
+    ) -> None:
+        """The sequencer and its standby are at the site of the first worker; `slot_seconds`: of one measurement by a
+        worker of speed 1."""
+        self._config, self._workers, self._slot_seconds = config, workers, slot_seconds
+        self._header = header_of(sizes, num_slots, dtype)
+        self._awaited = 0
+        self._reached = asyncio.Event()
+        self._running: list[Worker] = []
+        self._tasks: list[asyncio.Task[object]] = []
+        self._nodes = Nodes({place.name: place.site for place in workers})
+        self.simulation = Simulation(topology=topology_of(plan), keep_trace=False)
+
+    def run(self) -> Stretch:
+        """Until it goes on as before."""
+        with self.simulation as simulation:
+            self._start(simulation)
+            self._until(ROUNDS_BEFORE)
+            begun_at, before, busy = simulation.now(), self._nodes.bytes_sent(simulation), self._busy_seconds()
+            num_before = self._num_rounds()
+            self._until(num_before + ROUNDS_MEASURED)
+            seconds, num_rounds = simulation.now() - begun_at, self._num_rounds() - num_before
+            sent = difference(self._nodes.bytes_sent(simulation), before)
+            busy_share = (self._busy_seconds() - busy) / seconds / len(self._workers)
+        return Stretch(
+            steps_per_second=num_rounds / seconds,
+            bytes_per_step=scaled(sent, 1 / num_rounds),
+            busy_share=min(1.0, busy_share),
+            round_seconds=seconds / num_rounds,
+        )
+
+    def _start(self, simulation: Simulation) -> None:
+        home = self._workers[0].site
+        for name, boot in (
+            (WITNESS, self._boot_witness),
+            *((name, self._boot_candidate) for name in CANDIDATES),
+        ):
+            self._nodes.sites[name] = home
+            simulation.node(name, site=home, boot=boot)
+        for place in self._workers:
+            boot = functools.partial(self._boot_worker, place.name)
+            simulation.node(place.name, site=place.site, boot=boot, slowness=1 / place.speed)
+
+    def _boot_witness(self, world: World) -> None:
+        Host(Witness.open(world, CANDIDATES, self._header.run), world, WITNESS_ACTOR)
+
+    def _boot_candidate(self, world: World) -> None:
+        group = Group(candidates=CANDIDATES, witness=WITNESS)
+        Host(Sequencer.open(world, self._header, self._config, group, _identity("run")), world, ACTOR)
+
+    def _boot_worker(self, name: str, world: World) -> None:
+        worker = Worker(
+            world,
+            self._header,
+            self._config,
+            Group(candidates=CANDIDATES, witness=WITNESS),
+            _identity(name),
+            Measuring(self._look),
+            name=name,
+            seconds_per_slot=self._slot_seconds,
+        )
+        self._running.append(worker)
+        self._tasks.append(asyncio.get_running_loop().create_task(worker.run(), name=name))
+
+    def _num_rounds(self) -> int:
+        return max(worker.report().num_rounds for worker in self._running)
+
+    def _busy_seconds(self) -> float:
+        devices: list[Any] = [self.simulation.world(place.name).compute for place in self._workers]
+        return sum(device.busy_seconds for device in devices)
+
+    def _until(self, num_rounds: int) -> None:
+        """Let it have so many rounds, up to the moment when the first worker hears of the last one."""
+        self._awaited, self._reached = num_rounds, asyncio.Event()
+        self.simulation.run(self._wait(self._reached), deadline=float("inf"))
+
+    async def _wait(self, reached: asyncio.Event) -> None:
+        """Raises what a worker has failed with."""
+        waiting = asyncio.get_running_loop().create_task(reached.wait())
+        await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    def _look(self) -> None:
+        if self._num_rounds() >= self._awaited:
+            self._reached.set()
+
+
+def header_of(sizes: Sizes, num_slots: int, dtype: str) -> Header:
+    """Of a run that tunes everything."""
+    blocks = [TensorShape(f"block {number}", (sizes.block_parameters,)) for number in range(sizes.num_blocks)]
+    return Header(
+        run=bytes(RUN_ID_BYTES),
+        base=bytes(HASH_BYTES),
+        base_name=sizes.name,
+        dtype=dtype,
+        tensors=tuple(blocks),
+        epsilon=1e-3,
+        exponent=24,
+        schedule=Schedule(rate=100),
+        num_slots=num_slots,
+        sequencer=_identity("run").public_key,
+    )
