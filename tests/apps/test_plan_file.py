@@ -1,5 +1,7 @@
 """Plan files: what is read, what is refused, and how."""
 
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from farflung.apps.cli import main
 from farflung.apps.plan.changes import with_link, with_machines
 from farflung.apps.plan.devices import DEVICES, FLOPS_SHARE
 from farflung.apps.plan.fleet import machines_of
+from farflung.apps.plan.goals import GOALS
 from farflung.apps.plan.plan_file import LinkSettings, load_plan, plan_of
 from farflung.apps.plan.words import WORDS, said
 
@@ -113,3 +116,11 @@ def test_the_command_refuses_before_it_works(tmp_path: Path, capsys: pytest.Capt
         assert ended.value.code == 2, words
         told = capsys.readouterr().err
         assert told.startswith("farflung: ") and told.count("\n") == 1, words
+
+
+def test_the_page_s_plan_and_all_goals_on_it_are_read() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "plan.md").read_text(encoding="utf-8")
+    whole, *others = [tomllib.loads(shown) for shown in re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)]
+    found = [plan_of({**whole, **other}) for other in ({}, *others)]
+    assert [plan.kind for plan in found] == ["finetune", *GOALS]
+    assert len(machines_of(found[0])) == 4
