@@ -14,6 +14,7 @@ from shutil import which
 
 import pytest
 
+from bench.newcomer import COMMANDS_MAX, PAGE, sections
 from docs.generate.commands import commands_page
 from docs.generate.numbers import newest, numbers_page, rows_of
 from tests.docs.reader import ROOT
@@ -116,9 +117,8 @@ def test_the_reference_has_every_command() -> None:
 
 
 def test_the_way_of_a_newcomer_is_counted() -> None:
-    page = (ROOT / "docs" / "newcomer.md").read_text(encoding="utf-8")
-    sections = re.findall(r"^## [^\n]*\((\d+) commands?\)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    fences = [re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for _, text in sections]
-    shown = [len("".join(fence).splitlines()) for fence in fences]
-    assert shown == [int(said) for said, _ in sections]
-    assert sum(shown) == 14 and page.count("Fourteen commands, counted; a second machine joins with two.") == 1
+    page = PAGE.read_text(encoding="utf-8")
+    shown = [len(section.commands) for section in sections(page)]
+    assert shown == [int(said) for said in re.findall(r"^## .*\((\d+) commands?\)$", page, re.MULTILINE)]
+    assert sum(shown) == COMMANDS_MAX == 14
+    assert page.count("Fourteen commands, counted; a second machine joins with two.") == 1
