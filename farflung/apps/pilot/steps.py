@@ -1,7 +1,10 @@
 """How fast processes of this machine make training steps, all at the same time."""
 
+import queue
 import time
+from collections.abc import Sequence
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -12,6 +15,7 @@ from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.seats import worker_seats
 
 WARM_STEPS = 2
+LOOK_SECONDS = 0.5
 START_SECONDS_MAX = 300.0
 """Until all have loaded what they need."""
 
@@ -33,14 +37,25 @@ def steps_per_second(tables: dict[str, Any], seconds: float) -> list[float]:
     for worker in workers:
         worker.start()
     try:
-        found = dict(answers.get(timeout=START_SECONDS_MAX + 10 * seconds) for _ in workers)
-    except OSError:
-        raise ValueError("workers of this machine could not be measured: is it short of memory?") from None
+        found = dict(_answer(answers, workers) for _ in workers)
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
     return [found[number] for number in range(run.num_workers)]
+
+
+def _answer(answers: Any, workers: Sequence[BaseProcess]) -> tuple[int, float]:
+    while True:
+        try:
+            return answers.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            failed = [worker.exitcode for worker in workers if worker.exitcode]
+        if failed:
+            raise ValueError(
+                f"a process that measures training here ended with status {failed[0]}: is there too little memory for "
+                f"{len(workers)} of them?"
+            )
 
 
 def _measure(tables: dict[str, Any], number: int, seconds: float, barrier: Barrier, answers: Any) -> None:

@@ -1,0 +1,117 @@
+"""What plans predict against what real processes with shaped links do: serving, and two ways of pretraining.
+
+Serving: a client asks servers that are reached through proxies with delay and a rate. Predicted from the speeds and
+ways that a survey of that very swarm has measured. Pretraining: workers of two sites with a shaped link between them.
+Predicted from the speed of as many processes training side by side here, just before. Both are `farflung pilot`'s own
+measurements. Targets: time within 15 %, bytes within 2 %.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench.models import llama_even
+from bench.report import Report, bench_arguments
+from bench.swarms import Links, LocalSwarm, split_blocks
+from farflung.apps.pilot.comparison import Comparison, Row
+from farflung.apps.pilot.pretraining import compared as compared_run
+from farflung.apps.pilot.pretraining import led, small_run
+from farflung.apps.pilot.serving import Miniature
+from farflung.apps.pilot.serving import compared as compared_serving
+from farflung.apps.pilot.standing import predicted, standing, target_of
+from farflung.apps.pilot.survey import Survey, survey
+from farflung.apps.plan.plan_file import PretrainGoal, plan_of
+from farflung.apps.plan.sizes import sizes_of
+from farflung.apps.plan.swarm import look
+from farflung.apps.plan.words import said
+from farflung.apps.wiring import Connection
+
+TIME_ERROR, BYTES_ERROR = 0.15, 0.02
+LINKS = Links(one_way_seconds=0.04, bytes_per_second=12.5e6)
+SERVE_GOAL = {"kind": "serve", "users": 2, "prompt_tokens": 128, "answer_tokens": 48, "client_ms": 5.0}
+NUM_SERVERS = 2
+METHODS = ("ddp", "farflung")
+PLAN = {
+    "goal": {"kind": "pretrain", "tokens": 10_000_000, "sequence_length": 64, "batch_size": 4},
+    "model": {
+        "hidden_size": 128,
+        "intermediate_size": 344,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": 1024,
+        "max_position_embeddings": 512,
+    },
+    "sites": [{"name": "east"}, {"name": "west"}],
+    "machines": [{"site": "east", "device": "cpu"}, {"site": "west", "device": "cpu"}],
+    "links": [{"between": ["east", "west"], "bandwidth_mbit": 20, "round_trip_ms": 60}],
+}
+
+
+def serving(measure_seconds: float, seconds: float) -> Comparison:
+    """One swarm, asked for so long."""
+    with tempfile.TemporaryDirectory() as folder:
+        swarm = LocalSwarm(llama_even(), Path(folder), num_threads=1, links=LINKS)
+        with swarm:
+            for number, blocks in enumerate(split_blocks(6, NUM_SERVERS)):
+                swarm.start(blocks, "--site", f"site-{number}")
+            for server in swarm.servers:
+                server.wait_serving()
+            with Connection(swarm.ticket) as connection:
+                return _asked(connection, measure_seconds, seconds)
+
+
+def _asked(connection: Connection, measure_seconds: float, seconds: float) -> Comparison:
+    found, target = Survey(), target_of(look(connection), None)
+    seen = connection.bridge.run(survey(connection, target, found, measure_seconds, lambda _: None))
+    of = standing({"goal": SERVE_GOAL}, seen, found, target)
+    miniature = Miniature(connection, target, of.goal)
+    connection.bridge.run(miniature.run(seconds, lambda _: None))
+    return compared_serving(predicted(of), miniature.asked, of.goal, seconds, of.plan.remarks, is_whole=True)
+
+
+def pretraining(method: str, measure_seconds: float, seconds: float) -> Comparison:
+    """One run of about so long."""
+    plan = plan_of(PLAN)
+    assert isinstance(plan.goal, PretrainGoal)
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(own) / "run"
+        how = said("method all", method=method)
+        small = small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
+        history, is_whole = led(small, folder)
+    return compared_run(small, history, plan.remarks, is_whole=is_whole)
+
+
+def claim_rows(report: Report, case: str, rows: Sequence[Row]) -> None:
+    """Each figure within its bound."""
+    for row in rows:
+        bound = BYTES_ERROR if row.unit == "B" else TIME_ERROR
+        error = row.ratio - 1
+        report.claim(
+            f"{case}: {row.what()}", f"within {bound:.0%}", f"{error:+.1%} ({row.ratio:.3f})", abs(error) <= bound
+        )
+
+
+def main() -> int:
+    """Run all cases and print what holds."""
+    arguments = bench_arguments(__doc__ or "").parse_args()
+    torch.set_num_threads(1)
+    measure_seconds, seconds = (4.0, 8.0) if arguments.quick else (25.0, 60.0)
+    methods = METHODS[:1] if arguments.quick else METHODS
+    report = Report("planner_accuracy", {"seconds": seconds, "servers": NUM_SERVERS, "methods": methods})
+    found = {"serving": serving(measure_seconds, seconds)}
+    for method in methods:
+        found[f"pretraining, {method}"] = pretraining(method, min(measure_seconds, 10.0), seconds)
+    for case, comparison in found.items():
+        cells = [(row.what(), row.unit, row.predicted, row.measured, row.ratio) for row in comparison.rows]
+        report.table(case, ("figure", "unit", "predicted", "measured", "ratio"), cells)
+        claim_rows(report, case, comparison.rows)
+    return report.finish(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
