@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from farflung.apps.plan.fleet import machines_of
+from farflung.apps.plan.fleet import machines_of, peer_of
 from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.plan_file import PlanFile, plan_of
 from farflung.apps.plan.planning import make_plan, verdict
@@ -14,6 +14,7 @@ from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.table import as_json
 from farflung.apps.plan.words import said
 from farflung.systems.swarm.info import BlockRange
+from farflung.wire.identity import Identity
 
 MODEL = {"parameters": 1.1e9, "layers": 8, "hidden_size": 2048}
 BLOCKS_PER_SECOND = 100.0
@@ -65,6 +66,13 @@ def test_a_token_sends_its_hidden_states_once_over_each_way(sizes: Sizes) -> Non
     assert served.token_bytes["east", "west"] == pytest.approx(hidden, rel=0.1)
     assert served.token_bytes["west", "east"] == pytest.approx(hidden, rel=0.1)
     assert sum(served.prompt_bytes.values()) > 15 * sum(served.token_bytes.values())
+
+
+def test_messages_carry_names_as_long_as_real_ones(sizes: Sizes) -> None:
+    peer = Identity.generate().peer
+    assert len(peer_of("east-1")) == len(peer) and len(sizes.source.fingerprint) == 64
+    (one, other) = {peer_of(machine.name) for machine in machines_of(plan_for())}
+    assert one != other
 
 
 def test_many_users_wait_for_each_other_only_where_a_machine_is_busy(sizes: Sizes) -> None:

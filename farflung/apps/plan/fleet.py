@@ -8,6 +8,8 @@ from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.plan.devices import FLOPS_SHARE, MEMORY_SHARE, device_named
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 
+PEER_LENGTH = 52
+"""Of a peer's id."""
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -61,6 +63,11 @@ class Machine:
             "align": (measured.blocks_per_second, measured.train_tokens_per_second),
         }
         return None not in found[kind]
+
+
+def peer_of(name: str) -> str:
+    """The id of a simulated node, as long as real ones are: messages carry ids."""
+    return f"{name:-<{PEER_LENGTH}}"
 
 
 def machines_of(plan: PlanFile) -> list[Machine]:

@@ -15,6 +15,8 @@ from farflung.systems.swarm.info import ServerInfo
 from farflung.world.address import PeerId
 
 Tables = dict[str, Any]
+SAME_SIZE = 0.01
+"""Blocks that differ by less in size are equally fast."""
 PLACES = ("sites", "machines", "links")
 """Sections of a plan that a swarm tells."""
 
@@ -151,7 +153,8 @@ def _said_of_machines(seen: Seen, block_parameters: int) -> Iterator[Sentence]:
     silent = sum(peer not in seen.machines for peer in seen.servers)
     if silent:
         yield said("silent machines", count=silent)
-    others = sum(machine.block_parameters != block_parameters for machine in seen.machines.values())
+    sizes = [seen.machines[peer].block_parameters for peer in seen.servers if peer in seen.machines]
+    others = sum(abs(size / block_parameters - 1) > SAME_SIZE for size in sizes)
     if others:
         yield said("scaled speeds", count=others)
     homeless = sum(site_of(seen.view[peer]) == NO_SITE for peer in seen.servers)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from farflung.apps.plan.charged_span import ChargedSpan
-from farflung.apps.plan.fleet import Machine
+from farflung.apps.plan.fleet import Machine, peer_of
 from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.places import Bytes, Nodes, difference, scaled, topology_of
 from farflung.apps.plan.plan_file import PlanFile
@@ -78,7 +78,7 @@ class ServingRun:
         self._num_tokens = num_tokens
         self._nodes = Nodes()
         self._roles: dict[str, Server] = {}
-        self._servers = {placed.machine.name: placed for group in groups for placed in group.servers}
+        self._servers = {peer_of(placed.machine.name): placed for group in groups for placed in group.servers}
         self._homes = [users_site(plan, goal, number) for number in range(goal.users)]
 
     def run(self) -> Served:
@@ -145,7 +145,7 @@ class ServingRun:
             version="planned",
             started_at=0.0,
         )
-        role = self._roles[machine.name] = Server(config, ChargedSpan(sizes.source, *placed.blocks))
+        role = self._roles[peer_of(machine.name)] = Server(config, ChargedSpan(sizes.source, *placed.blocks))
         Host(role, world, ACTOR)
 
     async def _meet(self, worlds: Sequence[World]) -> None:
@@ -153,7 +153,7 @@ class ServingRun:
         for number, world in enumerate(worlds):
             with Mailbox(world, "meeting") as mailbox:
                 for placed in self._group_of(number).servers:
-                    mailbox.send(Address(PeerId(placed.machine.name), ACTOR), Attach(session="meeting"))
+                    mailbox.send(Address(PeerId(peer_of(placed.machine.name)), ACTOR), Attach(session="meeting"))
         longest = max((link.round_trip_ms for link in (*self._plan.links, self._plan.default_link)), default=0.0)
         await asyncio.sleep(MEETING_SECONDS + 4 * longest / 1000)
 
@@ -172,7 +172,7 @@ class ServingRun:
         return User(world.clock, session, lambda num: torch.zeros(1, num, sizes.source.hidden_size), goal.client_ms)
 
     def _announced(self, group: Group) -> Callable[[], dict[PeerId, ServerInfo]]:
-        names = [placed.machine.name for placed in group.servers]
+        names = [peer_of(placed.machine.name) for placed in group.servers]
         ways = {name: self._round_trips(name, names) for name in names}
         return lambda: {PeerId(name): self._roles[name].info(ways[name]) for name in names}
 
@@ -188,7 +188,7 @@ class ServingRun:
 
 def user_name(number: int) -> str:
     """Of its node."""
-    return f"user/{number}"
+    return peer_of(f"user/{number}")
 
 
 def users_site(plan: PlanFile, goal: ServeGoal, number: int) -> str:

@@ -17,6 +17,8 @@ from farflung.model.source import ModelSource
 
 HEAD_VALUES = 128
 VOCABULARY_SIZE = 32_000
+FINGERPRINT = f"{'planned':-<64}"
+"""As long as that of a model is: messages carry it."""
 CONTEXT_LENGTH = 131_072
 """Of a model that is given by its numbers."""
 
@@ -126,7 +128,7 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"[model] cannot be read: {str(error).splitlines()[0]}") from None
     name = str(table.get(PATH, "MODEL"))
-    source = ModelSource(name, name, config, causal, {}, "planned")
+    source = ModelSource(name, name, config, causal, {}, FINGERPRINT)
     skeleton = build_skeleton(source, torch.float32)
     return Sizes(
         name=name,
