@@ -25,7 +25,8 @@ from farflung.apps.pilot.serving import Miniature
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import predicted, standing, target_of
 from farflung.apps.pilot.survey import Survey, survey
-from farflung.apps.plan.plan_file import PretrainGoal, plan_of
+from farflung.apps.plan.goals import PretrainGoal
+from farflung.apps.plan.plan_file import plan_of
 from farflung.apps.plan.sizes import sizes_of
 from farflung.apps.plan.swarm import look
 from farflung.apps.plan.words import said

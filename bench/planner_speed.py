@@ -6,6 +6,7 @@ Each method is a stretch of the shipping engines in the simulator, and so is eac
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,8 @@ def main() -> int:
         [(one.method(), one.seconds / 86400, one.change()) for one in planned.outcomes],
     )
     what = f"a plan over {len(num_machines)} sites, {count} machines and {len(METHODS)} methods"
+    spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    report.table("cost", ("seconds", "seconds of a core, imports included"), [(seconds, spent)])
     report.claim(what, f"under {SECONDS_MAX:.0f} s", f"{seconds:.1f} s", seconds < SECONDS_MAX)
     return report.finish(arguments)
 
