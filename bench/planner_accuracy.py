@@ -59,7 +59,8 @@ def serving(measure_seconds: float, seconds: float) -> Comparison:
         swarm = LocalSwarm(llama_even(), Path(folder), num_threads=1, links=LINKS)
         with swarm:
             for number, blocks in enumerate(split_blocks(6, NUM_SERVERS)):
-                swarm.start(blocks, "--site", f"site-{number}")
+                swarm.options = ("--site", f"site-{number}")
+                swarm.start(blocks)
             for server in swarm.servers:
                 server.wait_serving()
             with Connection(swarm.ticket) as connection:

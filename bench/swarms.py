@@ -87,13 +87,13 @@ class LocalSwarm:
             process.kill()
             process.wait()
 
-    def start(self, blocks: str, *own: str) -> ServerProcess:
-        """Start one more server with its `own` options; the first founds the swarm, and its ticket is waited for."""
+    def start(self, blocks: str) -> ServerProcess:
+        """Start one more server; the first founds the swarm, and this returns when its ticket is there."""
         number, port = len(self.servers), _free_port()
         endpoint = f"127.0.0.1:{port}" if self.links is None else f"127.0.0.1:{self.proxy(port, self.links)}"
         ticket_file = self.folder / "ticket"
         entry = ["--join", self.ticket] if self.ticket else ["--new-swarm", "--ticket-file", str(ticket_file)]
-        program = [*FARFLUNG, "serve", str(self.model), *entry, "--blocks", blocks, *own]
+        program = [*FARFLUNG, "serve", str(self.model), *entry, "--blocks", blocks, *self.options]
         place = [
             *self.options,
             "--home",
