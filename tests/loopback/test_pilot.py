@@ -48,20 +48,3 @@ def test_what_cannot_be_tried_is_refused_in_a_sentence(fleet: Fleet, tmp_path: P
         program = fleet.start("pilot", "--join", ticket, *options)
         assert program.status == 2, program.text
         assert sentence in program.text and "Traceback" not in program.text
-
-
-@pytest.mark.slow
-def test_pretraining_is_tried_between_processes_over_links_of_the_plan(fleet: Fleet, tmp_path: Path) -> None:
-    plan, answer = tmp_path / "plan.toml", tmp_path / "pilot.json"
-    plan.write_text(
-        "[goal]\nkind = 'pretrain'\nsequence_length = 16\nbatch_size = 2\n"
-        "[model]\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 2\n"
-        "vocab_size = 512\n"
-    )
-    options = ("--measure-seconds", "1", "--seconds", "4", "--method", "ddp", "--json", str(answer))
-    program = fleet.start("pilot", str(plan), "--join", fleet.ticket(), *options)
-    assert program.status == 0, program.text
-    told = json.loads(answer.read_text())
-    assert told["is_whole"] and told["method"] == "ddp over all sites"
-    rows = {row["figure"]: row for row in told["rows"]}
-    assert rows["tokens per second of all workers"]["measured"] > 0
