@@ -78,7 +78,8 @@ def test_more_machines_measure_more_and_a_thin_link_costs_time(sizes: Sizes) -> 
     assert many.seconds < few.seconds / 3
     thin = tried(plan_for(goal=goal, count=1, flops=1e13, bandwidth_mbit=0.001), sizes, "onebyte")
     wide = tried(plan_for(goal=goal, count=1, flops=1e13), sizes, "onebyte")
-    assert thin.seconds > 2 * wide.seconds and thin.limit.key == "limit link"
+    # Whoever is behind the thin link is given less to measure, so that it is not as bad as it could be.
+    assert thin.seconds > 1.2 * wide.seconds and thin.limit.key in ("limit link", "limit wait")
 
 
 def chain(plan: PlanFile, sizes: Sizes) -> TunedStretch:
