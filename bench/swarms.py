@@ -164,11 +164,13 @@ def start_servers(swarm: LocalSwarm, ranges: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def connected(swarm: LocalSwarm, config: SessionConfig | None = None) -> Iterator[ConnectedModel]:
+def connected(
+    swarm: LocalSwarm, config: SessionConfig | None = None, dtype: torch.dtype = torch.float32
+) -> Iterator[ConnectedModel]:
     """A client of the swarm in this process."""
     source = ModelSource.open(str(swarm.model))
     with Connection(swarm.ticket) as connection:
-        client = connect_model(source, connection, config=config)
+        client = connect_model(source, connection, config=config, dtype=dtype)
         deadline = time.monotonic() + START_SECONDS_MAX
         while (reason := client.why_unavailable()) is not None:
             if time.monotonic() > deadline:
@@ -182,9 +184,9 @@ def endpoint_of(client: ConnectedModel, peer: PeerId) -> str:
     return client.connection.node.member.view[peer].contact.endpoints[0]
 
 
-def load_local(model: Path) -> PreTrainedModel:
+def load_local(model: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The whole model in transformers, in this process, with weights in memory of their own as servers have them."""
-    local: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    local: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     for weight in local.parameters():
         weight.data = weight.data.clone()
     return local
