@@ -48,7 +48,8 @@ class OneByteSettings(SharingSettings):
     slots_per_lease_min: int = 32
     """Slots are given out in runs of at least so many, if there are enough for all."""
     reissue_seconds: float = 10.0
-    """Slots that nobody has measured for so long are given to somebody else as well."""
+    """Slots that nobody has measured for so long are given to somebody else as well, or after twice the time that who
+    holds them needs by its speed, if that is longer."""
     silence_seconds: float = 20.0
     """A sequencer that has said nothing for so long, although asked, is left for the next one."""
     absence_seconds: float = 10.0

@@ -20,7 +20,8 @@ class RoundsConfig:
     slots_per_lease_min: int = 32
     """Slots are given out in runs of at least so many, if there are enough for all."""
     reissue_seconds: float = 10.0
-    """Slots that nobody has measured for so long are given to somebody else as well."""
+    """Slots that nobody has measured for so long are given to somebody else as well, or after twice the time that who
+    holds them needs by its speed, if that is longer."""
     audit_share: float = 0.02
     """Share of slots that somebody else measures again."""
     audit_octaves: float = 1.0

@@ -6,7 +6,7 @@ again but to who owes it, and nothing can be compared.
 
 from collections.abc import Iterable, Sequence
 
-from farflung.systems.onebyte.slots import Measured
+from farflung.systems.onebyte.slots import Measured, Patience
 
 
 class EveryonesSlots:
@@ -62,7 +62,7 @@ class EveryonesSlots:
         known = self._known(measurer)
         return [slot for slot in range(self._num_slots) if slot not in known] if measurer in self._holders else []
 
-    def overdue(self, measurer: str, before: float) -> list[int]:
+    def overdue(self, measurer: str, now: float, patience: Patience) -> list[int]:
         """Nobody measures for another."""
         return []
 

@@ -4,8 +4,12 @@ Invariants: the first measurement of a slot counts and later ones are only compa
 whoever holds it, or from anybody if nobody does (as after another sequencer took over).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+Patience = Callable[[str, int], float]
+"""Seconds that a measurer may take for so many slots before others are asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,10 @@ class Slots:
             if measurer in slot.holders and not slot.is_committed and not _has(slot, measurer)
         ]
 
-    def overdue(self, measurer: str, before: float) -> list[int]:
-        """Slots that nobody has measured, that all their holders were given before that time, and not this one."""
+    def overdue(self, measurer: str, now: float, patience: Patience) -> list[int]:
+        """Slots that nobody has measured, and that all their holders, of which this is none, have had for too long."""
+        num_held = Counter(holder for slot in self._slots for holder in slot.holders)
+        before = {holder: now - patience(holder, number) for holder, number in num_held.items()}
         return [
             number
             for number, slot in enumerate(self._slots)
@@ -102,7 +108,7 @@ class Slots:
             and not slot.measured
             and not slot.is_committed
             and measurer not in slot.holders
-            and max(slot.holders.values()) <= before
+            and all(given_at <= before[holder] for holder, given_at in slot.holders.items())
         ]
 
     def held_by_others(self, measurer: str) -> list[int]:

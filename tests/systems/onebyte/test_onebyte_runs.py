@@ -272,3 +272,12 @@ def test_a_measurer_of_another_run_is_refused() -> None:
 def test_a_standby_needs_a_witness() -> None:
     with pytest.raises(ValueError, match="witness"):
         Group(candidates=(PeerId("a"), PeerId("b")))
+
+
+def test_shares_that_take_long_are_not_measured_twice_once_speeds_are_known() -> None:
+    """A share takes eight times as long as slots are left with whoever's speed is not known."""
+    config = settings(num_rounds=12, entries_per_message=8, silence_seconds=20.0, absence_seconds=20.0)
+    with SimulatedOneByte(config, {"a": 1.0, "b": 1.0}, seconds_per_slot=1.0) as run:
+        run.run()
+        num_measured = sum(learner.num_measured for learner in run.learners.values())  # pyright: ignore
+        assert 12 * 16 <= num_measured <= (12 + 2) * 16, "the first rounds alone are measured twice"

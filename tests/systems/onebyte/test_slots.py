@@ -51,11 +51,15 @@ def test_a_slot_that_another_holds_is_not_taken_from_whoever_sends_it() -> None:
     assert [slot for slot, _ in slots.fresh()] == [1], "only the slot that nobody held"
 
 
+def three_seconds_each(holder: str, num_slots: int) -> float:
+    return 3.0 * num_slots
+
+
 def test_what_is_overdue_goes_to_another_and_either_may_send_it() -> None:
     slots = Slots(2)
     slots.issue("a", 2, now=0.0)
-    assert slots.overdue("b", before=-1.0) == [] and slots.overdue("a", before=5.0) == []
-    assert slots.assign("b", slots.overdue("b", before=0.0), now=5.0) == [0, 1]
+    assert slots.overdue("b", 5.9, three_seconds_each) == [] and slots.overdue("a", 60.0, three_seconds_each) == []
+    assert slots.assign("b", slots.overdue("b", 6.0, three_seconds_each), now=6.0) == [0, 1]
     slots.take("b", 0, b"\x01")
     slots.take("a", 1, b"\x02")
     assert [each.measurer for _, each in slots.fresh()] == ["b", "a"]
