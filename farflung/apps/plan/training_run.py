@@ -20,8 +20,6 @@ HEADER_BYTES = 100
 """Of a message, beside its values: the stand-in's small messages carry it for each large one of the model."""
 UPDATES_PER_WORKER = 16
 """Of a tree: some pushes of every local server."""
-NUM_ROUNDS_MIN = 2
-"""That are measured, after the first."""
 BEGINNING_SHARE = 0.2
 """Of a tree's steps, which are not measured: everybody begins at once then."""
 NEVER_SECONDS = 1e7
@@ -75,7 +73,7 @@ def rounds_stretch(
         leader_site=workers[0].site,
         step_seconds=step_seconds,
         num_points=BUDGET_STEPS,
-        num_points_max=2 + max(NUM_ROUNDS_MIN, num_rounds_of_cycle(config)),
+        num_points_max=2 + num_rounds_of_cycle(config),
         look_seconds=step_seconds,
     )
     watch.simulation = run.simulation
