@@ -34,15 +34,14 @@ def pilot(
     ] = None,
 ) -> None:
     """Try a job small and for real in a swarm, and say how far the plan is from it."""
+    from farflung.apps.plan.commands import check_files_to_write
     from farflung.apps.plan.plan_file import plan_tables
     from farflung.apps.plan.words import LANGUAGES
     from farflung.apps.runs.reader import check_known
     from farflung.apps.tickets import find_ticket
 
     check_known(language, LANGUAGES, "--language", what="language")
-    for path in (json_file, html_file):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
+    check_files_to_write(json_file, html_file)
     if not (measure_seconds > 0 and seconds > 0):
         raise ValueError("--measure-seconds and --seconds must be positive")
     tables, ticket = plan_tables(plan_file, tuple(override or ())), find_ticket(join)

@@ -6,6 +6,19 @@ from typing import Annotated
 import typer
 
 
+def check_files_to_write(*paths: Path | None) -> None:
+    """Before the work that they are for; None: not wanted.
+
+    Raises:
+        ValueError: there can be no such file.
+    """
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder: give the name of a file in it")
+
+
 def plan(
     plan_file: Annotated[
         Path | None, typer.Argument(metavar="[PLAN.toml]", help="Sites, machines, links, a model and a goal.")
@@ -31,11 +44,7 @@ def plan(
     from farflung.apps.runs.reader import check_known
 
     check_known(language, LANGUAGES, "--language", what="language")
-    for path in (json_file, run_file, html_file):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} for {path.name}: make it first")
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path} is a folder: give the name of a file in it")
+    check_files_to_write(json_file, run_file, html_file)
     if plan_file is None and join is None:
         raise ValueError("give a PLAN.toml (see examples/plan.toml), or --join TICKET to plan for a running swarm")
     tables = plan_tables(plan_file, tuple(override or ()))
