@@ -36,9 +36,6 @@ from farflung.world.version import __version__
 Order = Callable[[Sequence[bytes], float], list[Effect]]
 """Puts records into the journal of all, at a time."""
 
-REISSUE_FACTOR = 2.0
-"""Of the time that a measurer should need for what it holds: then others are asked for it."""
-
 
 class Leading:
     """One candidate's time as sequencer."""
@@ -210,15 +207,9 @@ class Leading:
             return ()
         numbers = slots.owed(key) or self._issue(key, seat, now)
         if not numbers:
-            overdue = slots.overdue(key, now, self._patience)
+            overdue = slots.overdue(key, now, self.seats.patience(self._config.reissue_seconds))
             numbers = slots.assign(key, overdue[: max(self._config.slots_per_lease_min, len(overdue) // 2)], now)
         return runs(numbers)
-
-    def _patience(self, key: str, num_slots: int) -> float:
-        """Of one whose speed is known twice what it should need: otherwise slow shares would be measured twice."""
-        seat = self.seats.get(key)
-        needed = num_slots / seat.speed if seat is not None and seat.speed else 0.0
-        return max(self._config.reissue_seconds, REISSUE_FACTOR * needed)
 
     # What it sends
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from farflung.systems.onebyte.slots import Patience
 from farflung.world.address import Address
 
 SPEED_WEIGHT = 0.5
 """Of the newest observation of a measurer's speed."""
+REISSUE_FACTOR = 2.0
+"""Of the time that a measurer should need for what it holds: then others are asked for it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +67,15 @@ class Seats:
     def at(self, address: Address) -> tuple[str, Seat] | None:
         """By where it writes from."""
         return next(((key, seat) for key, seat in self._seats.items() if seat.address == address), None)
+
+    def patience(self, least_seconds: float) -> Patience:
+        """With one whose speed is known as long as it may well need: otherwise slow shares would be measured twice."""
+
+        def seconds(key: str, num_slots: int) -> float:
+            speed = self._seats[key].speed if key in self._seats else 0.0
+            return max(least_seconds, REISSUE_FACTOR * num_slots / speed) if speed else least_seconds
+
+        return seconds
 
     def current(self) -> dict[str, Seat]:
         """Those that can be given slots."""
