@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from farflung.apps.plan.commands import Language, Override, check_files_to_write
+
 MEASURE_SECONDS = 60.0
 SECONDS = 300.0
 
@@ -28,13 +30,10 @@ def pilot(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where a pretraining run is kept; else nowhere.")
     ] = None,
-    language: Annotated[str, typer.Option("--language", help="en or ja.")] = "en",
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
-    ] = None,
+    language: Language = "en",
+    override: Override = None,
 ) -> None:
     """Try a job small and for real in a swarm, and say how far the plan is from it."""
-    from farflung.apps.plan.commands import check_files_to_write
     from farflung.apps.plan.plan_file import plan_tables
     from farflung.apps.plan.words import LANGUAGES
     from farflung.apps.runs.reader import check_known

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+Language = Annotated[str, typer.Option("--language", help="en or ja.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
+]
+
 
 def check_files_to_write(*paths: Path | None) -> None:
     """Before the work that they are for; None: not wanted.
@@ -33,10 +38,8 @@ def plan(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Also write a page of its own here, with plots.")
     ] = None,
-    language: Annotated[str, typer.Option("--language", help="en or ja.")] = "en",
-    override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as goal.users=16.")
-    ] = None,
+    language: Language = "en",
+    override: Override = None,
 ) -> None:
     """Say what a goal would take with these machines: methods tried in the simulator, ranked, with what limits them."""
     from farflung.apps.plan.plan_file import plan_of, plan_tables
