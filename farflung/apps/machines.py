@@ -8,6 +8,7 @@ import torch
 
 from farflung.apps.announced import SERVING_ROLES
 from farflung.mesh.records import Record
+from farflung.model.budget import block_parameters
 from farflung.model.cut import build_skeleton
 from farflung.model.source import ModelSource
 from farflung.world.address import PeerId
@@ -46,7 +47,7 @@ def machine_info(source: ModelSource, device: torch.device, memory_bytes: int) -
     return MachineInfo(
         device=device_name(device)[:DEVICE_LENGTH_MAX],
         memory_bytes=memory_bytes,
-        block_parameters=max(sum(one.numel() for one in layer.parameters()) for layer in skeleton.layers),
+        block_parameters=block_parameters(skeleton),
         model_parameters=sum(one.numel() for one in skeleton.model.parameters()),
         hidden_size=source.hidden_size,
         vocabulary_size=source.config.vocab_size,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from farflung.model.cache import SpanCache
-from farflung.model.cut import Prelude, build_skeleton, remove_ends
+from farflung.model.cut import Prelude, Skeleton, build_skeleton, remove_ends
 from farflung.model.source import ModelSource
 
 
@@ -22,10 +22,14 @@ class _MeasuringCache(SpanCache):
         raise _Measured(key_states.numel() + value_states.numel())
 
 
+def block_parameters(skeleton: Skeleton) -> int:
+    """Of the largest block."""
+    return max(sum(weight.numel() for weight in layer.parameters()) for layer in skeleton.layers)
+
+
 def block_bytes(source: ModelSource, dtype: torch.dtype) -> int:
     """Bytes of the largest block's weights in `dtype`."""
-    layers = build_skeleton(source, dtype).layers
-    return max(sum(weight.numel() for weight in layer.parameters()) for layer in layers) * dtype.itemsize
+    return block_parameters(build_skeleton(source, dtype)) * dtype.itemsize
 
 
 def bytes_per_token(source: ModelSource, dtype: torch.dtype) -> int:

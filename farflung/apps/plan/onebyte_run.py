@@ -30,7 +30,7 @@ from farflung.world.host import Host
 CANDIDATES = (PeerId("sequencer"), PeerId("standby"))
 WITNESS = PeerId("witness")
 ROUNDS_BEFORE = 24
-"""Until the sequencer knows how fast everybody is; where a round takes long, the first ones measure much twice;"""
+"""Until the sequencer knows how fast everybody is, and nothing is measured twice for want of that;"""
 ROUNDS_MEASURED = 32
 """which are enough for signatures, of which there is one in sixteen rounds."""
 MIDDLING_CODE = 60

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from farflung.apps.pretrain.model import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, check_model_table
 from farflung.apps.runs.reader import read
-from farflung.model.budget import bytes_per_token
+from farflung.model.budget import block_parameters, bytes_per_token
 from farflung.model.cut import build_skeleton
 from farflung.model.lowrank import layers_within
 from farflung.model.source import ModelSource
@@ -135,7 +135,7 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
         source=source,
         table=table,
         parameters=sum(one.numel() for one in skeleton.model.parameters()),
-        block_parameters=max(sum(one.numel() for one in layer.parameters()) for layer in skeleton.layers),
+        block_parameters=block_parameters(skeleton),
         cache_values_per_token=bytes_per_token(source, torch.float32) // 4,
         layers=layers_within(skeleton.layers[0]),
     )
