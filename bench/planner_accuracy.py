@@ -19,8 +19,9 @@ from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import Links, LocalSwarm, split_blocks
 from farflung.apps.pilot.comparison import Comparison, Row
+from farflung.apps.pilot.local_run import led
 from farflung.apps.pilot.pretraining import compared as compared_run
-from farflung.apps.pilot.pretraining import led, small_run
+from farflung.apps.pilot.pretraining import small_run
 from farflung.apps.pilot.serving import Miniature
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import predicted, standing, target_of
@@ -84,7 +85,7 @@ def pretraining(method: str, measure_seconds: float, seconds: float) -> Comparis
         folder = Path(own) / "run"
         how = said("method all", method=method)
         small = small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
-        history, is_whole = led(small, folder)
+        history, is_whole = led("pretrain", small, folder)
     return compared_run(small, history, plan.remarks, is_whole=is_whole)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from farflung.apps.pilot.comparison import Comparison, Row, verdict
-from farflung.apps.pilot.pretraining import Small, compared, rate_of, sized_steps
+from farflung.apps.pilot.local_run import Small, rate_of
+from farflung.apps.pilot.pretraining import compared, sized_steps
 from farflung.apps.pilot.report import as_json, page_of
 from farflung.apps.pilot.serving import KINDS, Asked, Crossed, Drawn, crossed
 from farflung.apps.pilot.serving import compared as compared_serving

@@ -1,22 +1,27 @@
 """A miniature of pretraining: the plan's sites and links, with one worker of this machine in the place of each site."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
-
-from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.pilot.comparison import Comparison, Row
+from farflung.apps.pilot.local_run import (
+    Small,
+    byte_rows,
+    check_memory,
+    kept_folder,
+    led,
+    local_tables,
+    miniature,
+    rate_of,
+    sites_of,
+)
 from farflung.apps.pilot.steps import steps_per_second
 from farflung.apps.plan.goals import PretrainGoal
 from farflung.apps.plan.measured import Seen
 from farflung.apps.plan.outcome import Outcome
-from farflung.apps.plan.places import between_sites
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 from farflung.apps.plan.planning import make_plan
 from farflung.apps.plan.pretraining import TENSORS_KEPT, machines_that_fit, run_tables, try_method
@@ -27,26 +32,10 @@ from farflung.apps.plan.words import Sentence, said
 from farflung.apps.pretrain import desync
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.pretrain.run_file import PRETRAIN
-from farflung.apps.runs.command import Wish, do_run
-from farflung.apps.runs.history import History, Point, read_history
-from farflung.apps.runs.job import job_of
-from farflung.apps.runs.logs import LOG_NAME
+from farflung.apps.runs.history import History
 from farflung.apps.runs.reader import check_known
-from farflung.apps.runs.toml_text import toml_text
 
-REPORT_SECONDS = 0.5
 VOCABULARY_LEARNT = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Small:
-    """What is run, and what is predicted of it."""
-
-    tables: dict[str, Any]
-    """The run file."""
-    method: Sentence
-    outcome: Outcome
-    num_steps: int
 
 
 def tried(
@@ -66,9 +55,9 @@ def tried(
     sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, PretrainGoal)
     chosen = _chosen(plan, sizes, method)
-    with _kept(folder) as place:
+    with kept_folder(folder) as place:
         small = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place)
-        history, is_whole = led(small, place)
+        history, is_whole = led(PRETRAIN.kind, small, place)
     processes = said("pilot processes", workers=len(small.outcome.machines))
     return compared(small, history, (processes, *plan.remarks), is_whole=is_whole)
 
@@ -78,15 +67,6 @@ def _chosen(plan: PlanFile, sizes: Sizes, method: str | None) -> Sentence:
         return make_plan(plan, sizes).outcomes[0].method
     check_known(method, NAMES, "--method", what="method")
     return said("method all", method=method)
-
-
-@contextlib.contextmanager
-def _kept(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        yield folder
-        return
-    with TemporaryDirectory(prefix="farflung-pilot-") as own:
-        yield Path(own) / "run"
 
 
 def small_run(
@@ -103,12 +83,10 @@ def small_run(
     Raises:
         ValueError: too little memory, or too little time for a round.
     """
-    site = str(method.values.get("site", ""))
-    names = [name for name in plan.site_names if site in ("", name)]
-    _check_memory(sizes, len(names))
-    speeds = steps_per_second(
-        _tables(_miniature(plan, names, [1.0] * len(names)), goal, sizes, method, folder), measure_seconds
-    )
+    names = sites_of(plan, method)
+    check_memory(4 * TENSORS_KEPT * sizes.parameters, len(names), "trains")
+    alike = _miniature(plan, names, [1.0] * len(names))
+    speeds = steps_per_second(_tables(alike, goal, sizes, method, folder), measure_seconds)
     here = _miniature(plan, names, [speed * goal.tokens_per_step for speed in speeds])
     outcome = try_method(goal, sizes, method, here)
     num_steps = sized_steps(here, goal, sizes, method, folder, outcome, seconds)
@@ -118,41 +96,23 @@ def small_run(
 
 
 def _miniature(plan: PlanFile, names: list[str], tokens_per_second: list[float]) -> PlanFile:
-    memory_gb = psutil.virtual_memory().available / 1e9 / len(names)
-    machines = tuple(
-        MachineSettings(site=name, device="cpu", memory_gb=memory_gb, train_tokens_per_second=speed)
+    machines = [
+        MachineSettings(site=name, device="cpu", train_tokens_per_second=speed)
         for name, speed in zip(names, tokens_per_second, strict=True)
-    )
-    return replace(plan, machines=machines)
+    ]
+    return miniature(plan, machines)
 
 
 def _tables(plan: PlanFile, goal: PretrainGoal, sizes: Sizes, method: Sentence, folder: Path) -> dict[str, Any]:
     """The run file that the plan writes, for processes of this machine."""
     machines = machines_that_fit(plan, sizes, str(method.values.get("site", "")))
     tables = run_tables(plan, goal, sizes, machines, str(method.values["method"]))
-    regions = [{**region, "is_remote": False} for region in tables["regions"]]
     model = dict(tables["model"])
     if "path" not in model:
         # A vocabulary that the tokenizer decides would make another model than the one that is planned for.
         model["vocab_size"] = sizes.source.config.vocab_size
         tables["data"] = {"vocabulary_size": min(VOCABULARY_LEARNT, model["vocab_size"])}
-    return {
-        **tables,
-        "model": model,
-        "run": {**tables["run"], "name": "pilot", "folder": str(folder), "is_shaped": len(regions) > 1},
-        "regions": regions,
-        "logging": {"every_seconds": REPORT_SECONDS, "tensorboard": False},
-    }
-
-
-def _check_memory(sizes: Sizes, num_workers: int) -> None:
-    needed = 4 * TENSORS_KEPT * sizes.parameters * num_workers
-    usable = psutil.virtual_memory().available * USABLE_SHARE
-    if needed > usable:
-        raise ValueError(
-            f"a pilot trains the plan's own model in {num_workers} processes of this machine, which takes "
-            f"{needed / 1e9:.3g} GB, and {usable / 1e9:.3g} GB may be used: give a smaller [model], or fewer sites"
-        )
+    return local_tables({**tables, "model": model}, folder)
 
 
 def sized_steps(
@@ -179,19 +139,6 @@ def sized_steps(
     return int(num_wanted // num_each) * num_each
 
 
-def led(small: Small, folder: Path) -> tuple[History, bool]:
-    """What the log of the run says, and whether it came to its end."""
-    is_whole = True
-    with TemporaryDirectory(prefix="farflung-pilot-") as own:
-        path = Path(own) / "run.toml"
-        path.write_text(toml_text(small.tables), encoding="utf-8")
-        try:
-            do_run(job_of("pretrain"), Wish(path=path))
-        except KeyboardInterrupt:
-            is_whole = False
-    return read_history(folder / LOG_NAME), is_whole
-
-
 def compared(small: Small, history: History, remarks: tuple[Sentence, ...], *, is_whole: bool) -> Comparison:
     """Of what was done: its time, and bytes from site to site."""
     num_steps = history.num_steps()
@@ -203,25 +150,7 @@ def compared(small: Small, history: History, remarks: tuple[Sentence, ...], *, i
         measured = num_steps / rate
         rows.append(Row(said("row time", tokens=num_tokens), "s", share * small.outcome.seconds, measured))
         rows.append(Row(said("row rate"), "tokens/s", small.outcome.tokens_per_second, rate * tokens_per_step))
-        predicted = between_sites(small.outcome.sent)
-        for way in sorted(predicted):
-            one, other = way
-            what = said("row bytes", one=one, other=other)
-            rows.append(Row(what, "B", share * predicted[way], history.link_bytes.get(way, 0)))
+        rows += byte_rows(small.outcome, share, history)
     return Comparison(
         method=small.method, seconds=history.seconds, rows=tuple(rows), remarks=remarks, is_whole=is_whole
     )
-
-
-def rate_of(history: History) -> float:
-    """Local steps per second of all workers, from the first that each has told of to its last report; 0: too few."""
-    by_seat: dict[str, list[Point]] = {}
-    for point in history.points:
-        if point.num_steps:
-            by_seat.setdefault(point.seat, []).append(point)
-    rates = [
-        (told[-1].num_steps - told[0].num_steps) / (told[-1].seconds - told[0].seconds)
-        for told in by_seat.values()
-        if told[-1].seconds > told[0].seconds
-    ]
-    return sum(rates)
