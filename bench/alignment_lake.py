@@ -15,7 +15,7 @@ import gymnasium
 import torch
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_map
 
-from farflung.apps.align.environments import EnvironmentConfig
+from farflung.apps.align.environment_config import EnvironmentConfig
 from farflung.apps.align.small_policy import END, PADDING, Pretraining, small_policy
 
 SIDE = 4

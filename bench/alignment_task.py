@@ -15,16 +15,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import alignment_lake
 from farflung.apps.align import addition
-from farflung.apps.align.environments import EnvironmentConfig, open_environment
-from farflung.learn.optimizer import OptimizerConfig
+from farflung.apps.align.environment_config import EnvironmentConfig
+from farflung.apps.align.environments import open_environment
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, named_parameters
 from farflung.model.generator import ModelGenerator
 from farflung.runtime.home import default_home
 from farflung.systems.alignment.colocated import evaluate, install
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.environment import GameEnvironment, QuestionEnvironment
-from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
-from farflung.systems.alignment.losses import published
+from farflung.systems.alignment.learner import PolicyLearner
+from farflung.systems.alignment.learning_config import LearnerConfig, published
 from farflung.systems.alignment.policy import SamplingPolicy
 
 OPTIMIZER = OptimizerConfig(learning_rate=5e-4, beta1=0.9, beta2=0.95, weight_decay=0.0, clip_norm=1.0)

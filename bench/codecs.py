@@ -19,7 +19,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bench.report import Report, bench_arguments
-from farflung.learn.feedback import ErrorFeedback, second_moment_codec
+from farflung.learn.codecs import second_moment_codec
+from farflung.learn.feedback import ErrorFeedback
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.wire.levels import BLOCK_CODECS
 from farflung.wire.tensor import CODECS, decode_tensor, encode_tensor

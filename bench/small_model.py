@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from farflung.learn.corpus import standard_library
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.optimizer import NamedOptimizer
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, named_parameters
 from farflung.learn.schedule import Cosine, Schedule
 from farflung.learn.stream import Shard, Tokens, TokenStream, hold_out, validation_batches

@@ -9,14 +9,15 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from farflung.apps.align.addition import END_TOKEN, VOCABULARY, addition_tokenizer
-from farflung.apps.align.environments import EnvironmentConfig, open_environment
-from farflung.learn.optimizer import OptimizerConfig
+from farflung.apps.align.environment_config import EnvironmentConfig
+from farflung.apps.align.environments import open_environment
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, copies, named_parameters
 from farflung.model.generator import ModelGenerator
 from farflung.systems.alignment.colocated import install, sample
 from farflung.systems.alignment.config import AlignmentConfig
-from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
-from farflung.systems.alignment.losses import LossConfig
+from farflung.systems.alignment.learner import PolicyLearner
+from farflung.systems.alignment.learning_config import LearnerConfig, LossConfig
 from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.alignment.rollouts import Group
 

@@ -10,18 +10,13 @@ one set for each stream of messages, and belong in the checkpoint.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
+from farflung.learn.codecs import CODECS
 from farflung.learn.parameters import Tensors
 from farflung.wire.tensor import WireTensor, decode_tensor, encode_tensor, num_encoded_bytes
-
-_CHOICES = ("raw", "bf16", "int8", "int4", "int2")
-"""From the most exact to the smallest. fp16 is not among them: small deltas underflow in it."""
-_SECOND_MOMENTS = {"raw": "raw", "fp16": "bf16", "bf16": "bf16", "int8": "log8", "int4": "log4", "int2": "log4"}
-SIGNED_CODECS = tuple(_SECOND_MOMENTS)
-"""Codecs of values that may be negative, as parameters, their changes and first moments are."""
 
 
 class ErrorFeedback:
@@ -100,32 +95,12 @@ def choose_codec(bytes_per_second: float, num_bytes: int, seconds_available: flo
         if math.isnan(number) or number < 0:
             raise ValueError(f"the number of {what} is {number}; a codec is chosen for one of at least 0")
     num_bytes_fitting = bytes_per_second * seconds_available
-    for codec in _CHOICES:
+    for codec in CODECS:
         size = num_encoded_bytes(codec, num_bytes // 4)
         if size <= num_bytes_fitting:
             return codec, f"{codec} is {_size(size)}, and {_size(num_bytes_fitting)} pass in {seconds_available:.3g} s"
-    size = num_encoded_bytes(_CHOICES[-1], num_bytes // 4)
-    return _CHOICES[-1], f"even {_size(size)} are more than the {_size(num_bytes_fitting)} that pass in time"
-
-
-def coarsest(codecs: Iterable[str]) -> str:
-    """The one of these that keeps the least; raises ValueError if there are none."""
-    return max(codecs, key=_CHOICES.index)
-
-
-def second_moment_codec(codec: str) -> str:
-    """The codec that does to second moments what `codec` does to parameters: no small value becomes zero.
-
-    Adam divides by the root of the second moment, so that its small values matter in proportion. Evenly spaced levels
-    lose them, also of the root; logarithmic ones of the same width keep each within a stated factor. Two bits are too
-    few: "int2" gives "log4". Use it without error feedback, whose sums may be negative.
-
-    Raises:
-        ValueError: an unknown codec.
-    """
-    if codec not in _SECOND_MOMENTS:
-        raise ValueError(f"there is no codec of second moments for {codec!r}; choose from {', '.join(_SECOND_MOMENTS)}")
-    return _SECOND_MOMENTS[codec]
+    size = num_encoded_bytes(CODECS[-1], num_bytes // 4)
+    return CODECS[-1], f"even {_size(size)} are more than the {_size(num_bytes_fitting)} that pass in time"
 
 
 def _size(num_bytes: float) -> str:

@@ -4,16 +4,20 @@ A delta is start minus end, so it points up the loss as a gradient does, and a r
 `init` makes it, `update` changes parameters and state in place. Every rule works value by value, so a large set can be
 updated in slices (views of parameters, delta and the state's tensors) as long as each slice starts at the same `step`.
 
-Momentum is of the heavy-ball kind, without a factor of 1 - beta, in all of them.
+Momentum is of the heavy-ball kind, without a factor of 1 - beta, in all of them. A rule is also its settings, which a
+run file is read into, so that torch is loaded by what a rule does alone.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from farflung.learn.parameters import Tensors, zeros_like
+    from farflung.learn.parameters import Tensors
 
 
 @dataclass(slots=True)
@@ -21,7 +25,7 @@ class RuleState:
     """What a rule remembers: how many deltas it has taken, and sets of tensors by name (`momentum` ...)."""
 
     step: int = 0
-    tensors: dict[str, Tensors] = field(default_factory=dict[str, Tensors])
+    tensors: dict[str, Tensors] = field(default_factory=dict[str, "Tensors"])
 
 
 class Rule(Protocol):
@@ -45,7 +49,12 @@ def _check_rate(learning_rate: float, momentum: float = 0.0) -> None:
         raise ValueError(f"an outer momentum must be at least 0 and below 1, not {momentum}")
 
 
-@torch.no_grad()
+def _zeros(parameters: Mapping[str, torch.Tensor]) -> Tensors:
+    from farflung.learn.parameters import zeros_like
+
+    return zeros_like(parameters)
+
+
 def _each(
     parameters: Mapping[str, torch.Tensor],
     delta: Mapping[str, torch.Tensor],
@@ -53,10 +62,13 @@ def _each(
     change: Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], None],
 ) -> None:
     """Call `change(parameter, its delta, its state by name)` on every parameter and count the step."""
+    from torch import no_grad
+
     assert parameters.keys() == delta.keys(), "a delta has the names of the parameters"
-    for name, parameter in parameters.items():
-        own = {memory: tensors[name] for memory, tensors in state.tensors.items()}
-        change(parameter, delta[name].to(parameter), own)
+    with no_grad():
+        for name, parameter in parameters.items():
+            own = {memory: tensors[name] for memory, tensors in state.tensors.items()}
+            change(parameter, delta[name].to(parameter), own)
     state.step += 1
 
 
@@ -96,7 +108,7 @@ class Nesterov:
 
     def init(self, parameters: Mapping[str, torch.Tensor]) -> RuleState:
         """One `momentum` of the size of the parameters."""
-        return RuleState(tensors={"momentum": zeros_like(parameters)})
+        return RuleState(tensors={"momentum": _zeros(parameters)})
 
     def update(
         self, parameters: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor], state: RuleState
@@ -145,7 +157,7 @@ class DelayedNesterov:
     def init(self, parameters: Mapping[str, torch.Tensor]) -> RuleState:
         """`upcoming` (u), and where a correction applies it in between `momentum` (m)."""
         names = ("upcoming", "momentum") if self.correction else ("upcoming",)
-        return RuleState(tensors={name: zeros_like(parameters) for name in names})
+        return RuleState(tensors={name: _zeros(parameters) for name in names})
 
     def update(
         self, parameters: Mapping[str, torch.Tensor], delta: Mapping[str, torch.Tensor], state: RuleState

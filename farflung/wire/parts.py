@@ -15,9 +15,6 @@ import torch
 from farflung.wire.blockwise import BLOCK_LENGTH
 from farflung.wire.tensor import DTYPES, MalformedTensor, WireTensor, decode_tensor, encode_tensor
 
-PART_VALUES = 1 << 21
-"""Values in a part by default: 8 MiB of float32."""
-
 
 class SlicePlan(NamedTuple):
     """Which values of which tensor, counted row by row."""
@@ -41,7 +38,7 @@ class TensorSlice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """One-dimensional."""
 
 
-def plan_parts(lengths: Mapping[str, int], values_max: int = PART_VALUES) -> list[Part]:
+def plan_parts(lengths: Mapping[str, int], values_max: int) -> list[Part]:
     """Parts of at most `values_max` values that together hold every value of tensors of `lengths` once, by name.
 
     Raises:
@@ -64,7 +61,7 @@ def plan_parts(lengths: Mapping[str, int], values_max: int = PART_VALUES) -> lis
     return [*parts, tuple(part)] if part else parts
 
 
-def plan_of(tensors: Mapping[str, torch.Tensor], values_max: int = PART_VALUES) -> list[Part]:
+def plan_of(tensors: Mapping[str, torch.Tensor], values_max: int) -> list[Part]:
     """`plan_parts` for tensors that are here."""
     return plan_parts({name: tensor.numel() for name, tensor in tensors.items()}, values_max)
 

@@ -19,7 +19,7 @@ from farflung.apps.finetune.method import METHODS
 from farflung.apps.fork_server import ForkServer
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.runs.form import RunForm
-from farflung.apps.runs.job import KINDS, job_of
+from farflung.apps.runs.job import KINDS, form_of, job_of
 from tests.apps.processes import ROOT
 from tests.forge import Ended, run
 
@@ -34,7 +34,7 @@ def farflung(forge: ForkServer, tmp_path: Path) -> Callable[..., Ended]:
 
 @pytest.fixture(scope="module")
 def forms() -> list[RunForm[Any]]:
-    return [job_of(kind).form for kind in KINDS]
+    return [form_of(kind) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def schema(forms: list[RunForm[Any]]) -> jsonschema.Draft202012Validator:
 def test_examples_are_runs_of_their_kind_for_reader_and_schema(
     kind: str, schema: jsonschema.Draft202012Validator
 ) -> None:
-    job, found = load(EXAMPLES[kind], None, (), {}, is_simulated=True)
-    assert job.name == kind and found.run.kind == kind
+    form, found = load(EXAMPLES[kind], None, (), {}, is_simulated=True)
+    assert form is job_of(kind).form and form.kind == found.run.kind == kind
     assert not list(schema.iter_errors(tomllib.loads(EXAMPLES[kind].read_text())))
 
 
@@ -97,13 +97,24 @@ def test_the_schema_explains_keys_as_their_classes_do(schema: jsonschema.Draft20
 
 
 def test_the_environment_changes_the_file_and_the_command_line_changes_both(tmp_path: Path) -> None:
-    form, path = job_of("finetune").form, EXAMPLES["finetune"]
+    form, path = form_of("finetune"), EXAMPLES["finetune"]
     environment = {"FARFLUNG_TRAINING__ROUNDS": "7", "FARFLUNG_METHOD__NUM_SLOTS": "16", "FARFLUNG_HOME": "/nowhere"}
     found = form.load(path, environment=environment)
     assert (found.training.rounds, found.method.num_slots) == (7, 16)
     assert form.load(path, ["training.rounds=9"], environment=environment).training.rounds == 9
     with pytest.raises(ValueError, match=r"did you mean 'rounds'\? \(the environment sets FARFLUNG_TRAINING__ROUND\)"):
         form.load(path, environment={"FARFLUNG_TRAINING__ROUND": "7"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_are_read_and_shown_without_torch(kind: str) -> None:
+    program = (
+        "import sys; from farflung.apps.config.commands import check, show; from pathlib import Path; "
+        f"path = Path({str(EXAMPLES[kind])!r}); check(path); show(path); "
+        "sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and "no mistake found" in done.stdout, done.stderr
 
 
 @pytest.mark.loopback

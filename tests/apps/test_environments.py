@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from farflung.apps.align.addition import addition_tokenizer
-from farflung.apps.align.environments import EnvironmentConfig, named_function, open_environment
+from farflung.apps.align.environment_config import EnvironmentConfig
+from farflung.apps.align.environments import named_function, open_environment
 from farflung.learn.tokenizer import byte_tokenizer
 from farflung.systems.alignment.environment import EnvironmentFailed, turns_of
 from farflung.systems.alignment.rollouts import Rollout, Task

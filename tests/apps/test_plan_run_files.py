@@ -45,8 +45,8 @@ def test_run_files_are_read_without_a_mistake(kind: str, num_ways: int, tmp_path
     path = tmp_path / "run.toml"
     for outcome in outcomes(kind):
         path.write_text(start_text(outcome.start), encoding="utf-8")
-        job, _ = load(path, None, (), {}, is_simulated=False)
-        assert job.name == kind and outcome.start_name == "run.toml", outcome.method()
+        form, _ = load(path, None, (), {}, is_simulated=False)
+        assert form.kind == kind and outcome.start_name == "run.toml", outcome.method()
     assert len(outcomes(kind)) == num_ways
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3MoeConfig
 
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.optimizer import NamedOptimizer
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import named_parameters
 from farflung.learn.schedule import Constant, Schedule
 from farflung.learn.trainer import Trainer

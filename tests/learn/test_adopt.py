@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from farflung.learn.adopt import Adopt
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.optimizer import NamedOptimizer
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import fingerprint
 
 

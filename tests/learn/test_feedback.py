@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farflung.learn.feedback import ErrorFeedback, choose_codec, second_moment_codec
+from farflung.learn.codecs import second_moment_codec
+from farflung.learn.feedback import ErrorFeedback, choose_codec
 from farflung.learn.parameters import Tensors
 from farflung.wire.tensor import CODECS, decode_tensor, encode_tensor, num_encoded_bytes
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig, OptimizerName
+from farflung.learn.optimizer import NamedOptimizer
+from farflung.learn.optimizer_config import OptimizerConfig, OptimizerName
 from farflung.learn.parameters import Tensors, assign_, copies, fingerprint, joined, named_parameters
 from tests.learn.models import llama_config, model_of
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from farflung.learn.checkpoint import load_checkpoint, save_checkpoint
 from farflung.learn.loss import evaluate, next_token_loss
-from farflung.learn.optimizer import OptimizerConfig, OptimizerName
+from farflung.learn.optimizer_config import OptimizerConfig, OptimizerName
 from farflung.learn.parameters import copies, fingerprint, joined
 from farflung.learn.schedule import Cosine
 from farflung.learn.trainer import Trainer

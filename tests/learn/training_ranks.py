@@ -10,7 +10,8 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.optimizer import NamedOptimizer
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import Tensors, joined, named_parameters
 from farflung.learn.schedule import Constant
 from farflung.learn.trainer import Trainer

@@ -7,15 +7,8 @@ import pytest
 import torch
 
 from farflung.systems.alignment.advantage import SurvivorMeter, group_advantages
-from farflung.systems.alignment.losses import (
-    LOSSES,
-    Batch,
-    LossConfig,
-    Totals,
-    divergence,
-    policy_loss,
-    published,
-)
+from farflung.systems.alignment.learning_config import LOSS_NAMES, LossConfig, published
+from farflung.systems.alignment.losses import LOSSES, Batch, Totals, divergence, policy_loss
 
 ADVANTAGES = (1.5, -0.5, -1.0)
 LENGTHS = (4, 2, 3)
@@ -42,6 +35,10 @@ def gradient(name: str, given: Batch, **settings: object) -> torch.Tensor:
 
 ON_POLICY = torch.ones(3, WIDTH)
 OFF_POLICY = torch.empty(3, WIDTH).uniform_(0.3, 3.0, generator=torch.Generator().manual_seed(2))
+
+
+def test_every_loss_that_can_be_named_has_its_formula() -> None:
+    assert tuple(LOSSES) == LOSS_NAMES
 
 
 @pytest.mark.parametrize("name", LOSSES)

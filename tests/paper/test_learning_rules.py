@@ -6,7 +6,7 @@ The sites here are trainers in one process; what they send is what the rules get
 import pytest
 import torch
 
-from farflung.learn.optimizer import OptimizerConfig
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.parameters import Tensors, assign_, copies, fingerprint
 from farflung.learn.rules import DelayedNesterov, Descent, Nesterov, Rule, RuleState
 from farflung.learn.trainer import Trainer

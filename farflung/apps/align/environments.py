@@ -11,14 +11,15 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from farflung.apps.align.addition import NUM_PROBLEMS, addition_problem, addition_reward
+from farflung.apps.align.environment_config import EnvironmentConfig, Kind
 from farflung.systems.alignment.environment import (
     GameEnvironment,
     Problem,
@@ -28,35 +29,8 @@ from farflung.systems.alignment.environment import (
     Wording,
 )
 
-Kind = Literal["addition", "function", "reasoning_gym", "gymnasium", "verifiers"]
 ENDLESS_PROBLEMS = 1_000_000
 """Problems of a generator that has no end: so many are numbered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentConfig:
-    """What prompts come from and what answers are worth."""
-
-    kind: Kind = "addition"
-    name: str = ""
-    """Of reasoning-gym: the task; of gymnasium: the id; of verifiers: `module:load_environment`."""
-    problems: str = ""
-    """Of function: a file of JSON lines with "prompt", or a function that makes problem i of a number."""
-    reward: str = ""
-    """Of function: reward(answer, problem) -> number."""
-    parse: str = ""
-    """Of gymnasium: from the policy's text to an action; empty: the number of a discrete action."""
-    show: str = ""
-    """Of gymnasium: from an observation to text; empty: as Python prints it."""
-    system: str = ""
-    """A system prompt, where the tokenizer has a chat template."""
-    size: int = 10_000
-    """Of reasoning-gym: problems that are made."""
-    seed: int = 0
-    """Of what generates problems; another one gives other problems, as for evaluation."""
-    turns_max: int = 8
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Handed on to whoever makes it."""
 
 
 def open_environment(

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from farflung.apps.align.environments import EnvironmentConfig
+from farflung.apps.align.environment_config import EnvironmentConfig
 from farflung.apps.runs.form import RunForm
 from farflung.apps.runs.reader import check_known
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places
 from farflung.apps.runs.sites import LinkSettings, Parallelism, RegionSettings
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
-from farflung.systems.alignment.learner import LearnerConfig
-from farflung.systems.alignment.losses import LossConfig, published
+from farflung.systems.alignment.learning_config import LearnerConfig, LossConfig, published
 
 KIND = "align"
 Mode = Literal["sequential", "async", "colocated"]

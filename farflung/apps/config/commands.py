@@ -22,8 +22,8 @@ def check(run_file: RunFile, kind: Kind = None, simulate: Simulate = False, over
     """Read a run file as its command would, and say whether anything is wrong; starts and loads nothing."""
     from farflung.apps.config.files import load
 
-    job, _ = load(run_file, kind, override or (), os.environ, is_simulated=simulate)
-    print(f"{run_file}: no mistake found; farflung {job.name} {run_file}{' --simulate' if simulate else ''} begins it")
+    form, _ = load(run_file, kind, override or (), os.environ, is_simulated=simulate)
+    print(f"{run_file}: no mistake found; farflung {form.kind} {run_file}{' --simulate' if simulate else ''} begins it")
 
 
 @app.command()
@@ -32,8 +32,8 @@ def show(run_file: RunFile, kind: Kind = None, simulate: Simulate = False, overr
     from farflung.apps.config.files import load
     from farflung.apps.runs.toml_text import toml_text
 
-    job, run = load(run_file, kind, override or (), os.environ, is_simulated=simulate)
-    print(toml_text(job.form.tables(run)), end="")
+    form, run = load(run_file, kind, override or (), os.environ, is_simulated=simulate)
+    print(toml_text(form.tables(run)), end="")
 
 
 @app.command()
@@ -42,6 +42,6 @@ def schema(kind: Kind = None) -> None:
     import json
 
     from farflung.apps.config.schema import schema_of
-    from farflung.apps.runs.job import KINDS, job_of
+    from farflung.apps.runs.job import KINDS, form_of
 
-    print(json.dumps(schema_of([job_of(one).form for one in ([kind] if kind else KINDS)]), indent=1))
+    print(json.dumps(schema_of([form_of(one) for one in ([kind] if kind else KINDS)]), indent=1))

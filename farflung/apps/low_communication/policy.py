@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT
+from farflung.learn.optimizer_config import FIRST_MOMENT, SECOND_MOMENT
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.systems.desync.config import DesyncConfig, RoundConfig
 

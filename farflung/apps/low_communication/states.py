@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT
+from farflung.learn.optimizer_config import FIRST_MOMENT, SECOND_MOMENT
 from farflung.learn.parameters import Tensors
 from farflung.learn.tensor_shards import local_values
 

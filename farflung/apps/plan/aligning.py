@@ -19,7 +19,7 @@ from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.apps.plan.units import bytes_of
 from farflung.apps.plan.words import Sentence, said
-from farflung.apps.pretrain.model import PATH
+from farflung.apps.pretrain.model_table import PATH
 from farflung.apps.runs.reader import check_known
 from farflung.systems.alignment.policy import ROWS_AT_ONCE
 

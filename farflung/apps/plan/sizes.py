@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from farflung.apps.pretrain.model import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, check_model_table
+from farflung.apps.pretrain.model_table import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, check_model_table
 from farflung.apps.runs.reader import read
 from farflung.model.budget import block_parameters, bytes_per_token
 from farflung.model.cut import build_skeleton

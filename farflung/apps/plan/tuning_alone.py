@@ -12,7 +12,7 @@ from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.run_tables import MODEL_PATH, run_text
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.words import Sentence
-from farflung.apps.pretrain.model import PATH
+from farflung.apps.pretrain.model_table import PATH
 
 MEZO, FEDAVG_LORA, ADAM = "mezo", "fedavg-lora", "adam"
 ALONE = (MEZO, FEDAVG_LORA, ADAM)

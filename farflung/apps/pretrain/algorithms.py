@@ -8,7 +8,7 @@ from typing import Any
 
 from farflung.apps.runs.form import Choice, NamedSection
 from farflung.apps.runs.reader import check_known, read
-from farflung.learn.optimizer import FIRST_MOMENT, SECOND_MOMENT, OptimizerConfig
+from farflung.learn.optimizer_config import FIRST_MOMENT, SECOND_MOMENT, OptimizerConfig
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.systems.desync.config import DesyncConfig, farflung
 from farflung.systems.hierarchy.config import HierarchyConfig

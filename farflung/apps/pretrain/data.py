@@ -7,38 +7,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from farflung.apps.pretrain.data_settings import DataSettings
 from farflung.apps.runs.seats import Seat
 from farflung.apps.runs.sites import RegionSettings
-from farflung.learn.sources import EMBEDDED, Kind, SourceConfig, open_source
+from farflung.learn.sources import SourceConfig, open_source
 from farflung.learn.stream import Shard, Tokens, hold_out
 from farflung.learn.tokenized import Report, load_tokens
 from farflung.learn.tokenizer import learnt_tokenizer, open_tokenizer
 
 LEARNT = "learnt"
 MODEL = "model"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataSettings:
-    """[data]: a source as `SourceConfig` has it, and the tokenizer."""
-
-    source: str = EMBEDDED
-    kind: Kind = "auto"
-    text_field: str = "text"
-    subset: str | None = None
-    split: str = "train"
-    tokenizer: str = "auto"
-    """A folder or Hub id, `bytes`, `model` (that of model.path), or `learnt` from the data; auto: `model` where
-    model.path is given, else `learnt`."""
-    vocabulary_size: int = 1024
-    """Of a learnt tokenizer."""
-
-    @property
-    def config(self) -> SourceConfig:
-        """The source alone."""
-        return SourceConfig(
-            source=self.source, kind=self.kind, text_field=self.text_field, subset=self.subset, split=self.split
-        )
 
 
 def source_of(region: RegionSettings, data: DataSettings) -> SourceConfig:

@@ -1,7 +1,6 @@
 """[model] of a run file: any Hugging Face configuration, or a folder or Hub id; and the model made from it."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -15,31 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from farflung.apps.runs.reader import check_known
-
-PATH, WEIGHTS, MODEL_TYPE = "path", "weights", "model_type"
-REFERENCE_KEYS = (PATH, WEIGHTS)
-MODEL_TYPE_DEFAULT = "llama"
-
-
-def check_model_table(table: Mapping[str, Any]) -> None:
-    """Refuse a table that describes no model; loads nothing.
-
-    Raises:
-        ValueError: an unknown family or key (with the nearest known one), or both a path and a configuration.
-    """
-    if PATH in table:
-        for name in table:
-            if name not in REFERENCE_KEYS:
-                raise ValueError(f"[model] has path, which brings its configuration: take {name!r} out")
-        if not isinstance(table[PATH], str) or not isinstance(table.get(WEIGHTS, True), bool):
-            raise ValueError("in [model], path is a text and weights is true or false")
-        return
-    family = table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)
-    check_known(family, list(CONFIG_MAPPING), "model.model_type", what="family of models")
-    known = [MODEL_TYPE, *(field.name for field in fields(CONFIG_MAPPING[family]))]
-    for name in table:
-        check_known(name, known, "model")
+from farflung.apps.pretrain.model_table import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, WEIGHTS
 
 
 def config_of(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:

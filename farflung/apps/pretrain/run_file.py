@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from farflung.apps.pretrain.algorithms import ALGORITHM_SECTION, NAME_DEFAULT, AlgorithmSettings
-from farflung.apps.pretrain.data import DataSettings
-from farflung.apps.pretrain.model import check_model_table
+from farflung.apps.pretrain.data_settings import DataSettings
+from farflung.apps.pretrain.model_table import check_model_table
 from farflung.apps.pretrain.training import TrainingSettings
 from farflung.apps.runs.form import RunForm, Tables
 from farflung.apps.runs.run import LoggingSettings, RunSettings, check_places, region_of

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from farflung.learn.optimizer import OptimizerConfig
+from farflung.learn.optimizer_config import OptimizerConfig
 from farflung.learn.schedule import Constant, Cosine, WarmupStableDecay
 
 

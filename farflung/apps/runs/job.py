@@ -169,6 +169,29 @@ def refuse_own_data(own_data: Path | None) -> None:
         raise ValueError("everybody learns from the same data in this run: leave out --data")
 
 
+def form_of(name: str) -> RunForm[Any]:
+    """The run file of runs of that name, without what does them: reading one loads no torch.
+
+    Raises:
+        ValueError: as `job_of`.
+    """
+    match name:
+        case "pretrain":
+            from farflung.apps.pretrain.run_file import PRETRAIN
+
+            return PRETRAIN
+        case "align":
+            from farflung.apps.align.run_file import ALIGN
+
+            return ALIGN
+        case "finetune":
+            from farflung.apps.finetune.run_file import FINETUNE
+
+            return FINETUNE
+        case _:
+            raise _unknown(name)
+
+
 def job_of(name: str, **options: Any) -> AnyJob:
     """The kind of run of that name, with what its command alone is told; the others are not loaded.
 
@@ -189,4 +212,8 @@ def job_of(name: str, **options: Any) -> AnyJob:
 
             return Finetuning(**options)
         case _:
-            raise ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")
+            raise _unknown(name)
+
+
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"this version of farflung knows no runs of the kind {name!r}: install that of the lead")

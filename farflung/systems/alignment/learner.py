@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -10,34 +10,18 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from farflung.learn.checkpoint import Json, require_fit
-from farflung.learn.optimizer import NamedOptimizer, OptimizerConfig
+from farflung.learn.optimizer import NamedOptimizer
 from farflung.learn.parameters import Tensors, copies, joined, named_parameters
 from farflung.learn.redistribute import Site
 from farflung.systems.alignment.advantage import SurvivorMeter, group_advantages
-from farflung.systems.alignment.losses import Batch, LossConfig, Totals, divergence, policy_loss
-from farflung.systems.alignment.metrics import Agreement, AlarmConfig, alarms
+from farflung.systems.alignment.learning_config import LearnerConfig
+from farflung.systems.alignment.losses import Batch, Totals, divergence, policy_loss
+from farflung.systems.alignment.metrics import Agreement, alarms
 from farflung.systems.alignment.ranks import Ranks, deal
 from farflung.systems.alignment.rollouts import Group, Rollout
 
 PARAMETERS = "parameters"
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerConfig:
-    """How a step is made."""
-
-    loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-6, weight_decay=0.0))
-    passes: int = 1
-    """Optimizer steps on each batch; with more than one, the policy at its start is the proximal one."""
-    tokens_at_once: int = 16_384
-    """Of prompt and answer, padding included: how much of a batch is computed at a time."""
-    alarms: AlarmConfig = field(default_factory=AlarmConfig)
-
-    def __post_init__(self) -> None:
-        if self.passes < 1 or self.tokens_at_once < 1:
-            raise ValueError("passes and tokens_at_once must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)

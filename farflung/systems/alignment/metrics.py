@@ -8,28 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from farflung.systems.alignment.advantage import GroupAdvantages, SurvivorMeter
+from farflung.systems.alignment.learning_config import AlarmConfig
 from farflung.systems.alignment.losses import Batch, divergence
 from farflung.systems.alignment.rollouts import Group
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmConfig:
-    """Beyond which values a step raises an alarm."""
-
-    mismatch_max: float = 0.1
-    """KL of sampler and policy, nats per token: well above what a few steps of training move it."""
-    sample_size_min: float = 0.3
-    """Effective sample size as a share of the tokens."""
-    left_out_max: float = 0.3
-    """Share of tokens that the loss left out."""
-    gradient_norm_max: float = 100.0
-    length_ratio_min: float = 0.8
-    """Of survivors to complete groups."""
-
-    def __post_init__(self) -> None:
-        if min(self.mismatch_max, self.sample_size_min, self.left_out_max, self.gradient_norm_max) <= 0:
-            raise ValueError("the values of alarms must be above 0")
-
 
 SUMS = ("num_tokens", "num_left_out", "loss", "_mismatch", "_weight", "_squared_weight", "_surprise")
 """What of an agreement is counted answer by answer."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from farflung.learn.feedback import SIGNED_CODECS
+from farflung.learn.codecs import SIGNED_CODECS
 from farflung.learn.rules import Descent, Nesterov, Rule
 from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, Cadence, fragment_name
 from farflung.systems.desync.routes import ALIGNMENT_VALUES

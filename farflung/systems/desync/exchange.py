@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung.learn.feedback import coarsest
+from farflung.learn.codecs import coarsest
 from farflung.systems.desync.config import AUTO
 from farflung.systems.desync.messages import LinkCodec, Seat
 from farflung.systems.desync.routes import Part

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from farflung.learn.feedback import SIGNED_CODECS
+from farflung.learn.codecs import SIGNED_CODECS
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Exchange, Handed, Section
 from farflung.systems.desync.messages import (

@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
-from farflung.learn.feedback import second_moment_codec
+from farflung.learn.codecs import second_moment_codec
 from farflung.systems.desync.cadence import GRADIENTS, SITE_PARAMETERS, is_parameters
 from farflung.systems.desync.config import DesyncConfig
 from farflung.systems.desync.exchange import Section

@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, dataclass
 
 from farflung.learn.rules import DelayedNesterov
-from farflung.wire.parts import PART_VALUES
 
 ABSOLUTE_CODECS = ("raw", "fp16", "bf16")
 """Codecs that a model may travel in as it is;"""
@@ -58,8 +57,8 @@ class HierarchyConfig:
     """Where a codec is `auto`: share of the time from one update to the next that it may spend on the wire."""
     num_shards: int = 0
     """Shards of the data, dealt to workers; 0: workers look after their data themselves."""
-    values_per_part: int = PART_VALUES
-    """Models and updates travel in parts of so many values."""
+    values_per_part: int = 1 << 21
+    """Models and updates travel in parts of so many values: 8 MiB of float32."""
     num_parts_ahead: int = 4
     """Parts that are sent before the first of them is known to have arrived."""
     updates_per_snapshot: int = 64

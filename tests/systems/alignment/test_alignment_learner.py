@@ -7,9 +7,8 @@ import torch
 
 from farflung.learn.checkpoint import load_checkpoint, save_checkpoint
 from farflung.learn.parameters import copies, fingerprint
-from farflung.systems.alignment.learner import LearnerConfig, PolicyLearner
-from farflung.systems.alignment.losses import LossConfig
-from farflung.systems.alignment.metrics import AlarmConfig
+from farflung.systems.alignment.learner import PolicyLearner
+from farflung.systems.alignment.learning_config import AlarmConfig, LearnerConfig, LossConfig
 from farflung.systems.alignment.rollouts import Group
 from tests.policies import OPTIMIZER, Place, small_model
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from farflung.systems.alignment import AlignmentConfig, PublishConfig, Rollout, fault_of
+from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
+from farflung.systems.alignment.rollouts import Rollout, fault_of
 
 SOUND = Rollout(
     prompt=3,
