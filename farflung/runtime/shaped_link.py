@@ -24,6 +24,8 @@ SEGMENT_BYTES = 1448
 CHUNK_BYTES = 16 << 10
 RETRANSMISSION_SECONDS_MIN = 0.2
 """Linux's smallest retransmission timeout."""
+QUEUE_SECONDS = 0.01
+"""A connection hands over more as soon as less than this waits to leave, as at a router with a short queue."""
 AWAKE_SECONDS = 0.0005
 """The last bit of a delay is waited for awake, since a sleeper is woken late."""
 
@@ -130,8 +132,9 @@ class ShapedLink:
                 flight.append((arrives_at, data))
                 came.set()
                 self.num_bytes[name] += len(data)
-                # The program is slowed down as a full socket buffer would: it may be this much ahead of the link.
-                if (ahead := uplink.free_at - loop.time()) > 0.002:
+                # The program is slowed down as a full queue would, but not so much that the link has nothing to send
+                # when this process is woken late.
+                if (ahead := uplink.free_at - loop.time() - QUEUE_SECONDS) > 0:
                     await asyncio.sleep(ahead)
             flight.append((arrives_at, b""))
             came.set()

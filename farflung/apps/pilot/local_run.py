@@ -26,6 +26,8 @@ from farflung.apps.runs.logs import LOG_NAME
 from farflung.apps.runs.toml_text import toml_text
 
 REPORT_SECONDS = 0.5
+BEGINNING_SHARE = 0.2
+"""Of a worker's steps, whose pace does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,21 @@ def byte_rows(outcome: Outcome, share: float, history: History) -> list[Row]:
 
 
 def rate_of(history: History) -> float:
-    """Local steps per second of all workers, from the first that each has told of to its last report; 0: too few."""
+    """Local steps per second of all workers, each from when it had settled to its last report; 0: too few."""
     by_seat: dict[str, list[Point]] = {}
     for point in history.points:
         if point.num_steps:
             by_seat.setdefault(point.seat, []).append(point)
-    rates = [
-        (told[-1].num_steps - told[0].num_steps) / (told[-1].seconds - told[0].seconds)
-        for told in by_seat.values()
-        if told[-1].seconds > told[0].seconds
-    ]
-    return sum(rates)
+    return sum(_rate(_settled(told)) for told in by_seat.values())
+
+
+def _settled(told: Sequence[Point]) -> Sequence[Point]:
+    """Without the beginning: the first round waits for connections, which then take a while to reach their rate."""
+    num_steps_begun = max(told[0].num_steps + 1, BEGINNING_SHARE * told[-1].num_steps)
+    settled = [point for point in told if point.num_steps >= num_steps_begun]
+    return settled if len(settled) > 1 else told
+
+
+def _rate(told: Sequence[Point]) -> float:
+    seconds = told[-1].seconds - told[0].seconds
+    return (told[-1].num_steps - told[0].num_steps) / seconds if seconds > 0 else 0.0
