@@ -106,7 +106,13 @@ def test_the_best_method_and_its_run_file(sizes: Sizes) -> None:
     tables = tomllib.loads("\n".join(best.start))
     run = PRETRAIN.read(tables)
     assert run.algorithm.name == "farflung" and run.training.tokens == 10_240_000
-    assert [region.is_remote for region in run.regions] == [False, True]
+    assert [region.are_remote for region in run.regions] == [(False, True), (True, True)], "one machine leads"
+    begins = [line for line in best.start if line.startswith("# farflung")]
+    assert [line.partition("     ")[2] for line in begins] == [
+        "on a machine of east",
+        "on each other machine of east",
+        "on each machine of west",
+    ]
 
 
 def test_one_machine_more_is_what_helps_busy_ones(sizes: Sizes) -> None:

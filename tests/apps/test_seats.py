@@ -11,7 +11,8 @@ from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.history import History
 from farflung.apps.runs.lead import Gathered, Lead
 from farflung.apps.runs.messages import AskPeers, AskSeat, Peers, SeatEnded, SeatGiven, SeatReport, StopSeat
-from farflung.apps.runs.seats import WORKER
+from farflung.apps.runs.seats import WORKER, worker_seats
+from farflung.apps.runs.sites import RegionSettings, WorkerSettings
 from farflung.runtime.store import FileStore
 from farflung.systems.hierarchy.durable import PREFIX
 from farflung.wire.message import Refusal
@@ -85,6 +86,13 @@ def test_a_run_that_kept_nothing_says_so(algorithm: str, tmp_path: Path) -> None
     if algorithm == HALOS:
         FileStore(homes[0] / "store").write(f"{PREFIX}update/east-local-server/1/1/0", b"an update")
         assert engine.prepare_resume(homes, seats)
+
+
+def test_a_worker_joins_from_elsewhere_where_others_of_its_region_are_started_here() -> None:
+    east = RegionSettings(name="east", workers=(WorkerSettings(), WorkerSettings(is_remote=True)))
+    west = RegionSettings(name="west", workers=2, is_remote=True)
+    assert [seat.is_remote for seat in worker_seats((east, west), 1)] == [False, True, True, True]
+    assert east.has_remote and not RegionSettings(name="north").has_remote
 
 
 def placed(*servers: str, is_remote: bool = True) -> dict[str, object]:

@@ -229,7 +229,7 @@ def _check_stages(run: RunFile, *, is_simulated: bool) -> None:
     if is_simulated or run.sync.mode == "colocated":
         how = "a simulation" if is_simulated else "a colocated run"
         raise ValueError(f"{how} has no block servers: leave out rollout.stages")
-    if any(region.is_remote for region in run.regions):
+    if any(region.has_remote for region in run.regions):
         raise ValueError(
             "block servers stand behind workers that are started here: leave out rollout.stages, or remote regions"
         )

@@ -81,13 +81,17 @@ def check_memory(needed_bytes: float, num_processes: int, does: str) -> None:
 
 def local_tables(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A run file that a plan writes, for processes of this machine over shaped links."""
-    regions = [{**region, "is_remote": False} for region in tables["regions"]]
+    regions = [{**region, "is_remote": False, "workers": _here(region["workers"])} for region in tables["regions"]]
     return {
         **tables,
         "run": {**tables["run"], "name": "pilot", "folder": str(folder), "is_shaped": len(regions) > 1},
         "regions": regions,
         "logging": {"every_seconds": REPORT_SECONDS, "tensorboard": False},
     }
+
+
+def _here(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in worker.items() if name != "is_remote"} for worker in workers]
 
 
 def led(kind: str, small: Small, folder: Path) -> tuple[History, bool]:

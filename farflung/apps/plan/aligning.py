@@ -164,6 +164,7 @@ def run_tables(
 ) -> dict[str, Any]:
     """The run file; the trainer is in its first region."""
     rows = math.ceil(goal.answers_per_update / len(workers))
+    num_here = 1 if mode == COLOCATED else 0  # the trainer has the lead's machine for itself
     return {
         "run": {"kind": "align", "name": "planned", "folder": "planned"},
         "model": {"path": str(sizes.table.get(PATH, MODEL_PATH)), "adapter_rank": goal.adapter_rank},
@@ -179,7 +180,7 @@ def run_tables(
             "step_seconds": step_seconds(goal, sizes, trainer),
             "token_seconds": min(token_seconds(goal, sizes, one, rows) for one in workers),
         },
-        **sites_tables(plan, places_of(goal, sizes, workers), first=trainer.site),
+        **sites_tables(plan, places_of(goal, sizes, workers), first=trainer.site, num_here=num_here),
     }
 
 

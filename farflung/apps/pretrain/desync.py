@@ -29,7 +29,7 @@ def config_of(run: RunFile) -> DesyncConfig:
     for link in run.links:
         one, other = link.between
         bandwidths[one, other] = bandwidths[other, one] = link.bytes_per_second
-    num_members = sum(len(region.speeds) for region in run.regions if not region.is_remote)
+    num_members = sum(not is_remote for region in run.regions for is_remote in region.are_remote)
     return run.algorithm.desync_config(run.num_steps, run.training.optimizer, bandwidths, num_members)
 
 

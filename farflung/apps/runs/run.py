@@ -107,9 +107,11 @@ def check_places(
             raise ValueError(f"this run has no server {name!r} that a region can name: {known}")
         if placed.count(name) > 1:
             raise ValueError(f"there is one {name}, and two regions name it: keep one")
-    remote = [region.name for region in run.regions if region.is_remote]
+    remote = [region.name for region in run.regions if region.has_remote]
     if run.run.is_shaped and remote:
-        raise ValueError(f"run.is_shaped is for regions on this machine, and {remote[0]!r} is remote: leave it out")
+        raise ValueError(
+            f"run.is_shaped is for regions on this machine, and {remote[0]!r} has remote ones: leave it out"
+        )
     slowest = max(run.links, key=lambda link: link.latency_ms, default=None)
     if run.run.is_shaped and slowest is not None and slowest.latency_ms > SHAPED_LATENCY_MS_MAX:
         raise ValueError(

@@ -36,7 +36,11 @@ class Seat:
 
 def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Seat]:
     """A seat for each worker of the run file, region by region."""
-    speeds = [(region, speed) for region in regions for speed in region.speeds]
+    workers = [
+        (region, speed, is_remote)
+        for region in regions
+        for speed, is_remote in zip(region.speeds, region.are_remote, strict=True)
+    ]
     return [
         Seat(
             index=first_index + number,
@@ -44,8 +48,8 @@ def worker_seats(regions: Sequence[RegionSettings], first_index: int) -> list[Se
             region=region.name,
             speed=speed,
             number=number,
-            is_remote=region.is_remote,
+            is_remote=is_remote,
             num_ranks=region.ranks_per_worker,
         )
-        for number, (region, speed) in enumerate(speeds)
+        for number, (region, speed, is_remote) in enumerate(workers)
     ]

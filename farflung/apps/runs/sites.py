@@ -20,6 +20,8 @@ class WorkerSettings:
 
     speed: float = 1.0
     """Steps per time, relative to the other workers; a real run measures it anew."""
+    is_remote: bool = False
+    """True: it comes from another machine (`farflung join`), also where others of its region are started here."""
 
     def __post_init__(self) -> None:
         if not 0 < self.speed < math.inf:
@@ -34,7 +36,7 @@ class RegionSettings:
     workers: int | tuple[WorkerSettings, ...] = 1
     """How many of speed 1, or one table for each. 0 is for a region where an alignment run's trainer sits alone."""
     is_remote: bool = False
-    """True: its workers come from other machines (`farflung join`); none is started here."""
+    """True: all its workers come from other machines (`farflung join`); none is started here."""
     ranks_per_worker: int = 1
     """Processes that are one worker together, each with its share of every batch and an accelerator of its own. A
     worker that joins from elsewhere has as many as it likes: by `farflung join --ranks`, or by `torchrun`. In a
@@ -61,6 +63,18 @@ class RegionSettings:
         if isinstance(self.workers, int):
             return (1.0,) * self.workers
         return tuple(worker.speed for worker in self.workers)
+
+    @property
+    def are_remote(self) -> tuple[bool, ...]:
+        """One for each worker."""
+        if isinstance(self.workers, int):
+            return (self.is_remote,) * self.workers
+        return tuple(self.is_remote or worker.is_remote for worker in self.workers)
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether anything of it comes from other machines."""
+        return self.is_remote or any(self.are_remote)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
