@@ -18,6 +18,7 @@ import torch
 from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import Links, LocalSwarm, split_blocks
+from farflung.apps.pilot import finetuning
 from farflung.apps.pilot.comparison import Comparison, Row
 from farflung.apps.pilot.local_run import led
 from farflung.apps.pilot.pretraining import compared as compared_run
@@ -26,7 +27,7 @@ from farflung.apps.pilot.serving import Miniature
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import predicted, standing, target_of
 from farflung.apps.pilot.survey import Survey, survey
-from farflung.apps.plan.goals import PretrainGoal
+from farflung.apps.plan.goals import FinetuneGoal, PretrainGoal
 from farflung.apps.plan.plan_file import plan_of
 from farflung.apps.plan.sizes import sizes_of
 from farflung.apps.plan.swarm import look
@@ -37,6 +38,7 @@ TIME_ERROR, BYTES_ERROR = 0.15, 0.02
 LINKS = Links(one_way_seconds=0.04, bytes_per_second=12.5e6)
 SERVE_GOAL = {"kind": "serve", "users": 2, "prompt_tokens": 128, "answer_tokens": 48, "client_ms": 5.0}
 NUM_SERVERS = 2
+ONE_BYTE_GOAL = {"kind": "finetune", "sequence_length": 64, "batch_size": 4}
 METHODS = ("ddp", "farflung")
 PLAN = {
     "goal": {"kind": "pretrain", "tokens": 10_000_000, "sequence_length": 64, "batch_size": 4},
@@ -87,6 +89,17 @@ def pretraining(method: str, measure_seconds: float, seconds: float) -> Comparis
         small = small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
         history, is_whole = led("pretrain", small, folder)
     return compared_run(small, history, plan.remarks, is_whole=is_whole)
+
+
+def one_byte(measure_seconds: float, seconds: float) -> Comparison:
+    """One run of about so long."""
+    plan = plan_of({**PLAN, "goal": ONE_BYTE_GOAL})
+    assert isinstance(plan.goal, FinetuneGoal)
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(own) / "run"
+        small = finetuning.small_run(plan, plan.goal, sizes_of(plan.model), measure_seconds, seconds, folder)
+        history, is_whole = led("finetune", small, folder)
+    return finetuning.compared(small, history, plan.remarks, is_whole=is_whole)
 
 
 def claim_rows(report: Report, case: str, rows: Sequence[Row]) -> None:

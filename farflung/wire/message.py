@@ -5,6 +5,7 @@ Tensors travel inside messages as `wire.tensor.WireTensor`. Nothing from a peer 
 """
 
 import functools
+from types import ModuleType
 from typing import Any, Union, dataclass_transform
 
 import msgspec
@@ -69,6 +70,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _decoder.cache_clear()
+
+
+def kinds_of(module: ModuleType) -> frozenset[str]:
+    """Names of the messages of a module, as counters of traffic have them."""
+    return frozenset(
+        name for name, kind in vars(module).items() if isinstance(kind, type) and kind in _concrete(Message)
+    )
 
 
 class Refusal(Message, kw_only=True):

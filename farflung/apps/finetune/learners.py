@@ -73,26 +73,34 @@ def learner_of(sitting: Sitting[FinetuneRun], header: Header, materials: TuningM
     Raises:
         ValueError: its data are too few for a batch, or nothing is installed that counts privacy.
     """
-    method = sitting.run.onebyte
-    options = {"num_directions": method.directions_per_pass, "is_exact": method.is_exact}
     if header.shared_slots is not None and header.shared_slots.privacy is not None:
         return _private_learner(sitting, header, materials, model)
-    return ModelLearner(header, model, materials.task.objective, _batches(sitting, materials, model), **options)
-
-
-def _batches(sitting: Sitting[FinetuneRun], materials: TuningMaterials, model: Any) -> Callable[[int], Batch]:
-    """For all seats the same, unless data are private."""
     run = materials.run
-    if run.onebyte.shared_slots:
-        rows = materials.rows_of(sitting.seat)
-        batches = Batches(rows, run.training.batch_size, f"{run.run.seed}:{sitting.seat.name}")
-    else:
-        batches = batches_of(run, materials.task)
+    if not run.onebyte.shared_slots:
+        return public_learner(header, materials, model)
+    rows = materials.rows_of(sitting.seat)
+    batches = Batches(rows, run.training.batch_size, f"{run.run.seed}:{sitting.seat.name}")
+    return _learner(header, materials, model, batches)
 
+
+def public_learner(header: Header, materials: TuningMaterials, model: Any) -> ModelLearner:
+    """What measures on any seat of a run whose data are everybody's."""
+    return _learner(header, materials, model, batches_of(materials.run, materials.task))
+
+
+def _learner(header: Header, materials: TuningMaterials, model: Any, batches: Callable[[int], Batch]) -> ModelLearner:
     def on_device(round_number: int) -> Batch:
         return {name: tensor.to(model.device) for name, tensor in batches(round_number).items()}
 
-    return on_device
+    method = materials.run.onebyte
+    return ModelLearner(
+        header,
+        model,
+        materials.task.objective,
+        on_device,
+        num_directions=method.directions_per_pass,
+        is_exact=method.is_exact,
+    )
 
 
 def _private_learner(

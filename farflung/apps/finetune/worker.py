@@ -15,13 +15,18 @@ from farflung.apps.finetune.materials import TuningMaterials
 from farflung.apps.finetune.run_file import FinetuneRun
 from farflung.apps.runs.messages import SeatReport
 from farflung.apps.runs.part import Sitting, sent_bytes, taken
+from farflung.systems.onebyte import messages
 from farflung.systems.onebyte.header import decode_header
 from farflung.systems.onebyte.worker import Worker
 from farflung.wire.identity import Identity
-from farflung.world.doors import Failed, World
+from farflung.wire.message import kinds_of
+from farflung.world.doors import Failed, TrafficMeter, World
 from farflung.world.nursery import open_nursery
 
 KEY_FILE = "measurer.key"
+KINDS = kinds_of(messages)
+SENT, RECEIVED = "own bytes sent", "own bytes received"
+"""Names of a report's values."""
 
 
 class WorkerPart:
@@ -78,7 +83,7 @@ class WorkerPart:
 
     def report(self) -> SeatReport:
         told, newest = self._worker.report(), self._learner.score
-        values = {"round": float(told.num_rounds)}
+        values = {"round": float(told.num_rounds), **own_bytes(self._sitting.world.traffic)}
         if newest is not None and newest.accuracy is not None:
             values["accuracy"] = newest.accuracy
         if told.epsilon is not None:
@@ -111,6 +116,15 @@ def worker_part(sitting: Sitting[FinetuneRun], materials: TuningMaterials | None
     """The part of a worker's seat."""
     assert materials is not None
     return WorkerPart(sitting, materials)
+
+
+def own_bytes(traffic: TrafficMeter) -> dict[str, float]:
+    """Of single bytes and what goes with them, without what nodes send to keep in touch."""
+    found = {SENT: 0.0, RECEIVED: 0.0}
+    for (_, kind, was_sent), num_bytes in traffic.num_bytes.items():
+        if kind in KINDS:
+            found[SENT if was_sent else RECEIVED] += num_bytes
+    return found
 
 
 async def computed(world: World, function: Callable[[], Any]) -> Any:

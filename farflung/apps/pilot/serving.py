@@ -17,12 +17,12 @@ from farflung.systems.swarm import messages
 from farflung.systems.swarm.config import SessionConfig
 from farflung.systems.swarm.session import Session
 from farflung.systems.swarm.view import SwarmView
-from farflung.wire.message import Message
+from farflung.wire.message import kinds_of
 from farflung.world.doors import TrafficMeter
 
 SETTLE_SECONDS = 1.0
 """Until late answers have come, before bytes are counted."""
-KINDS = frozenset(name for name, kind in vars(messages).items() if isinstance(kind, type) and issubclass(kind, Message))
+KINDS = kinds_of(messages)
 """Of messages that serve; the directory, pings and probes are nobody's tokens."""
 
 

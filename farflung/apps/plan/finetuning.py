@@ -51,7 +51,7 @@ def candidates(plan: PlanFile, goal: FinetuneGoal, sizes: Sizes) -> list[Candida
             found += _chains(plan, goal, sizes)
             continue
         method = said("method all" if name == ONEBYTE else "method alone", method=name)
-        attempt = _onebyte if name == ONEBYTE else try_alone
+        attempt = try_onebyte if name == ONEBYTE else try_alone
         found.append(Candidate(method, functools.partial(attempt, goal, sizes, method)))
     return found
 
@@ -68,7 +68,12 @@ def assumptions(goal: FinetuneGoal) -> list[Sentence]:
 # Single bytes
 
 
-def _onebyte(goal: FinetuneGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+def try_onebyte(goal: FinetuneGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+    """Single bytes over all machines that hold the model.
+
+    Raises:
+        ValueError: none does, and by how much.
+    """
     machines = onebyte_machines(plan, sizes)
     tables = onebyte_tables(plan, goal, sizes, machines)
     run = FINETUNE.read(tables, is_simulated=True)
@@ -97,13 +102,23 @@ def onebyte_machines(plan: PlanFile, sizes: Sizes) -> list[Machine]:
     dtype = dtype_of(machines_of(plan), sizes)
     machines = machines_with_memory(
         machines_of(plan),
-        lambda _: (2 * BYTES[dtype] + SUMS_BYTES) * sizes.parameters,
+        lambda _: onebyte_bytes(sizes, dtype),
         "the whole model, its base and the sums of its steps",
     )
     speeds: dict[str, float] = {}
     for one in machines:
         speeds[one.site] = speeds.get(one.site, 0.0) + forward_speed(one, sizes)
     return sorted(machines, key=lambda one: -speeds[one.site])
+
+
+def onebyte_bytes(sizes: Sizes, dtype: str) -> float:
+    """Memory of a measurer."""
+    return (2 * BYTES[dtype] + SUMS_BYTES) * sizes.parameters
+
+
+def num_slots_of(goal: FinetuneGoal, num_machines: int) -> int:
+    """Measurements of a round."""
+    return goal.num_slots or max(SLOTS_MIN, SLOTS_PER_MACHINE * num_machines)
 
 
 def dtype_of(machines: Sequence[Machine], sizes: Sizes) -> str:
@@ -120,7 +135,7 @@ def places_of(machines: Sequence[Machine], sizes: Sizes) -> list[WorkerPlace]:
 def onebyte_tables(plan: PlanFile, goal: FinetuneGoal, sizes: Sizes, machines: Sequence[Machine]) -> dict[str, Any]:
     """The run file. Whoever is slow is waited for as long as that takes here."""
     places = places_of(machines, sizes)
-    num_slots = goal.num_slots or max(SLOTS_MIN, SLOTS_PER_MACHINE * len(machines))
+    num_slots = num_slots_of(goal, len(machines))
     slot_seconds = BOTH_SIDES * goal.tokens_per_batch / max(forward_speed(one, sizes) for one in machines)
     round_seconds = num_slots * slot_seconds / sum(place.speed for place in places)
     slowest_seconds = num_slots / len(machines) * slot_seconds / min(place.speed for place in places)

@@ -11,6 +11,7 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
     "row token sent": ("bytes sent for a token of each user", "全利用者の1トークン当たり送信量"),
     "row token received": ("bytes received for a token of each user", "全利用者の1トークン当たり受信量"),
     "row time": ("seconds for {tokens:,} tokens", "{tokens:,} トークンの時間 (秒)"),
+    "row rounds": ("seconds for {rounds:,} rounds", "{rounds:,} ラウンドの時間 (秒)"),
     "row rate": ("tokens per second of all workers", "全ワーカーのトークン/秒"),
     "row bytes": ("bytes from {one} to {other}", "{one} から {other} への転送量"),
     "row bytes all": ("bytes between sites", "拠点間の転送量"),

@@ -1,0 +1,62 @@
+"""What a fine-tuning run needs and a plan does not have: texts of the plan's length, and weights where it names none.
+
+How fast a run is does not depend on what its texts say, only on how long they are; random weights cost what others do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from farflung.apps.plan.goals import FinetuneGoal
+from farflung.apps.plan.sizes import Sizes
+from farflung.apps.pretrain.model import PATH
+from farflung.learn.tokenizer import byte_tokenizer
+
+BATCHES = 4
+"""Of texts, before they come again."""
+WORDS = ("the", "swarm", "learns", "from", "what", "every", "machine", "says", "in", "a", "single", "byte")
+
+
+def stocked(tables: dict[str, Any], goal: FinetuneGoal, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """The run file with files of its own in `folder`, and a model that is there.
+
+    Raises:
+        ValueError: the model's vocabulary is too small for any text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = folder / "texts.tsv"
+    texts.write_text("\n".join(["text\tlabel", *_texts(goal), ""]), encoding="utf-8")
+    model = dict(tables["model"])
+    if PATH not in sizes.table:
+        model[PATH] = str(_new_model(sizes, folder / "base"))
+    return {
+        **tables,
+        "model": {**model, "is_written": False},
+        "data": {"train": str(texts)},
+        "objective": {**tables["objective"], "kind": "text"},
+    }
+
+
+def _texts(goal: FinetuneGoal) -> list[str]:
+    """Without labels: the text is what is learned. Each word is a token at least, so that all are cut to one length."""
+    return [
+        " ".join(WORDS[(number + place) % len(WORDS)] for place in range(goal.sequence_length)) + "\t"
+        for number in range(BATCHES * goal.batch_size)
+    ]
+
+
+def _new_model(sizes: Sizes, folder: Path) -> Path:
+    tokenizer, config = byte_tokenizer(), sizes.source.config
+    vocabulary_size = config.get_text_config().vocab_size
+    if vocabulary_size < len(tokenizer):
+        raise ValueError(
+            f"a pilot gives a model without a path the {len(tokenizer)} tokens of bytes, and its vocabulary has "
+            f"{vocabulary_size}: raise model.vocab_size"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
