@@ -22,7 +22,7 @@ from farflung.apps.runs.reader import check_known
 from farflung.apps.wiring import Connection
 from farflung.model.source import ModelSource
 
-TRIED = ("serve", "pretrain")
+TRIED = ("serve", "pretrain", "finetune")
 """Kinds of goals that have a miniature."""
 
 
@@ -52,14 +52,17 @@ def try_it(wish: Wish) -> None:
     torch.set_num_threads(1)
     kind = wish.tables.get("goal", {}).get("kind", "serve")
     check_known(kind, TRIED, "goal.kind", what="goal that a pilot tries")
-    comparison = _serve(wish) if kind == "serve" else _pretrain(wish)
+    comparison = _serve(wish) if kind == "serve" else _run(wish, kind)
     _write(wish, comparison)
     if not comparison.is_whole:
         raise KeyboardInterrupt
 
 
-def _pretrain(wish: Wish) -> Comparison:
-    from farflung.apps.pilot.pretraining import tried
+def _run(wish: Wish, kind: str) -> Comparison:
+    if kind == "pretrain":
+        from farflung.apps.pilot.pretraining import tried
+    else:
+        from farflung.apps.pilot.finetuning import tried
 
     with Connection(wish.ticket) as connection:
         seen = look(connection)
@@ -68,7 +71,7 @@ def _pretrain(wish: Wish) -> Comparison:
 
 def _serve(wish: Wish) -> Comparison:
     if wish.method is not None:
-        raise ValueError("--method is for pretraining: a serving swarm is tried as it stands")
+        raise ValueError("--method is for jobs that are run: a serving swarm is tried as it stands")
     found = Survey()
     with Connection(wish.ticket) as connection, _bar(wish) as tell:
         target = target_of(look(connection), _wanted(wish.tables))

@@ -1,5 +1,6 @@
 """`farflung pilot`."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from farflung.apps.plan.commands import Language, Override, check_files_to_write
 
 MEASURE_SECONDS = 60.0
 SECONDS = 300.0
+SERVE = "serve"
+"""The goal that is tried without a run."""
 
 
 def pilot(
@@ -23,12 +26,13 @@ def pilot(
     ] = MEASURE_SECONDS,
     seconds: Annotated[float, typer.Option("--seconds", help="How long the job is tried.")] = SECONDS,
     method: Annotated[
-        str | None, typer.Option("--method", help="Of pretraining, such as desloc; else the plan's best.")
+        str | None,
+        typer.Option("--method", help="Of pretraining, such as desloc; else the plan's best. Fine-tuning: onebyte."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here, for programs.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Also write it as a page of its own here.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where a pretraining run is kept; else nowhere.")
+        Path | None, typer.Option("--folder", help="Where the run is kept; else nowhere. Serving has none.")
     ] = None,
     language: Language = "en",
     override: Override = None,
@@ -44,17 +48,24 @@ def pilot(
     if not (measure_seconds > 0 and seconds > 0):
         raise ValueError("--measure-seconds and --seconds must be positive")
     tables, ticket = plan_tables(plan_file, tuple(override or ())), find_ticket(join)
-    from farflung.apps.pilot.command import Wish, try_it
+    if tables.get("goal", {}).get("kind", SERVE) == SERVE:
+        forks = contextlib.nullcontext()
+    else:
+        from farflung.apps.fork_server import serving_forks
 
-    wish = Wish(
-        ticket=ticket,
-        tables=tables,
-        measure_seconds=measure_seconds,
-        seconds=seconds,
-        method=method,
-        folder=folder,
-        language=language,
-        json_file=json_file,
-        html_file=html_file,
-    )
-    try_it(wish)
+        forks = serving_forks("farflung.apps.runs.take_seat")  # a run's seats start at once
+    with forks:
+        from farflung.apps.pilot.command import Wish, try_it
+
+        wish = Wish(
+            ticket=ticket,
+            tables=tables,
+            measure_seconds=measure_seconds,
+            seconds=seconds,
+            method=method,
+            folder=folder,
+            language=language,
+            json_file=json_file,
+            html_file=html_file,
+        )
+        try_it(wish)

@@ -67,7 +67,13 @@ def tried(
         small = small_run(plan, plan.goal, sizes, measure_seconds, seconds, place)
         history, is_whole = led(FINETUNE.kind, small, place)
     processes = said("pilot processes", workers=len(small.outcome.machines))
-    return compared(small, history, (processes, *plan.remarks), is_whole=is_whole)
+    found = compared(small, history, (processes, said("pilot own bytes"), *plan.remarks), is_whole=is_whole)
+    if is_whole and not found.rows:
+        raise ValueError(
+            f"the {small.num_steps} rounds were over before all workers had joined: give a larger --seconds than "
+            f"{seconds:g}"
+        )
+    return found
 
 
 def check_method(method: str | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 
 from farflung.apps.finetune.learners import public_learner
 from farflung.apps.finetune.materials import TuningMaterials
@@ -20,6 +21,7 @@ def slots_per_second(tables: dict[str, Any], seconds: float) -> list[float]:
         ValueError: a mistake in the file, missing data, or a worker that could not be measured.
     """
     run = FINETUNE.read(tables)
+    transformers.logging.disable_progress_bar()
     TuningMaterials.gather(run)  # a mistake is told here, before processes are started
     return measured(_rate, tables, run.num_workers, seconds, does="fine-tuning")
 
@@ -27,6 +29,7 @@ def slots_per_second(tables: dict[str, Any], seconds: float) -> list[float]:
 def _rate(tables: dict[str, Any], number: int, ready: Callable[[], object], seconds: float) -> float:
     """With pieces of rounds as large as those that a sequencer gives to workers of one speed."""
     run = FINETUNE.read(tables)
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(run.num_threads)
     materials = TuningMaterials.gather(run)
     learner = public_learner(

@@ -1,4 +1,4 @@
-"""The part of a run of single bytes that goes on as before: all workers are there, and sign at even intervals (pure)."""
+"""The part of a run of single bytes that goes on as before: all workers are there and sign at even intervals (pure)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

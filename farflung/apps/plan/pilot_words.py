@@ -44,6 +44,12 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
         "Bytes are those between here and the servers; what servers hand to each other is not seen from here.",
         "転送量はこの機とサーバー間のものです。サーバー同士の転送はここからは見えません。",
     ),
+    "pilot own bytes": (
+        "Texts were made up, as long as the plan's. Counted are rounds that all workers measured, and bytes of the "
+        "method's own messages: what nodes send besides to keep in touch does not grow with the work.",
+        "文章は計画と同じ長さの仮のものです。全ワーカーが計測したラウンドと、手法自体のメッセージの量を数えています。"
+        "ノードが互いの状態を確かめる通信は作業量に比例しないため含みません。",
+    ),
     "pilot surveyed": (
         "{count} of {servers} servers were measured by sessions; of others, and of ways, what is announced counts.",
         "{servers} 台中 {count} 台をセッションで計測し、他の機と経路は申告値を使いました。",
