@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from farflung.apps.plan.fleet import machines_of
 from farflung.apps.plan.goals import PretrainGoal
@@ -12,7 +13,7 @@ from farflung.apps.plan.outcome import limit_of
 from farflung.apps.plan.plan_file import PlanFile, plan_of
 from farflung.apps.plan.planning import make_plan, verdict
 from farflung.apps.plan.pretraining import candidates, machines_that_fit, places_of, run_tables
-from farflung.apps.plan.sizes import Sizes, sizes_of
+from farflung.apps.plan.sizes import SAVED_PER_WORD, Sizes, sizes_of
 from farflung.apps.plan.training_run import rounds_stretch, tree_stretch
 from farflung.apps.pretrain import desync, hierarchy
 from farflung.apps.pretrain.run_file import PRETRAIN
@@ -20,6 +21,7 @@ from farflung.apps.pretrain.run_file import PRETRAIN
 MODEL = {"parameters": 10e6, "layers": 4, "hidden_size": 128}
 STEP_SECONDS = 0.5
 TOKENS_PER_STEP = 1024
+QWEN = {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32}
 
 
 def plan_for(*, bandwidth_mbit: float = 200.0, goal: dict[str, Any] | None = None, **machine: Any) -> PlanFile:
@@ -137,9 +139,34 @@ def test_an_exchange_that_takes_long_is_given_the_time(sizes: Sizes) -> None:
     assert run.algorithm.synchronous.rounds.exchange_seconds_max > 3 * 1.5 * 4 * sizes.parameters / (0.5e6 / 8)
 
 
+@pytest.mark.parametrize("given", [{}, {"num_key_value_heads": 2}, QWEN])
+def test_a_step_keeps_about_what_a_plan_takes_it_to(given: dict[str, Any]) -> None:
+    table = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4, **given}
+    found = sizes_of({**table, "vocab_size": 64, "max_position_embeddings": 256})
+    model = found.source.causal_class(found.source.config)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(4, 64, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(input_ids=ids, use_cache=False)
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    measured = sum(size for pointer, size in kept.items() if pointer not in weights)
+    planned = 4 * ids.numel() * (found.saved_values_per_token - SAVED_PER_WORD * 64)
+    assert output.logits.requires_grad and 0.95 <= planned / measured <= 1.25
+
+
 def test_what_cannot_be_says_why_and_by_how_much(sizes: Sizes) -> None:
-    with pytest.raises(ValueError, match=r"need 0\.24 GB, the largest machine has 0\.08 GB .*: 0\.16 GB short"):
-        machines_that_fit(plan_for(memory_gb=0.1), sizes)
+    needed = (
+        r"1,024 tokens, need 0\.73\d GB, the largest machine has 0\.08 GB .*: 0\.65\d GB short; lower goal.batch_size"
+    )
+    small = plan_for(memory_gb=0.1)
+    with pytest.raises(ValueError, match=needed):
+        machines_that_fit(small, goal_of(small), sizes)
     late = make_plan(plan_for(goal={"methods": ["ddp"], "days_max": 0.001}), sizes)
     assert not late.outcomes[0].meets and "times as long" in verdict(late)()
     with pytest.raises(ValueError, match="did you mean 'diloco'"):

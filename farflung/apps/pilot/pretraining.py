@@ -24,7 +24,7 @@ from farflung.apps.plan.measured import Seen
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 from farflung.apps.plan.planning import make_plan
-from farflung.apps.plan.pretraining import TENSORS_KEPT, machines_that_fit, run_tables, try_method
+from farflung.apps.plan.pretraining import machines_that_fit, replica_bytes, run_tables, try_method
 from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.swarm import completed
 from farflung.apps.plan.training_run import num_rounds_of_cycle
@@ -84,7 +84,7 @@ def small_run(
         ValueError: too little memory, or too little time for a round.
     """
     names = sites_of(plan, method)
-    check_memory(4 * TENSORS_KEPT * sizes.parameters, len(names), "trains")
+    check_memory(replica_bytes(goal, sizes), len(names), "trains")
     alike = _miniature(plan, names, [1.0] * len(names))
     speeds = steps_per_second(_tables(alike, goal, sizes, method, folder), measure_seconds)
     here = _miniature(plan, names, [speed * goal.tokens_per_step for speed in speeds])
@@ -105,7 +105,7 @@ def _miniature(plan: PlanFile, names: list[str], tokens_per_second: list[float])
 
 def _tables(plan: PlanFile, goal: PretrainGoal, sizes: Sizes, method: Sentence, folder: Path) -> dict[str, Any]:
     """The run file that the plan writes, for processes of this machine."""
-    machines = machines_that_fit(plan, sizes, str(method.values.get("site", "")))
+    machines = machines_that_fit(plan, goal, sizes, str(method.values.get("site", "")))
     tables = run_tables(plan, goal, sizes, machines, str(method.values["method"]))
     model = dict(tables["model"])
     if "path" not in model:

@@ -82,9 +82,9 @@ def machines_of(plan: PlanFile) -> list[Machine]:
 
 
 def machines_with_memory(
-    machines: Sequence[Machine], needed_bytes: Callable[[Machine], float], what: str
+    machines: Sequence[Machine], needed_bytes: Callable[[Machine], float], what: str, way_out: str = ""
 ) -> list[Machine]:
-    """Those that have room for it; `what` needs it, in words.
+    """Those that have room for it; `what` needs it, in words, and what to do if there is none.
 
     Raises:
         ValueError: there is none, and how much the one that comes nearest lacks.
@@ -96,7 +96,7 @@ def machines_with_memory(
     needed, usable = needed_bytes(nearest), nearest.memory_bytes * USABLE_SHARE
     raise ValueError(
         f"{what} need {needed / 1e9:.3g} GB, the largest machine has {usable / 1e9:.3g} GB ({USABLE_SHARE:.0%} of "
-        f"{nearest.memory_bytes / 1e9:.3g}): {(needed - usable) / 1e9:.3g} GB short"
+        f"{nearest.memory_bytes / 1e9:.3g}): {(needed - usable) / 1e9:.3g} GB short{way_out and f'; {way_out}'}"
     )
 
 

@@ -55,7 +55,7 @@ def try_method(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFil
     Raises:
         ValueError: it cannot work there, and why.
     """
-    machines = machines_that_fit(plan, sizes, str(method.values.get("site", "")))
+    machines = machines_that_fit(plan, goal, sizes, str(method.values.get("site", "")))
     run = PRETRAIN.read(run_tables(plan, goal, sizes, machines, str(method.values["method"])), is_simulated=True)
     workers = places_of(machines, sizes)
     seconds = run.simulation.step_seconds
@@ -68,7 +68,12 @@ def try_method(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFil
     return _outcome(plan, goal, sizes, method, machines, run, stretch)
 
 
-def machines_that_fit(plan: PlanFile, sizes: Sizes, site: str = "") -> list[Machine]:
+def replica_bytes(goal: PretrainGoal, sizes: Sizes) -> float:
+    """Memory of one that trains."""
+    return 4 * (TENSORS_KEPT * sizes.parameters + goal.tokens_per_step * sizes.saved_values_per_token)
+
+
+def machines_that_fit(plan: PlanFile, goal: PretrainGoal, sizes: Sizes, site: str = "") -> list[Machine]:
     """Those with memory for a replica, of one site or of all.
 
     Raises:
@@ -77,8 +82,9 @@ def machines_that_fit(plan: PlanFile, sizes: Sizes, site: str = "") -> list[Mach
     machines = [one for one in machines_of(plan) if site in ("", one.site)]
     if not machines:
         raise ValueError(f"there is no machine in {site}")
-    needed = 4 * TENSORS_KEPT * sizes.parameters
-    return machines_with_memory(machines, lambda _: needed, "parameters, gradients, moments and averages of a replica")
+    needed = replica_bytes(goal, sizes)
+    what = f"a replica with gradients, moments and averages, and a step of {goal.tokens_per_step:,} tokens,"
+    return machines_with_memory(machines, lambda _: needed, what, "lower goal.batch_size, or add memory")
 
 
 def places_of(machines: Sequence[Machine], sizes: Sizes) -> list[WorkerPlace]:

@@ -19,6 +19,11 @@ HEAD_VALUES = 128
 VOCABULARY_SIZE = 32_000
 FINGERPRINT = f"{'planned':-<64}"
 """As long as that of a model is: messages carry it."""
+SAVED_PER_OUTPUT = 2.4
+"""Of 32 bits, that autograd saves for each position and feature that leaves a linear layer of a block: 2.0 with a
+Llama's attention, 2.15 with grouped heads, 2.4 with norms of queries and keys (Qwen 3)."""
+SAVED_PER_WORD = 3
+"""For each position and word of the vocabulary: logits, log-probabilities and their gradients."""
 CONTEXT_LENGTH = 131_072
 """Of a model that is given by its numbers."""
 
@@ -94,6 +99,12 @@ class Sizes:
         """That logits are computed with: half of what is outside of blocks, unless embeddings are the head too."""
         outside = self.parameters - self.num_blocks * self.block_parameters
         return max(0, outside if getattr(self.source.config, "tie_word_embeddings", False) else outside // 2)
+
+    @property
+    def saved_values_per_token(self) -> float:
+        """Of 32 bits, that training keeps from the way forth for the way back."""
+        outputs = sum(leaving for _, leaving in self.layers.values())
+        return SAVED_PER_OUTPUT * self.num_blocks * outputs + SAVED_PER_WORD * self.source.config.vocab_size
 
     def adapter_parameters(self, rank: int) -> int:
         """Of LoRA in every linear layer."""
