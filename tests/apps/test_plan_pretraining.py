@@ -157,7 +157,7 @@ def test_a_step_keeps_about_what_a_plan_takes_it_to(given: dict[str, Any]) -> No
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     measured = sum(size for pointer, size in kept.items() if pointer not in weights)
     planned = 4 * ids.numel() * (found.saved_values_per_token - SAVED_PER_WORD * 64)
-    assert output.logits.requires_grad and 0.95 <= planned / measured <= 1.25
+    assert output.logits.requires_grad and 0.95 <= planned / measured <= 1.3
 
 
 def test_what_cannot_be_says_why_and_by_how_much(sizes: Sizes) -> None:

@@ -19,9 +19,9 @@ HEAD_VALUES = 128
 VOCABULARY_SIZE = 32_000
 FINGERPRINT = f"{'planned':-<64}"
 """As long as that of a model is: messages carry it."""
-SAVED_PER_OUTPUT = 2.4
+SAVED_PER_OUTPUT = 2.5
 """Of 32 bits, that autograd saves for each position and feature that leaves a linear layer of a block: 2.0 with a
-Llama's attention, 2.15 with grouped heads, 2.4 with norms of queries and keys (Qwen 3)."""
+Llama's attention, 2.2 with grouped heads, 2.5 with norms of queries and keys (Qwen 3)."""
 SAVED_PER_WORD = 3
 """For each position and word of the vocabulary: logits, log-probabilities and their gradients."""
 CONTEXT_LENGTH = 131_072
