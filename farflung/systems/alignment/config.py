@@ -19,9 +19,9 @@ class WeightsConfig:
     chunks_at_once: int = 4
     """Asked for and not yet here."""
     chunk_seconds_max: float = 30.0
-    """Without an answer for so long, a chunk is asked from somebody else."""
+    """A source that has given nothing for so long is not waited for: its chunks are asked from somebody else."""
     fetch_seconds_max: float = 600.0
-    """Then a version is given up, the old one stays, and the hub is told."""
+    """When nothing has come for so long, a version is given up, the old one stays, and the hub is told."""
     canary_tolerance: float = 1e-3
     """By how much log-probabilities may differ after weights were installed; depends on the dtype."""
 

@@ -31,7 +31,9 @@ class Fetching:
         self._config = config
         self._hub = hub
         self._sources = [*holders, hub]
-        self._begun_at = now
+        self._news_at = now
+        self._heard_at: dict[PeerId, float] = {}
+        """When a source last gave anything: over a thin link chunks wait for each other, which is no silence."""
         needed = dict.fromkeys(chunk for manifest in manifests for chunk in manifest.chunks)
         missing = [chunk for chunk in needed if not has(chunk.digest)]
         self._missing: list[ChunkRef] = sorted(missing, key=lambda chunk: _place(name, chunk))
@@ -52,7 +54,7 @@ class Fetching:
     def asks(self, now: float) -> list[tuple[PeerId, bytes]]:
         """(source, digest) to ask for now: for what nobody was asked for, and what was asked for too long ago."""
         for digest, (peer, asked_at) in list(self._asked.items()):
-            if now >= asked_at + self._config.chunk_seconds_max:
+            if now >= self._deadline(peer, asked_at):
                 self.fails(peer, digest)
         found: list[tuple[PeerId, bytes]] = []
         for chunk in self._missing:
@@ -66,18 +68,21 @@ class Fetching:
 
     def next_deadline(self) -> float:
         """When an ask will have waited too long."""
-        return min((at for _, at in self._asked.values()), default=float("inf")) + self._config.chunk_seconds_max
+        return min((self._deadline(peer, at) for peer, at in self._asked.values()), default=float("inf"))
+
+    def _deadline(self, peer: PeerId, asked_at: float) -> float:
+        return max(asked_at, self._heard_at.get(peer, asked_at)) + self._config.chunk_seconds_max
 
     def why_given_up(self, now: float) -> str | None:
         """Why this fetch is over without success; None: it goes on."""
-        seconds = now - self._begun_at
+        seconds = now - self._news_at
         if self._is_outdated:
             return f"the hub has dropped chunks of version {self.version}"
         if self.is_done or seconds < self._config.fetch_seconds_max:
             return None
-        return f"{len(self._missing)} chunks of version {self.version} have not come in {seconds:.0f} s"
+        return f"nothing of version {self.version} has come for {seconds:.0f} s, and {len(self._missing)} chunks lack"
 
-    def take(self, peer: PeerId, digest: bytes, data: bytes | memoryview) -> bool:
+    def take(self, peer: PeerId, digest: bytes, data: bytes | memoryview, now: float) -> bool:
         """An answer; whether this chunk is to be kept. What is damaged or was not asked for is not."""
         chunk = next((one for one in self._missing if one.digest == digest), None)
         if chunk is None:
@@ -88,6 +93,7 @@ class Fetching:
             if digest in self._asked and self._asked[digest][0] == peer:
                 self.fails(peer, digest)
             return False
+        self._news_at = self._heard_at[peer] = now
         self._missing.remove(chunk)
         self._asked.pop(digest, None)
         self.num_bytes_fetched += chunk.num_bytes

@@ -108,7 +108,9 @@ class Subscription:
 
     def take_chunk(self, peer: PeerId, message: AlignChunk) -> None:
         """Keep it, if it is one that was missing; it is here for others too, and after a crash."""
-        if self._fetching is not None and self._fetching.take(peer, message.digest, message.data):
+        if self._fetching is not None and self._fetching.take(
+            peer, message.digest, message.data, self._world.clock.now()
+        ):
             self._world.store.write(chunk_key(message.digest), bytes(message.data))
 
     def lost(self, peer: PeerId) -> None:

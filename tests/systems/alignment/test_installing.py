@@ -84,7 +84,7 @@ def test_chunks_that_are_here_are_not_fetched_again() -> None:
     while not fetch.is_done:
         for peer, digest in fetch.asks(0.0):
             asked.append(digest)
-            assert fetch.take(peer, digest, packed.chunks[digest])
+            assert fetch.take(peer, digest, packed.chunks[digest], 0.0)
     assert sorted(asked) == sorted(others)
 
 
@@ -93,21 +93,36 @@ def test_sources_share_the_work_and_those_that_fail_are_not_asked_again() -> Non
     fetch = fetching(packed, set(), [ONE, OTHER])
     asks = fetch.asks(0.0)
     assert [peer for peer, _ in asks] == [ONE, OTHER, HUB]
-    assert not fetch.take(ONE, asks[0][1], b"damaged"), "what is damaged is not kept"
-    assert fetch.take(HUB, asks[2][1], packed.chunks[asks[2][1]])
+    assert not fetch.take(ONE, asks[0][1], b"damaged", 1.0), "what is damaged is not kept"
+    assert fetch.take(HUB, asks[2][1], packed.chunks[asks[2][1]], 1.0)
     again = fetch.asks(10.0)  # the other one has been silent for too long
     assert {peer for peer, _ in again} == {HUB} and len(again) == 3
     for _, digest in again:
-        fetch.take(HUB, digest, packed.chunks[digest])
+        fetch.take(HUB, digest, packed.chunks[digest], 10.0)
     (last,) = fetch.asks(11.0)
-    assert not fetch.take(HUB, hashlib.sha256(b"never asked for").digest(), b"never asked for")
-    assert fetch.take(HUB, last[1], packed.chunks[last[1]]) and fetch.is_done
+    assert not fetch.take(HUB, hashlib.sha256(b"never asked for").digest(), b"never asked for", 11.0)
+    assert fetch.take(HUB, last[1], packed.chunks[last[1]], 11.0) and fetch.is_done
+
+
+def test_over_a_thin_link_what_keeps_coming_is_waited_for() -> None:
+    packed = wide()
+    fetch, asked, now = fetching(packed, set(), [ONE]), list[tuple[PeerId, bytes]](), 0.0
+    while not fetch.is_done:
+        asked += fetch.asks(now)
+        now += 9.0  # each source gives one chunk a time, the third 27 s after it was asked for
+        for peer in (ONE, HUB):
+            for ask in [ask for ask in asked if ask[0] == peer][:1]:
+                assert fetch.take(*ask, packed.chunks[ask[1]], now)
+                asked.remove(ask)
+        assert fetch.why_given_up(now + 599.0) is None
+    assert not asked, "nothing was asked for twice"
+    assert fetch.num_bytes_from_peers > 0
 
 
 def test_a_fetch_that_cannot_end_says_why() -> None:
     fetch = fetching(wide(), set(), [])
     (_, digest), *_ = fetch.asks(0.0)
     assert fetch.why_given_up(1.0) is None
-    assert "chunks of version 0 have not come in 600 s" in str(fetch.why_given_up(600.0))
-    fetch.take(HUB, digest, b"")
+    assert "nothing of version 0 has come for 600 s, and 5 chunks lack" in str(fetch.why_given_up(600.0))
+    fetch.take(HUB, digest, b"", 1.0)
     assert "the hub has dropped chunks" in str(fetch.why_given_up(1.0))
