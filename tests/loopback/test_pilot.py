@@ -10,6 +10,40 @@ from tests.loopback.fleet import Fleet, wait_until
 
 pytestmark = pytest.mark.loopback
 
+PLAN = """
+[goal]
+kind = "pretrain"
+tokens = 1_000_000
+sequence_length = 32
+batch_size = 2
+
+[model]
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+vocab_size = 512
+max_position_embeddings = 64
+
+[[sites]]
+name = "east"
+
+[[sites]]
+name = "west"
+
+[[machines]]
+site = "east"
+device = "cpu"
+
+[[machines]]
+site = "west"
+device = "cpu"
+
+[[links]]
+between = ["east", "west"]
+bandwidth_mbit = 20
+round_trip_ms = 20
+"""
 SHORT = ("--set", "goal.prompt_tokens=32", "--set", "goal.answer_tokens=16", "--measure-seconds", "1")
 
 
@@ -48,3 +82,19 @@ def test_what_cannot_be_tried_is_refused_in_a_sentence(fleet: Fleet, tmp_path: P
         program = fleet.start("pilot", "--join", ticket, *options)
         assert program.status == 2, program.text
         assert sentence in program.text and "Traceback" not in program.text
+
+
+@pytest.mark.slow
+def test_pretraining_is_tried_without_a_swarm_and_compared(fleet: Fleet, tmp_path: Path) -> None:
+    plan, answer = tmp_path / "plan.toml", tmp_path / "pilot.json"
+    plan.write_text(PLAN)
+    options = ("--method", "ddp", "--measure-seconds", "1", "--seconds", "3", "--json", str(answer))
+    program = fleet.start("pilot", str(plan), *options)
+    assert program.status == 0, program.text
+    assert "--new-swarm" not in program.text, "what is gone afterwards is not told of"
+    told = json.loads(answer.read_text())
+    figures = [row["figure"] for row in told["rows"]]
+    assert figures[1:] == ["tokens per second of all workers", "bytes from east to west", "bytes from west to east"]
+    assert all(row["predicted"] > 0 and row["measured"] > 0 for row in told["rows"])
+    for row in told["rows"][2:]:
+        assert row["ratio"] == pytest.approx(1.0, abs=0.05), "bytes do not depend on how busy this machine is"

@@ -16,9 +16,11 @@ from farflung.apps.pilot.report import as_json, page_of, print_comparison
 from farflung.apps.pilot.serving import Miniature, compared
 from farflung.apps.pilot.standing import Standing, predicted, standing, target_of
 from farflung.apps.pilot.survey import Survey, Target, survey
-from farflung.apps.plan.swarm import look
+from farflung.apps.plan.plan_file import plan_of
+from farflung.apps.plan.swarm import look, plan_of_swarm
 from farflung.apps.plan.words import said
 from farflung.apps.runs.reader import check_known
+from farflung.apps.tickets import find_ticket
 from farflung.apps.wiring import Connection
 from farflung.model.source import ModelSource
 
@@ -30,7 +32,8 @@ TRIED = ("serve", "pretrain", "finetune")
 class Wish:
     """What the command line asks for."""
 
-    ticket: str
+    ticket: str | None
+    """Of the swarm; None: places are those of the tables."""
     tables: Mapping[str, Any]
     measure_seconds: float
     seconds: float
@@ -64,16 +67,15 @@ def _run(wish: Wish, kind: str) -> Comparison:
     else:
         from farflung.apps.pilot.finetuning import tried
 
-    with Connection(wish.ticket) as connection:
-        seen = look(connection)
-    return tried(wish.tables, seen, wish.measure_seconds, wish.seconds, wish.method, wish.folder)
+    plan = plan_of(wish.tables) if wish.ticket is None else plan_of_swarm(wish.ticket, wish.tables)
+    return tried(plan, wish.measure_seconds, wish.seconds, wish.method, wish.folder)
 
 
 def _serve(wish: Wish) -> Comparison:
     if wish.method is not None:
         raise ValueError("--method is for jobs that are run: a serving swarm is tried as it stands")
     found = Survey()
-    with Connection(wish.ticket) as connection, _bar(wish) as tell:
+    with Connection(find_ticket(wish.ticket)) as connection, _bar(wish) as tell:
         target = target_of(look(connection), _wanted(wish.tables))
         try:
             seen = connection.bridge.run(survey(connection, target, found, wish.measure_seconds, tell("measuring")))

@@ -16,10 +16,14 @@ SERVE = "serve"
 
 def pilot(
     plan_file: Annotated[
-        Path | None, typer.Argument(metavar="[PLAN.toml]", help="A model and a goal; places are those of the swarm.")
+        Path | None,
+        typer.Argument(metavar="[PLAN.toml]", help="A model and a goal; to try a run without a swarm, places as well."),
     ] = None,
     join: Annotated[
-        str | None, typer.Option("--join", envvar="FARFLUNG_TICKET", show_envvar=True, help="The ticket of the swarm.")
+        str | None,
+        typer.Option(
+            "--join", envvar="FARFLUNG_TICKET", show_envvar=True, help="The swarm's ticket: its places count."
+        ),
     ] = None,
     measure_seconds: Annotated[
         float, typer.Option("--measure-seconds", help="How long links and machines are measured.")
@@ -47,7 +51,9 @@ def pilot(
     check_files_to_write(json_file, html_file)
     if not (measure_seconds > 0 and seconds > 0):
         raise ValueError("--measure-seconds and --seconds must be positive")
-    tables, ticket = plan_tables(plan_file, tuple(override or ())), find_ticket(join)
+    tables = plan_tables(plan_file, tuple(override or ()))
+    has_places = "sites" in tables and tables.get("goal", {}).get("kind", "serve") != "serve"
+    ticket = None if join is None and has_places else find_ticket(join)
     if tables.get("goal", {}).get("kind", SERVE) == SERVE:
         forks = contextlib.nullcontext()
     else:

@@ -1,7 +1,7 @@
 """A miniature of fine-tuning by single bytes: the plan's sites and links, one worker of this machine at each site."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,9 @@ from farflung.apps.plan.finetuning import (
     try_onebyte,
 )
 from farflung.apps.plan.goals import FinetuneGoal
-from farflung.apps.plan.measured import Seen
 from farflung.apps.plan.places import between_sites
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 from farflung.apps.plan.sizes import Sizes, sizes_of
-from farflung.apps.plan.swarm import completed
 from farflung.apps.plan.tuning_alone import ALONE
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.runs.history import History
@@ -46,12 +44,7 @@ DTYPE = "float32"
 
 
 def tried(
-    tables: Mapping[str, Any],
-    seen: Seen,
-    measure_seconds: float,
-    seconds: float,
-    method: str | None,
-    folder: Path | None,
+    plan: PlanFile, measure_seconds: float, seconds: float, method: str | None, folder: Path | None
 ) -> Comparison:
     """Measure, run and compare.
 
@@ -59,13 +52,12 @@ def tried(
         ValueError: a mistake in the plan, or a run that is too large for this machine or for the time.
     """
     check_method(method)
-    plan = completed(tables, seen)
     sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, FinetuneGoal)
     sizes.check_length(plan.goal.sequence_length, "goal.sequence_length")
     with kept_folder(folder) as place:
         small = small_run(plan, plan.goal, sizes, measure_seconds, seconds, place)
-        history, is_whole = led(FINETUNE.kind, small, place)
+        history, is_whole = led(FINETUNE.kind, small, place, is_kept=folder is not None)
     processes = said("pilot processes", workers=len(small.outcome.machines))
     found = compared(small, history, (processes, said("pilot own bytes"), *plan.remarks), is_whole=is_whole)
     if is_whole and not found.rows:

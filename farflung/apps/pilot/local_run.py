@@ -94,14 +94,14 @@ def _here(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in worker.items() if name != "is_remote"} for worker in workers]
 
 
-def led(kind: str, small: Small, folder: Path) -> tuple[History, bool]:
-    """What the log of the run says, and whether it came to its end."""
+def led(kind: str, small: Small, folder: Path, *, is_kept: bool = False) -> tuple[History, bool]:
+    """What the log of the run says, and whether it came to its end; `is_kept`: the folder is the user's."""
     is_whole = True
     with TemporaryDirectory(prefix="farflung-pilot-") as own:
         path = Path(own) / "run.toml"
         path.write_text(toml_text(small.tables), encoding="utf-8")
         try:
-            do_run(job_of(kind), Wish(path=path))
+            do_run(job_of(kind), Wish(path=path, is_kept=is_kept))
         except KeyboardInterrupt:
             is_whole = False
     return read_history(folder / LOG_NAME), is_whole

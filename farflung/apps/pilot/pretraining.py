@@ -1,7 +1,6 @@
 """A miniature of pretraining: the plan's sites and links, with one worker of this machine in the place of each site."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ from farflung.apps.pilot.local_run import (
 )
 from farflung.apps.pilot.steps import steps_per_second
 from farflung.apps.plan.goals import PretrainGoal
-from farflung.apps.plan.measured import Seen
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 from farflung.apps.plan.planning import make_plan
 from farflung.apps.plan.pretraining import machines_that_fit, replica_bytes, run_tables, try_method
 from farflung.apps.plan.sizes import Sizes, sizes_of
-from farflung.apps.plan.swarm import completed
 from farflung.apps.plan.training_run import num_rounds_of_cycle
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.pretrain import desync
@@ -39,25 +36,19 @@ VOCABULARY_LEARNT = 1024
 
 
 def tried(
-    tables: Mapping[str, Any],
-    seen: Seen,
-    measure_seconds: float,
-    seconds: float,
-    method: str | None,
-    folder: Path | None,
+    plan: PlanFile, measure_seconds: float, seconds: float, method: str | None, folder: Path | None
 ) -> Comparison:
     """Choose, measure, run and compare.
 
     Raises:
         ValueError: a mistake in the plan, or a run that is too large for this machine or for the time.
     """
-    plan = completed(tables, seen)
     sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, PretrainGoal)
     chosen = _chosen(plan, sizes, method)
     with kept_folder(folder) as place:
         small = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place)
-        history, is_whole = led(PRETRAIN.kind, small, place)
+        history, is_whole = led(PRETRAIN.kind, small, place, is_kept=folder is not None)
     processes = said("pilot processes", workers=len(small.outcome.machines))
     return compared(small, history, (processes, *plan.remarks), is_whole=is_whole)
 

@@ -35,9 +35,9 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
         "埋め込みと出力層は {client:g} ms の待ちとしています。",
     ),
     "pilot processes": (
-        "The {workers} workers were processes of this machine, one for each site, over links shaped as they were "
-        "measured; speeds predicted with are those of such processes here.",
-        "各拠点1台、計 {workers} 台のワーカーはこの機のプロセスで、実測値に合わせた回線で結びました。"
+        "The {workers} workers were processes of this machine, one for each site, over links shaped as in the "
+        "plan; speeds predicted with are those of such processes here.",
+        "各拠点1台、計 {workers} 台のワーカーはこの機のプロセスで、計画どおりに絞った回線で結びました。"
         "予測に使った速度もこの機のプロセスの実測値です。",
     ),
     "pilot bytes": (

@@ -41,6 +41,8 @@ class Wish:
     """What the seats of this site run in."""
     metrics: str | None = None
     """Where Prometheus may ask: a port, or host:port."""
+    is_kept: bool = True
+    """False: the folder will be gone, so that nothing is made of what was learned, and nobody is told of it."""
 
     def load(self, job: AnyJob) -> Any:
         """The run.
@@ -83,12 +85,13 @@ def do_run(job: AnyJob, wish: Wish) -> None:
         materials = job.gather(run)
     folder = _begin(job, run)
     session = Session(job, run, materials, folder, console)
-    console.print(f"{job.summary(run, materials)}; kept in {folder}")
+    console.print(f"{job.summary(run, materials)}{f'; kept in {folder}' if wish.is_kept else ''}")
     try:
         _work(session, wish)
     except Interrupted as interrupted:
         stopped = "Stopped at once; what was saved before is kept" if interrupted.is_hurried else "Stopped and saved"
-        console.print(f"{stopped}. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]", soft_wrap=True)
+        if wish.is_kept:
+            console.print(f"{stopped}. Go on with: [bold]{_resuming(job, folder / RUN_FILE)}[/bold]", soft_wrap=True)
         raise KeyboardInterrupt from None
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -108,7 +111,8 @@ def _work(session: Session, wish: Wish) -> None:
                 result = session.lead(wish.place, wish.launcher, is_resumed=wish.is_resumed)
     finally:
         session.close()
-    session.leave(result, "virtual seconds" if wish.is_simulated else "seconds")
+    if wish.is_kept:
+        session.leave(result, "virtual seconds" if wish.is_simulated else "seconds")
 
 
 def _resuming(job: AnyJob, kept: Path) -> str:
