@@ -1,5 +1,6 @@
 """Plans for fine-tuning: bytes and seconds against what the protocols must send and compute."""
 
+import math
 import tomllib
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from farflung.apps.finetune.run_file import FINETUNE
-from farflung.apps.plan.finetuning import candidates, onebyte_tables
+from farflung.apps.plan.finetuning import candidates, moved_tokens, onebyte_tables
 from farflung.apps.plan.fleet import machines_of
 from farflung.apps.plan.goals import FinetuneGoal
 from farflung.apps.plan.outcome import Outcome
@@ -64,12 +65,29 @@ def test_single_bytes_take_their_measurements_and_a_way_there_and_back(sizes: Si
     assert run.training.rounds == 4
     slot_seconds = 2 * 2 * sizes.parameters * TOKENS * BATCH / 1e12
     assert run.simulation.slot_seconds == pytest.approx(slot_seconds, rel=0.01)
-    assert found.seconds == pytest.approx(4 * (128 * slot_seconds + 2 * LATENCY_SECONDS), rel=0.05)
+    # 256 examples, as 16 measurements have, are scored every ten rounds; weights are moved in every round.
+    moving = moved_tokens(512) * 2 * sizes.parameters / 1e12
+    assert found.seconds == pytest.approx(4 * (129.6 * slot_seconds + moving + 2 * LATENCY_SECONDS), rel=0.05)
     # The sequencer is in the east: entries of seven bits come from the west, and all of them go to both machines there.
     own, everybody = 4 * 256, 4 * 512 * 2
     assert 7 / 8 * own < found.sent["west", "east"] < 1.25 * own
     assert 7 / 8 * everybody < found.sent["east", "west"] < 1.25 * everybody
     assert found.limit.key == "limit busy"
+
+
+def test_every_machine_moves_its_weights_and_the_first_scores_them(sizes: Sizes) -> None:
+    goal = {"methods": ["onebyte"], "num_slots": 128, "batch_size": 1, "sequence_length": 8, "examples": 5}
+    plan = plan_for(goal=goal, flops=1e9)
+    found = tried(plan, sizes, "onebyte")
+    num_rounds = math.ceil(goal_of(plan).num_measurements / 128)
+    token_seconds = 2 * sizes.parameters / 1e9
+    measuring = 32 * 2 * 8 * token_seconds
+    moving = moved_tokens(128) * token_seconds
+    assert found.seconds / num_rounds == pytest.approx(measuring + moving + 2 * LATENCY_SECONDS, rel=0.05)
+    # 256 examples, which the run file scores every ten rounds, are as many sequences as 128 measurements have.
+    many = tried(plan_for(goal={**goal, "examples": 10_000}, flops=1e9), sizes, "onebyte")
+    scoring = 256 * 8 * token_seconds / 10
+    assert many.seconds - found.seconds == pytest.approx(num_rounds * scoring, rel=0.3)
 
 
 def test_more_machines_measure_more_and_a_thin_link_costs_time(sizes: Sizes) -> None:

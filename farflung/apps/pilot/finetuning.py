@@ -20,7 +20,7 @@ from farflung.apps.pilot.local_run import (
 )
 from farflung.apps.pilot.measurements import slots_per_second
 from farflung.apps.pilot.steady import ROUNDS_MIN, steady
-from farflung.apps.pilot.stock import stocked
+from farflung.apps.pilot.stock import num_texts, stocked
 from farflung.apps.plan.finetuning import (
     LORA,
     num_slots_of,
@@ -144,9 +144,14 @@ def sized_rounds(rounds_per_second: float, seconds: float) -> int:
 
 
 def of_rounds(goal: FinetuneGoal, num_rounds: int, num_slots: int) -> FinetuneGoal:
-    """The goal with so many rounds to go."""
+    """The goal with so many rounds to go, on the texts that a pilot has."""
     return replace(
-        goal, updates=num_rounds * num_slots, forwards_per_update=BOTH_SIDES, num_slots=num_slots, days_max=None
+        goal,
+        examples=num_texts(goal),
+        updates=num_rounds * num_slots,
+        forwards_per_update=BOTH_SIDES,
+        num_slots=num_slots,
+        days_max=None,
     )
 
 

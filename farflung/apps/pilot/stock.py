@@ -39,11 +39,16 @@ def stocked(tables: dict[str, Any], goal: FinetuneGoal, sizes: Sizes, folder: Pa
     }
 
 
+def num_texts(goal: FinetuneGoal) -> int:
+    """That the run has."""
+    return BATCHES * goal.batch_size
+
+
 def _texts(goal: FinetuneGoal) -> list[str]:
     """Without labels: the text is what is learned. Each word is a token at least, so that all are cut to one length."""
     return [
         " ".join(WORDS[(number + place) % len(WORDS)] for place in range(goal.sequence_length)) + "\t"
-        for number in range(BATCHES * goal.batch_size)
+        for number in range(num_texts(goal))
     ]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from farflung.apps.finetune.learners import BOTH_SIDES
 from farflung.apps.finetune.method import ONEBYTE
-from farflung.apps.finetune.run_file import FINETUNE
+from farflung.apps.finetune.run_file import FINETUNE, FinetuneRun
 from farflung.apps.plan.fleet import BYTES, Machine, machines_of, machines_with_memory
 from farflung.apps.plan.goals import FinetuneGoal, ServeGoal
-from farflung.apps.plan.onebyte_run import OneByteRun
+from farflung.apps.plan.onebyte_run import Charges, OneByteRun
 from farflung.apps.plan.outcome import Candidate, Job, Outcome, job_outcome
 from farflung.apps.plan.places import scaled
 from farflung.apps.plan.plan_file import PlanFile
@@ -31,6 +31,9 @@ SLOTS_PER_MACHINE = 32
 SLOTS_MIN = 64
 PATIENCE = 3
 """A round may take so many times as long as it should, and slots half as many, before anybody is asked again."""
+MOVE_TOKENS, MOVE_TOKENS_PER_SLOT = 450.0, 1.0
+"""What adding a round's steps up and rounding the weights takes, and what each slot adds to it; as a token's pass, it
+grows with the parameters. Measured with 1 and 11 millions of them: 470 to 680 for 32 slots, 750 to 1170 for 512."""
 SUMS_BYTES = 4
 """Of what the journal adds up to, for each parameter."""
 
@@ -84,13 +87,31 @@ def try_onebyte(goal: FinetuneGoal, sizes: Sizes, method: Sentence, plan: PlanFi
         run.onebyte.rounds_config(num_rounds + 1000),  # longer than any stretch
         places_of(machines, sizes),
         num_slots=slots,
-        slot_seconds=run.simulation.slot_seconds,
+        charges=charges_of(run, goal),
         dtype=run.model.dtype,
     ).run()
     sent = scaled(stretch.bytes_per_step, num_rounds)
     job = Job(num_rounds / stretch.steps_per_second, goal.tokens, sent, stretch.busy_share, goal.days_max)
     start = run_text(tables, *missing(sizes))
     return job_outcome(plan, method=method, machines=machines, job=job, start=start)
+
+
+def charges_of(run: FinetuneRun, goal: FinetuneGoal) -> Charges:
+    """What a worker computes, in terms of its forward passes."""
+    slot_seconds, training = run.simulation.slot_seconds, run.training
+    slots_per_example = 1 / (BOTH_SIDES * goal.batch_size)
+    num_scored = min(training.evaluation_examples, goal.examples)
+    return Charges(
+        slot_seconds=slot_seconds,
+        move_seconds=moved_tokens(run.onebyte.num_slots) * slots_per_example / goal.sequence_length * slot_seconds,
+        score_seconds=num_scored * slots_per_example * slot_seconds,
+        score_rounds=training.evaluation_rounds,
+    )
+
+
+def moved_tokens(num_slots: int) -> float:
+    """Tokens that pass through the model in the time in which weights follow the journal by a round."""
+    return MOVE_TOKENS + MOVE_TOKENS_PER_SLOT * num_slots
 
 
 def onebyte_machines(plan: PlanFile, sizes: Sizes) -> list[Machine]:

@@ -1,12 +1,14 @@
 """A stretch of one byte per measurement in virtual time: sequencer, standby, witness and measurers that ship.
 
-What they measure is nothing, for an entry is as long whatever it says; each measurement takes its machine's time.
+What they measure is nothing, for an entry is as long whatever it says; each measurement takes its machine's time, and
+so does following the journal. The first of them also scores the model now and then.
 """
 
 import asyncio
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from farflung.apps.plan.places import Nodes, difference, scaled, topology_of
@@ -40,12 +42,26 @@ def _identity(name: str) -> Identity:
     return Identity(hashlib.sha256(name.encode()).digest())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charges:
+    """Virtual seconds of a worker of speed 1."""
+
+    slot_seconds: float
+    """Of a measurement."""
+    move_seconds: float = 0.0
+    """Of bringing the weights up to date after a round."""
+    score_seconds: float = 0.0
+    """Of the first worker, every `score_rounds`."""
+    score_rounds: int = 1
+
+
 class Measuring:
     """A `Learner` without weights."""
 
-    def __init__(self, moved: Callable[[], None]) -> None:
-        """`moved` hears of every round that counts."""
+    def __init__(self, moved: Callable[[int], None]) -> None:
+        """`moved` hears of every time that the weights follow the journal, with its number from 1 on."""
         self._moved = moved
+        self._num_moves = 0
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
 
     def measure(self, round_number: int, first_slot: int, num_slots: int) -> bytes:
@@ -56,7 +72,8 @@ class Measuring:
         """As a learner does."""
         for step in steps:
             self._digest.update(step.weights.tobytes())
-        self._moved()
+        self._num_moves += 1
+        self._moved(self._num_moves)
 
     def digest(self) -> bytes:
         """As a learner does."""
@@ -74,12 +91,11 @@ class OneByteRun:
         workers: Sequence[WorkerPlace],
         *,
         num_slots: int,
-        slot_seconds: float,
+        charges: Charges,
         dtype: str,
     ) -> None:
-        """The sequencer and its standby are at the site of the first worker; `slot_seconds`: of one measurement by a
-        worker of speed 1."""
-        self._config, self._workers, self._slot_seconds = config, workers, slot_seconds
+        """The sequencer and its standby are at the site of the first worker."""
+        self._config, self._workers, self._charges = config, workers, charges
         self._header = header_of(sizes, num_slots, dtype)
         self._awaited = 0
         self._reached = asyncio.Event()
@@ -126,15 +142,23 @@ class OneByteRun:
         Host(Sequencer.open(world, self._header, self._config, group, _identity("run")), world, ACTOR)
 
     def _boot_worker(self, name: str, world: World) -> None:
+        charges, is_scoring = self._charges, name == self._workers[0].name
+
+        def moved(number: int) -> None:
+            is_due = is_scoring and number % charges.score_rounds == 0
+            seconds = charges.move_seconds + (charges.score_seconds if is_due else 0.0)
+            world.compute.submit(lambda _: None, lambda: None, seconds=seconds)  # before whatever is measured next
+            self._look()
+
         worker = Worker(
             world,
             self._header,
             self._config,
             Group(candidates=CANDIDATES, witness=WITNESS),
             _identity(name),
-            Measuring(self._look),
+            Measuring(moved),
             name=name,
-            seconds_per_slot=self._slot_seconds,
+            seconds_per_slot=charges.slot_seconds,
         )
         self._running.append(worker)
         self._tasks.append(asyncio.get_running_loop().create_task(worker.run(), name=name))
