@@ -9,9 +9,9 @@ import pytest
 from farflung.apps.fork_server import ForkServer
 from tests.loopback.fleet import Fleet, wait_until
 
-pytestmark = pytest.mark.loopback
+pytestmark = [pytest.mark.loopback, pytest.mark.slow]  # a quarter of a minute, and what everybody takes to start
 
-GOAL = ("goal.kind=finetune", "goal.sequence_length=64", "goal.batch_size=4", "goal.num_slots=64")
+GOAL = ("goal.kind=finetune", "goal.sequence_length=64", "goal.batch_size=2", "goal.num_slots=32")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def sites(tmp_path: Path, folder: Path, forge: ForkServer) -> Iterator[Fleet]:
 def test_single_bytes_are_tried_by_real_processes_and_compared(sites: Fleet, folder: Path, tmp_path: Path) -> None:
     answer, kept = tmp_path / "pilot.json", tmp_path / "kept"
     goal = [word for one in (*GOAL, f"model.path={folder}") for word in ("--set", one)]
-    length = ("--measure-seconds", "0.5", "--seconds", "6", "--folder", str(kept))
+    length = ("--measure-seconds", "0.5", "--seconds", "15", "--folder", str(kept))
     program = sites.start("pilot", "--join", sites.ticket(), *goal, *length, "--json", str(answer))
     assert program.status == 0, program.text
     told = json.loads(answer.read_text())
@@ -40,7 +40,13 @@ def test_single_bytes_are_tried_by_real_processes_and_compared(sites: Fleet, fol
     assert told["is_whole"] and told["method"] == "onebyte over all sites"
     assert [name for name in rows if name.startswith("bytes")] == ["bytes from east to west", "bytes from west to east"]
     assert all(row["predicted"] > 0 and row["measured"] > 0 for row in told["rows"])
-    assert rows["bytes from east to west"]["ratio"] == pytest.approx(1.0, abs=0.3), told["rows"]
-    seats = {one.name.partition("-")[0] for one in (kept / "seats").iterdir() if one.is_dir()}
-    assert {"sequencer", "standby", "witness"} <= seats
+    seats = sorted(one.name.rstrip("-0123456789") for one in (kept / "seats").iterdir() if one.is_dir())
+    home, other = "east", "west"
+    if "west-sequencer" in seats:  # beside whoever was measured to be faster
+        home, other = other, home
+    assert seats == sorted(
+        [f"{home}-{kind}" for kind in ("sequencer", "standby", "witness", "worker")] + [f"{other}-worker"]
+    )
     assert (kept / "journal.flj").stat().st_size > 0
+    # What is told is as long on a busy machine; how often it is asked for, and the shares of a round, are not.
+    assert rows[f"bytes from {home} to {other}"]["ratio"] == pytest.approx(1.0, abs=0.3), told["rows"]
