@@ -44,6 +44,15 @@ between = ["east", "west"]
 bandwidth_mbit = 20
 round_trip_ms = 20
 """
+FINETUNE_PLAN = """
+[goal]
+kind = "finetune"
+sequence_length = 32
+batch_size = 2
+num_slots = 32
+
+[model]
+""" + PLAN.partition("[model]")[2]
 SHORT = ("--set", "goal.prompt_tokens=32", "--set", "goal.answer_tokens=16", "--measure-seconds", "1")
 
 
@@ -98,3 +107,39 @@ def test_pretraining_is_tried_without_a_swarm_and_compared(fleet: Fleet, tmp_pat
     assert all(row["predicted"] > 0 and row["measured"] > 0 for row in told["rows"])
     for row in told["rows"][2:]:
         assert row["ratio"] == pytest.approx(1.0, abs=0.05), "bytes do not depend on how busy this machine is"
+
+
+def test_ways_of_fine_tuning_without_a_miniature_are_refused(fleet: Fleet, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(FINETUNE_PLAN)
+    for options, sentence in (
+        (("--method", "lora"), "a pilot tries no lora through block servers"),
+        (("--set", "goal.methods=['mezo']"), "run `farflung finetune --method mezo`"),
+        (("--set", "goal.sequence_length=65"), "the model has positions for 64: lower it by 1"),
+    ):
+        program = fleet.start("pilot", str(plan), *options)
+        assert program.status == 2, program.text
+        assert sentence in " ".join(program.text.split()) and "Traceback" not in program.text
+
+
+@pytest.mark.slow
+def test_single_bytes_are_tried_by_real_processes_and_compared(fleet: Fleet, tmp_path: Path) -> None:
+    plan, answer, kept = tmp_path / "plan.toml", tmp_path / "pilot.json", tmp_path / "kept"
+    plan.write_text(FINETUNE_PLAN)
+    measure = ("pilot", str(plan), "--measure-seconds", "0.5")
+    program = fleet.start(*measure, "--seconds", "0.001")
+    assert program.status == 2 and "12 rounds of onebyte" in program.text and "Traceback" not in program.text
+    program = fleet.start(*measure, "--seconds", "15", "--folder", str(kept), "--json", str(answer))
+    assert program.status == 0, program.text
+    told = json.loads(answer.read_text())
+    rows = {row["figure"]: row for row in told["rows"]}
+    assert told["is_whole"] and told["method"] == "onebyte over all sites"
+    assert [name for name in rows if name.startswith("bytes")] == ["bytes from east to west", "bytes from west to east"]
+    assert all(row["predicted"] > 0 and row["measured"] > 0 for row in told["rows"])
+    seats = sorted(one.name.rstrip("-0123456789") for one in (kept / "seats").iterdir() if one.is_dir())
+    home, other = ("west", "east") if "west-sequencer" in seats else ("east", "west")  # with the faster worker
+    servers = [f"{home}-{kind}" for kind in ("sequencer", "standby", "witness")]
+    assert seats == sorted([*servers, f"{home}-worker", f"{other}-worker"])
+    assert (kept / "journal.flj").stat().st_size > 0
+    # What is told is as long on a busy machine; how often it is asked for, and the shares of a round, are not.
+    assert rows[f"bytes from {home} to {other}"]["ratio"] == pytest.approx(1.0, abs=0.3), told["rows"]

@@ -51,9 +51,9 @@ def tried(
     Raises:
         ValueError: a mistake in the plan, or a run that is too large for this machine or for the time.
     """
-    check_method(method)
-    sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, FinetuneGoal)
+    check_method(method or next(iter(sorted(plan.goal.methods, key=lambda name: name != ONEBYTE)), None))
+    sizes = sizes_of(plan.model)
     sizes.check_length(plan.goal.sequence_length, "goal.sequence_length")
     with kept_folder(folder) as place:
         small = small_run(plan, plan.goal, sizes, measure_seconds, seconds, place)
