@@ -20,6 +20,7 @@ from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, Task
 from farflung.learn.parameters import Tensors
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
+from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.colocated import Step, train_colocated
 from farflung.systems.alignment.config import AlignmentConfig, PublishConfig
 from farflung.systems.alignment.trainer import StepReport, Trainer
@@ -172,7 +173,11 @@ def _simulate(job: Job, task: Task, learner: Any, config: AlignmentConfig, momen
             running.append(asyncio.get_running_loop().create_task(work))
 
         def boot_trainer(world: World) -> None:
-            settings: dict[str, Any] = {"run": b"bench", "report": report, "seconds_per_step": STEP_SECONDS}
+            settings: dict[str, Any] = {
+                "run": b"bench",
+                "report": report,
+                "charges": Charges(step_seconds=STEP_SECONDS),
+            }
             trainers.append(Trainer(world, config, learner, task.environment, **settings))
             start(trainers[0].run())
 
@@ -181,7 +186,7 @@ def _simulate(job: Job, task: Task, learner: Any, config: AlignmentConfig, momen
             settings: dict[str, Any] = {"name": name, "hub": PeerId(TRAINER), "run": b"bench"}
             settings |= {"num_answers_max": answers_at_once(job.arm), "tokens_per_slice": task.answer_tokens}
             num_tokens = PROMPTS_PER_STEP * ANSWERS_PER_PROMPT * task.answer_tokens / NUM_WORKERS
-            settings["seconds_per_token"] = SAMPLING_SECONDS / num_tokens
+            settings["charges"] = Charges(token_seconds=SAMPLING_SECONDS / num_tokens)
             start(Worker(world, config, task.policy(), **settings).run())
 
         simulation.node(TRAINER, site=TRAINER, boot=boot_trainer)

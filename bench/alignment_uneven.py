@@ -20,6 +20,7 @@ from bench.alignment_task import ANSWERS_PER_PROMPT, PROMPTS_PER_STEP, Task, mod
 from bench.report import Report, bench_arguments
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Link, Topology
+from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.trainer import StepReport, Trainer
 from farflung.systems.alignment.worker import Worker
@@ -89,7 +90,11 @@ def run(folder: Path, nodes: Sequence[Node], staleness_max: int, num_steps: int)
             stepped_at.append(simulation.now())
 
         def boot_trainer(world: World) -> None:
-            settings: dict[str, Any] = {"run": b"bench", "report": report, "seconds_per_step": STEP_SECONDS}
+            settings: dict[str, Any] = {
+                "run": b"bench",
+                "report": report,
+                "charges": Charges(step_seconds=STEP_SECONDS),
+            }
             trainers.append(Trainer(world, config, task.learner(), task.environment, **settings))
             start(trainers[0].run())
 
@@ -97,7 +102,7 @@ def run(folder: Path, nodes: Sequence[Node], staleness_max: int, num_steps: int)
             name = str(world.network.peer)
             settings: dict[str, Any] = {"name": name, "hub": PeerId(TRAINER), "run": b"bench"}
             settings |= {"num_answers_max": 64, "tokens_per_slice": task.answer_tokens}
-            settings["seconds_per_token"] = 1 / (ANSWERS_PER_SECOND * task.answer_tokens)
+            settings["charges"] = Charges(token_seconds=1 / (ANSWERS_PER_SECOND * task.answer_tokens))
             workers[name] = Worker(world, config, task.policy(), **settings)
             start(workers[name].run())
 

@@ -18,7 +18,7 @@ import torch
 from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import Links, LocalSwarm, split_blocks
-from farflung.apps.pilot import finetuning
+from farflung.apps.pilot import aligning, finetuning
 from farflung.apps.pilot.comparison import Comparison, Row
 from farflung.apps.pilot.local_run import led
 from farflung.apps.pilot.pretraining import compared as compared_run
@@ -27,7 +27,7 @@ from farflung.apps.pilot.serving import Miniature
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import predicted, standing, target_of
 from farflung.apps.pilot.survey import Survey, survey
-from farflung.apps.plan.goals import FinetuneGoal, PretrainGoal
+from farflung.apps.plan.goals import AlignGoal, FinetuneGoal, PretrainGoal
 from farflung.apps.plan.plan_file import plan_of
 from farflung.apps.plan.sizes import sizes_of
 from farflung.apps.plan.swarm import look
@@ -39,6 +39,13 @@ LINKS = Links(one_way_seconds=0.04, bytes_per_second=12.5e6)
 SERVE_GOAL = {"kind": "serve", "users": 2, "prompt_tokens": 128, "answer_tokens": 48, "client_ms": 5.0}
 NUM_SERVERS = 2
 ONE_BYTE_GOAL = {"kind": "finetune", "sequence_length": 64, "batch_size": 4}
+ALIGN_GOAL = {
+    "kind": "align",
+    "prompts_per_update": 4,
+    "answers_per_prompt": 4,
+    "prompt_tokens": 32,
+    "answer_tokens": 32,
+}
 METHODS = ("ddp", "farflung")
 PLAN = {
     "goal": {"kind": "pretrain", "tokens": 10_000_000, "sequence_length": 64, "batch_size": 4},
@@ -102,6 +109,18 @@ def one_byte(measure_seconds: float, seconds: float) -> Comparison:
     return finetuning.compared(small, history, plan.remarks, is_whole=is_whole)
 
 
+def alignment(measure_seconds: float, seconds: float) -> Comparison:
+    """One run of about so long, whose answers are sampled behind the link."""
+    plan = plan_of({**PLAN, "goal": ALIGN_GOAL})
+    assert isinstance(plan.goal, AlignGoal)
+    with tempfile.TemporaryDirectory() as own:
+        folder = Path(own) / "run"
+        how = said("method all", method="async")
+        aligned = aligning.small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
+        history, is_whole = led("align", aligned.small, folder)
+    return aligning.compared(aligned, history, plan.remarks, is_whole=is_whole)
+
+
 def claim_rows(report: Report, case: str, rows: Sequence[Row]) -> None:
     """Each figure within its bound."""
     for row in rows:
@@ -122,6 +141,8 @@ def main() -> int:
     found = {"serving": serving(measure_seconds, seconds)}
     for method in methods:
         found[f"pretraining, {method}"] = pretraining(method, min(measure_seconds, 10.0), seconds)
+    if not arguments.quick:
+        found["alignment, async"] = alignment(min(measure_seconds, 10.0), seconds)
     for case, comparison in found.items():
         cells = [(row.what(), row.unit, row.predicted, row.measured, row.ratio) for row in comparison.rows]
         report.table(case, ("figure", "unit", "predicted", "measured", "ratio"), cells)

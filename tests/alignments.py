@@ -9,6 +9,7 @@ import torch
 from farflung.sim.faults import Faults
 from farflung.sim.simulation import Simulation
 from farflung.sim.topology import Topology
+from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.pace import WorkerReport
 from farflung.systems.alignment.protocols import Auditor, Environment, Policy
@@ -81,7 +82,7 @@ class SimulatedAlignment:
             run=RUN,
             auditor=self.auditor,
             report=self.steps.append,
-            seconds_per_step=self.seconds_per_step,
+            charges=Charges(step_seconds=self.seconds_per_step),
         )
         self.trainers.append(trainer)
 
@@ -105,7 +106,7 @@ class SimulatedAlignment:
             run=self.run_of.get(name, RUN),
             num_answers_max=self.num_answers_max,
             tokens_per_slice=self.tokens_per_slice,
-            seconds_per_token=self.seconds_per_token,
+            charges=Charges(token_seconds=self.seconds_per_token),
         )
         self.running[name] = worker
 

@@ -78,7 +78,7 @@ def parts_seconds(plan: PlanFile, sizes: Sizes) -> tuple[float, float]:
 
 def version_bytes(sizes: Sizes, share: float) -> tuple[int, int]:
     """Of the first copy of weights as large as the model's, and of what a step changes of them."""
-    learner = Training(sizes.parameters, share, torch.bfloat16)
+    learner = Training(sizes.shapes, share, torch.bfloat16)
     first = version_of(0, learner.snapshot())
     learner.step([])
     second = version_of(1, learner.snapshot())
@@ -120,6 +120,38 @@ def test_a_step_changes_as_many_bytes_as_was_measured(sizes: Sizes) -> None:
     """5.4 % of the values made 30.6 times fewer bytes than bfloat16 (bench/weight_sync)."""
     _, delta = version_bytes(sizes, 0.054)
     assert 2 * sizes.parameters / delta == pytest.approx(30.6, rel=0.15)
+
+
+def test_the_first_updates_of_a_short_run_take_what_those_of_a_long_one_do(sizes: Sizes) -> None:
+    few = {count: tried(plan_for(goal={"updates": count}), sizes, "sequential").seconds for count in (1, 2, 50)}
+    assert few[2] - few[1] == pytest.approx((few[50] - few[1]) / 49)
+
+
+def test_making_a_version_and_putting_it_together_take_time(sizes: Sizes) -> None:
+    usual = tried(plan_for(), sizes, "sequential")
+    whole = synced_of(goal_of(plan_for()), sizes).num_bytes
+    slow = plan_for(packed_bytes_per_second=whole / 2.0, installed_bytes_per_second=whole / 3.0)
+    assert tried(slow, sizes, "sequential").seconds == pytest.approx(usual.seconds + 50 * (2.0 + 3.0), rel=0.02)
+
+
+def test_short_answers_take_no_longer_than_they_are(sizes: Sizes) -> None:
+    """Workers decode eight tokens at a time."""
+    whole, short = (
+        tried(plan_for(goal={"answer_tokens": count}, train_tokens_per_second=1e9), sizes, "sequential").seconds
+        for count in (8, 5)
+    )
+    step = parts_seconds(plan_for(), sizes)[0] / (PROMPT_TOKENS + ANSWER_TOKENS)
+    trained = 50 * step * (8 - 5)
+    assert whole - short == pytest.approx(50 * 3 * 2 / 10 + trained, rel=0.1)
+
+
+def test_tokens_of_a_small_vocabulary_take_fewer_bytes(sizes: Sizes) -> None:
+    """As messages have them: below 128 one byte, and above 255 three."""
+    small = sizes_of({**MODEL, "vocabulary_size": 100})
+    large, few = (tried(plan_for(), each, "sequential").sent["west", "east"] for each in (sizes, small))
+    num_tokens = 50 * PROMPTS * ANSWERS * (PROMPT_TOKENS + ANSWER_TOKENS)
+    per_token = (128 + 2 * 128 + 3 * (1000 - 256)) / 1000
+    assert large - few == pytest.approx(num_tokens * (per_token - 1), rel=0.02)
 
 
 def test_asynchronous_overlaps_sampling_and_training(sizes: Sizes) -> None:

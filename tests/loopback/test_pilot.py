@@ -84,7 +84,7 @@ def test_an_interrupted_pilot_reports_what_it_has(fleet: Fleet, tmp_path: Path) 
 def test_what_cannot_be_tried_is_refused_in_a_sentence(fleet: Fleet, tmp_path: Path) -> None:
     ticket = fleet.ticket()
     for options, sentence in (
-        (("--set", "goal.kind=align"), "unknown goal that a pilot tries 'align'"),
+        (("--set", "goal.kind=aline"), "unknown goal that a pilot tries 'aline'"),
         (("--seconds", "0"), "--measure-seconds and --seconds must be positive"),
         (("--set", f"model.path={tmp_path}"), str(tmp_path)),
     ):

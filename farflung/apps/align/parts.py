@@ -15,6 +15,7 @@ from farflung.apps.runs.messages import SeatReport
 from farflung.apps.runs.part import Sitting, Stopped, sent_bytes
 from farflung.learn.parameters import Tensors
 from farflung.model.source import ModelSource
+from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.messages import AlignChunk
 from farflung.systems.alignment.policy import SamplingPolicy
 from farflung.systems.alignment.rollouts import Group
@@ -111,7 +112,7 @@ class TrainerPart:
             run=run_identity(materials),
             auditor=materials.auditor(),
             report=lambda step: self._log.add(step, self._learner.alarms),
-            seconds_per_step=sitting.run.simulation.step_seconds,
+            charges=Charges(step_seconds=sitting.run.simulation.step_seconds),
         )
 
     async def run(self) -> None:
@@ -180,7 +181,7 @@ class WorkerPart:
             hub=hub,
             run=run_identity(materials),
             num_answers_max=run.training.prompts_per_step * run.training.answers_per_prompt,
-            seconds_per_token=run.simulation.token_seconds,
+            charges=Charges(token_seconds=run.simulation.token_seconds),
         )
 
     async def run(self) -> None:

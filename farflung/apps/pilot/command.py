@@ -24,7 +24,7 @@ from farflung.apps.tickets import find_ticket
 from farflung.apps.wiring import Connection
 from farflung.model.source import ModelSource
 
-TRIED = ("serve", "pretrain", "finetune")
+TRIED = ("serve", "pretrain", "finetune", "align")
 """Kinds of goals that have a miniature."""
 
 
@@ -64,8 +64,10 @@ def try_it(wish: Wish) -> None:
 def _run(wish: Wish, kind: str) -> Comparison:
     if kind == "pretrain":
         from farflung.apps.pilot.pretraining import tried
-    else:
+    elif kind == "finetune":
         from farflung.apps.pilot.finetuning import tried
+    else:
+        from farflung.apps.pilot.aligning import tried
 
     plan = plan_of(wish.tables) if wish.ticket is None else plan_of_swarm(wish.ticket, wish.tables)
     return tried(plan, wish.measure_seconds, wish.seconds, wish.method, wish.folder)

@@ -31,7 +31,7 @@ def pilot(
     seconds: Annotated[float, typer.Option("--seconds", help="How long the job is tried.")] = SECONDS,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Of pretraining, such as desloc; else the plan's best. Fine-tuning: onebyte."),
+        typer.Option("--method", help="Such as desloc or async; else the plan's best. Fine-tuning: onebyte."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report here, for programs.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Also write it as a page of its own here.")] = None,

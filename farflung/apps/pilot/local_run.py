@@ -117,11 +117,12 @@ def byte_rows(outcome: Outcome, share: float, history: History) -> list[Row]:
 
 
 def rate_of(history: History) -> float:
-    """Local steps per second of all workers, each from when it had settled to its last report; 0: too few."""
+    """Local steps per second of all workers, each from when it had settled to its last step; 0: too few."""
     by_seat: dict[str, list[Point]] = {}
     for point in history.points:
-        if point.num_steps:
-            by_seat.setdefault(point.seat, []).append(point)
+        told = by_seat.get(point.seat, [])
+        if point.num_steps > (told[-1].num_steps if told else 0):  # at its end it waits for others
+            by_seat[point.seat] = [*told, point]
     return sum(_rate(_settled(told)) for told in by_seat.values())
 
 

@@ -1,23 +1,25 @@
 """A stretch of alignment in virtual time: trainer, hub, rollout workers and the weight plane that ship.
 
-Weights are a sample of the model's, of which as large a share changes, and count on links as the whole; answers and all
-else have their true size. Sampling and steps take their machines' time.
+Weights are random ones in the model's tensors; of a large model they are a sample, of which as large a share changes,
+that counts on links as the whole. Answers and all else have their true size. Sampling, steps and versions take their
+machines' time.
 """
 
 import asyncio
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from farflung.apps.plan.align_stand_in import Prompts, Sampling, Training
+from farflung.apps.plan.align_stand_in import Prompts, Sampling, Training, Words
 from farflung.apps.plan.places import Bytes, Nodes, difference, scaled, topology_of
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.sim.simulation import Simulation
+from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.config import AlignmentConfig, WeightsConfig
 from farflung.systems.alignment.messages import AlignChunk
 from farflung.systems.alignment.trainer import NoBatch, StepReport, Trainer
@@ -43,9 +45,14 @@ STEPS_MEASURED = 6
 class Synced:
     """What travels after a step."""
 
-    num_values: int
+    shapes: Mapping[str, Sequence[int]]
+    """Of tensors, by name."""
     changed_share: float
     dtype: torch.dtype
+
+    @property
+    def num_values(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def num_bytes(self) -> int:
@@ -87,18 +94,24 @@ class AlignRun:
         synced: Synced,
         *,
         prompt_tokens: int,
+        vocabulary_size: int,
         workers: Sequence[WorkerPlace],
         trainer_site: str,
-        step_seconds: float,
-        token_seconds: float,
+        charges: Charges,
     ) -> None:
-        """`token_seconds`: of one token of one answer on a worker of speed 1."""
+        """`charges`: of the trainer, and of a worker of speed 1."""
         self._synced, self._workers, self._trainer_site = synced, workers, trainer_site
         self._num_values = min(VALUES_MAX, synced.num_values)
         self._factor = synced.num_values / self._num_values
-        self._config = replace(config, steps_per_checkpoint=config.num_steps, weights=self._weights(config.weights))
-        self._environment = Prompts(prompt_tokens)
-        self._step_seconds, self._token_seconds = step_seconds, token_seconds
+        is_whole = self._num_values == synced.num_values
+        self._shapes = synced.shapes if is_whole else {"values": (self._num_values,)}
+        weights = config.weights if is_whole else self._weights(config.weights)
+        # As many steps as are looked at, and the next ones are begun as in a long run.
+        num_steps = max(config.num_steps, STEPS_BEFORE + STEPS_MEASURED + config.staleness_max + 1)
+        self._config = replace(config, num_steps=num_steps, steps_per_checkpoint=num_steps, weights=weights)
+        self._words = Words(vocabulary_size)
+        self._environment = Prompts(prompt_tokens, self._words)
+        self._charges = charges
         self._nodes = Nodes({TRAINER: trainer_site, **{place.name: place.site for place in workers}})
         self._marks: list[_Mark] = []
         self._ended = asyncio.Event()
@@ -162,11 +175,11 @@ class AlignRun:
         trainer = Trainer(
             world,
             self._config,
-            Training(self._num_values, synced.changed_share, synced.dtype),
+            Training(self._shapes, synced.changed_share, synced.dtype),
             self._environment,
             run=RUN,
             report=self._mark,
-            seconds_per_step=self._step_seconds,
+            charges=self._charges,
         )
         self._tasks.append(asyncio.get_running_loop().create_task(trainer.run()))
 
@@ -174,12 +187,12 @@ class AlignRun:
         worker = Worker(
             world,
             self._config,
-            Sampling(),
+            Sampling(self._words),
             name=name,
             hub=TRAINER,
             run=RUN,
             num_answers_max=self._config.prompts_per_step * self._config.answers_per_prompt,
-            seconds_per_token=self._token_seconds,
+            charges=self._charges,
         )
         self._tasks.append(asyncio.get_running_loop().create_task(worker.run(), name=name))
 

@@ -1,7 +1,9 @@
 """What samples, trains and judges in a simulation of alignment where nothing is to be learned."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 
@@ -9,7 +11,6 @@ from farflung.learn.checkpoint import Json
 from farflung.learn.parameters import Tensors
 from farflung.systems.alignment.rollouts import Group, Rollout, Task
 
-TOKEN = 20_000
 LOG_PROBABILITY = -1.2345678
 """As long as others in a message."""
 SPREAD = 0.02
@@ -17,6 +18,19 @@ SPREAD = 0.02
 
 CHANGE = 1e-3
 """Of a weight, where all change."""
+HALVINGS = 16
+"""Of what is between a step that changes nothing and one that changes all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Where tokens are drawn from: large numbers take more bytes in a message."""
+
+    vocabulary_size: int
+
+    def __call__(self, seed: int, num_tokens: int) -> tuple[int, ...]:
+        """So many; the same for the same seed."""
+        return tuple(Random(seed).choices(range(self.vocabulary_size), k=num_tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +38,11 @@ class Prompts:
     """An `Environment` whose prompts are all as long."""
 
     num_tokens: int
+    words: Words
 
     def prompt(self, number: int) -> tuple[int, ...]:
         """Tokens of a prompt."""
-        return (TOKEN,) * self.num_tokens
+        return self.words(number, self.num_tokens)
 
     def reward(self, rollout: Rollout) -> float:
         """As an `Environment`; answers of a group differ."""
@@ -48,7 +63,8 @@ class _Answer:
 class Sampling:
     """A `Policy` whose answers are as long as they may be."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
+        self._words = words
         self._version = -1
         self._weights_hash = b""
         self._running: list[_Answer] = []
@@ -72,7 +88,7 @@ class Sampling:
             prompt=one.task.prompt,
             member=one.member,
             prompt_tokens=one.task.prompt_tokens,
-            answer_tokens=(TOKEN,) * num_tokens,
+            answer_tokens=self._words(one.member, num_tokens),
             log_probabilities=(LOG_PROBABILITY,) * num_tokens,
             versions=tuple(one.versions),
             weights_hash=self._weights_hash,
@@ -94,25 +110,41 @@ class Sampling:
 
 
 class Training:
-    """A `Learner` whose every step changes a share of its weights by their last bit, or all of them by a little."""
+    """A `Learner` whose steps are as long as it takes to change a share of its weights, or a little of all of them.
 
-    def __init__(self, num_values: int, changed_share: float, dtype: torch.dtype) -> None:
+    As in training, a step is as long for small weights as for large ones, and most are lost in rounding: what changes
+    are small weights, often by more than their last bit.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], changed_share: float, dtype: torch.dtype) -> None:
         self._random = torch.Generator().manual_seed(0)
-        self._values = (SPREAD * torch.randn(num_values, generator=self._random)).to(dtype)
-        self._changed_share = changed_share
+        self._lengths = {name: math.prod(shape) for name, shape in shapes.items()}
+        self._values = (SPREAD * self._draw()).to(dtype)
+        self._step = CHANGE * SPREAD if changed_share == 1 else self._step_that_changes(changed_share)
+
+    def _draw(self) -> torch.Tensor:
+        return torch.randn(sum(self._lengths.values()), generator=self._random)
+
+    def _moved(self, step: float, draws: torch.Tensor) -> torch.Tensor:
+        return (self._values.float() + step * draws).to(self._values.dtype)
+
+    def _step_that_changes(self, share: float) -> float:
+        draws, low, high = self._draw(), 1e-6 * CHANGE * SPREAD, 1.0
+        for _ in range(HALVINGS):
+            middle = math.sqrt(low * high)
+            is_less = float((self._moved(middle, draws) != self._values).float().mean()) < share
+            low, high = (middle, high) if is_less else (low, middle)
+        return high
 
     def step(self, groups: Sequence[Group]) -> Mapping[str, float]:
         """As a learner does."""
-        if self._changed_share == 1:
-            self._values += CHANGE * SPREAD * torch.randn(len(self._values), generator=self._random)
-        else:
-            draws = torch.rand(len(self._values), generator=self._random)
-            self._values.view(torch.int16).add_((draws < self._changed_share).to(torch.int16))
+        self._values = self._moved(self._step, self._draw())
         return {"drift": 0.0}
 
     def snapshot(self) -> Tensors:
         """As a learner does."""
-        return {"values": self._values.clone()}
+        parts = torch.split(self._values.clone(), [*self._lengths.values()])
+        return dict(zip(self._lengths, parts, strict=True))
 
     def score(self, tokens: Sequence[int]) -> Sequence[float]:
         """As `Sampling.score`."""

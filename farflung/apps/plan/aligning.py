@@ -21,6 +21,8 @@ from farflung.apps.plan.units import bytes_of
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.pretrain.model_table import PATH
 from farflung.apps.runs.reader import check_known
+from farflung.systems.alignment.charges import Charges
+from farflung.systems.alignment.pace import TOKENS_PER_SLICE
 from farflung.systems.alignment.policy import ROWS_AT_ONCE
 
 COLOCATED = "colocated"
@@ -44,7 +46,7 @@ def candidates(plan: PlanFile, goal: AlignGoal, sizes: Sizes) -> list[Candidate]
     if len(plan.sites) > 1 and "async" in (goal.methods or NAMES):
         site = max(machines_of(plan), key=lambda one: one.train_tokens_per_second(sizes.parameters)).site
         methods.append(said("method one", method="async", site=site))
-    return [Candidate(method, functools.partial(_try, goal, sizes, method)) for method in methods]
+    return [Candidate(method, functools.partial(try_method, goal, sizes, method)) for method in methods]
 
 
 def assumptions(goal: AlignGoal, sizes: Sizes) -> list[Sentence]:
@@ -59,11 +61,16 @@ def assumptions(goal: AlignGoal, sizes: Sizes) -> list[Sentence]:
 def synced_of(goal: AlignGoal, sizes: Sizes) -> Synced:
     """Weights in bfloat16, of which some change, or an adapter in float32, of which all do."""
     if goal.adapter_rank:
-        return Synced(sizes.adapter_parameters(goal.adapter_rank), 1.0, torch.float32)
-    return Synced(sizes.parameters, goal.changed_share, torch.bfloat16)
+        return Synced(sizes.adapter_shapes(goal.adapter_rank), 1.0, torch.float32)
+    return Synced(sizes.shapes, goal.changed_share, torch.bfloat16)
 
 
-def _try(goal: AlignGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+def try_method(goal: AlignGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Outcome:
+    """What one of `candidates` comes to.
+
+    Raises:
+        ValueError: it cannot work, and why.
+    """
     if method.values["method"] == COLOCATED:
         return _colocated(plan, goal, sizes, method)
     trainer, workers = parts_of(plan, goal, sizes, str(method.values.get("site", "")))
@@ -74,10 +81,10 @@ def _try(goal: AlignGoal, sizes: Sizes, method: Sentence, plan: PlanFile) -> Out
         run.conversation,
         synced_of(goal, sizes),
         prompt_tokens=goal.prompt_tokens,
+        vocabulary_size=sizes.vocabulary_size,
         workers=places_of(goal, sizes, workers),
         trainer_site=trainer.site,
-        step_seconds=run.simulation.step_seconds,
-        token_seconds=run.simulation.token_seconds,
+        charges=charges_of(goal, sizes, trainer, workers),
     ).run()
     num_more = goal.updates - 1
     is_training = stretch.trainer_share >= stretch.sampling_share
@@ -150,6 +157,24 @@ def token_seconds(goal: AlignGoal, sizes: Sizes, machine: Machine, num_rows: int
     reading = sizes.num_blocks / machine.blocks_per_second(sizes.block_parameters) / rows
     arithmetic = 1 / machine.model_tokens_per_second(sizes.parameters, sizes.num_blocks)
     return max(reading, arithmetic) + arithmetic * goal.prompt_tokens / goal.answer_tokens
+
+
+def charges_of(goal: AlignGoal, sizes: Sizes, trainer: Machine, workers: Sequence[Machine]) -> Charges:
+    """Of the trainer, and of the fastest worker."""
+    num_bytes = synced_of(goal, sizes).num_bytes
+    rows = math.ceil(goal.answers_per_update / len(workers))
+    worker = min(workers, key=lambda one: token_seconds(goal, sizes, one, rows))
+    # Slices are charged whole, and the last one of an answer may be short.
+    whole = math.ceil(goal.answer_tokens / TOKENS_PER_SLICE) * TOKENS_PER_SLICE / goal.answer_tokens
+    token = 1 / worker.model_tokens_per_second(sizes.parameters, sizes.num_blocks) / whole
+    return Charges(
+        step_seconds=step_seconds(goal, sizes, trainer),
+        pack_seconds=trainer.pack_seconds(num_bytes),
+        install_seconds=worker.install_seconds(num_bytes),
+        forward_seconds=sizes.num_blocks / worker.blocks_per_second(sizes.block_parameters) / whole,
+        token_seconds=token,
+        prompt_seconds=token * goal.prompt_tokens / goal.answer_tokens,
+    )
 
 
 def places_of(goal: AlignGoal, sizes: Sizes, machines: Sequence[Machine]) -> list[WorkerPlace]:

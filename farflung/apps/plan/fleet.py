@@ -10,6 +10,8 @@ from farflung.apps.plan.plan_file import MachineSettings, PlanFile
 
 PEER_LENGTH = 52
 """Of a peer's id."""
+PACKED_BYTES_PER_SECOND, INSTALLED_BYTES_PER_SECOND = 30e6, 200e6
+"""Of weights, by one core of a processor (bench/weight_sync)."""
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -52,6 +54,14 @@ class Machine:
     def train_tokens_per_second(self, parameters: int) -> float:
         """Forward, backward and step: six operations per parameter and token."""
         return self.measured.train_tokens_per_second or self.flops / (6 * parameters)
+
+    def pack_seconds(self, num_bytes: float) -> float:
+        """Of weights of so many bytes, of which a new version is made."""
+        return num_bytes / (self.measured.packed_bytes_per_second or PACKED_BYTES_PER_SECOND)
+
+    def install_seconds(self, num_bytes: float) -> float:
+        """The same where it arrives."""
+        return num_bytes / (self.measured.installed_bytes_per_second or INSTALLED_BYTES_PER_SECOND)
 
     def is_measured_for(self, kind: str) -> bool:
         """Whether the speeds that count for a goal were measured."""

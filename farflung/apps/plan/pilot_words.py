@@ -13,6 +13,8 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
     "row time": ("seconds for {tokens:,} tokens", "{tokens:,} トークンの時間 (秒)"),
     "row rounds": ("seconds for {rounds:,} rounds", "{rounds:,} ラウンドの時間 (秒)"),
     "row rate": ("tokens per second of all workers", "全ワーカーのトークン/秒"),
+    "row updates": ("seconds for {updates:,} updates after the first", "初回後の {updates:,} 更新の時間 (秒)"),
+    "row sampled": ("tokens of answers per second", "回答のトークン/秒"),
     "row bytes": ("bytes from {one} to {other}", "{one} から {other} への転送量"),
     "row bytes all": ("bytes between sites", "拠点間の転送量"),
     "as it stands": ("the swarm as it stands", "現状のスウォーム"),
@@ -39,6 +41,18 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
         "plan; speeds predicted with are those of such processes here.",
         "各拠点1台、計 {workers} 台のワーカーはこの機のプロセスで、計画どおりに絞った回線で結びました。"
         "予測に使った速度もこの機のプロセスの実測値です。",
+    ),
+    "pilot aligned": (
+        "The trainer and {workers} rollout workers were processes of this machine, at most one worker for each site, "
+        "over links shaped as they were measured; speeds predicted with are those of such processes here. The model "
+        "had random weights, and all answers were as long as the plan takes them to be.",
+        "学習器と {workers} 台の生成ワーカー (各拠点最大1台) はこの機のプロセスで、実測値に合わせた回線で結びました。"
+        "予測に使った速度もこの機のプロセスの実測値です。モデルの重みは無作為で、回答はすべて計画どおりの長さです。",
+    ),
+    "pilot changed": (
+        "An update of that model changes {share:.2%} of its weights, as measured before the run: this is predicted "
+        "with.",
+        "このモデルの1更新で変わる重みは {share:.2%} です (試行前の実測値で、予測に使用)。",
     ),
     "pilot bytes": (
         "Bytes are those between here and the servers; what servers hand to each other is not seen from here.",

@@ -46,6 +46,10 @@ class MachineSettings:
     """Measured: tokens per second through one block, many at once."""
     train_tokens_per_second: float | None = None
     """Measured: tokens per second of a training step of this model, as a run's log shows them."""
+    packed_bytes_per_second: float | None = None
+    """Measured: bytes of a model's weights of which a trainer makes a new version per second,"""
+    installed_bytes_per_second: float | None = None
+    """and of which a rollout worker puts one together."""
     memory_gb: float | None = None
     price_per_hour: float = 0.0
     watts: float | None = None
@@ -57,6 +61,7 @@ class MachineSettings:
         if not 1 <= self.count <= MACHINES_MAX:
             raise ValueError(f"count must be from 1 to {MACHINES_MAX}, not {self.count}")
         names = ("flops", "blocks_per_second", "forward_tokens_per_second", "train_tokens_per_second", "memory_gb")
+        names += ("packed_bytes_per_second", "installed_bytes_per_second")
         for name in names:
             if getattr(self, name) is not None:
                 check_positive(self, name)

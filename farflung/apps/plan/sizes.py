@@ -89,10 +89,17 @@ class Sizes:
     """Of one block."""
     layers: Mapping[str, tuple[int, int]]
     """Linear layers of one block by name: features that enter and leave."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of all tensors, by name."""
 
     @property
     def num_blocks(self) -> int:
         return self.source.num_blocks
+
+    @property
+    def vocabulary_size(self) -> int:
+        config: Any = self.source.config
+        return config.get_text_config().vocab_size
 
     @property
     def head_parameters(self) -> int:
@@ -109,6 +116,16 @@ class Sizes:
     def adapter_parameters(self, rank: int) -> int:
         """Of LoRA in every linear layer."""
         return rank * self.num_blocks * sum(map(sum, self.layers.values()))
+
+    def adapter_shapes(self, rank: int) -> dict[str, tuple[int, ...]]:
+        """Of its two factors of each of them."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for block in range(self.num_blocks):
+            for name, (num_in, num_out) in self.layers.items():
+                layer = f"base_model.model.model.layers.{block}.{name}"
+                shapes[f"{layer}.lora_A.default.weight"] = (rank, num_in)
+                shapes[f"{layer}.lora_B.default.weight"] = (num_out, rank)
+        return shapes
 
     def check_length(self, num_tokens: int, what: str) -> None:
         """Refuse more tokens than the model has positions for.
@@ -149,6 +166,7 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
         block_parameters=block_parameters(skeleton),
         cache_values_per_token=bytes_per_token(source, torch.float32) // 4,
         layers=layers_within(skeleton.layers[0]),
+        shapes={name: tuple(tensor.shape) for name, tensor in skeleton.model.named_parameters()},
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+TOKENS_PER_SLICE = 8
+"""Decoded of each answer before messages are looked at and weights may change."""
 SMOOTHING = 0.3
 """Weight of the newest answers in the speed."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from farflung.systems.alignment.audits import Audits
 from farflung.systems.alignment.chain import Chain
+from farflung.systems.alignment.charges import NO_CHARGES, Charges
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.deltas import NOTHING, Packed, Version, unpack_version, version_of
 from farflung.systems.alignment.hub import Hub
@@ -78,9 +79,9 @@ class Trainer:
         run: bytes,
         auditor: Auditor | None = None,
         report: Callable[[StepReport], None] = lambda report: None,
-        seconds_per_step: float = 0.0,
+        charges: Charges = NO_CHARGES,
     ) -> None:
-        """`run`: fingerprint of what all must have in common. `seconds_per_step`: what the simulator charges.
+        """`run`: fingerprint of what all must have in common. `charges`: of the simulator.
 
         Raises:
             ValueError: answers are to be audited and there is no auditor; what lies on the disk is damaged.
@@ -93,7 +94,7 @@ class Trainer:
         self._environment = environment
         self._auditor = auditor
         self._report = report
-        self._seconds_per_step = seconds_per_step
+        self._charges = charges
         self._kept = Kept.read(world)
         self.ledger = Ledger(config, self._kept.saved.ledger if self._kept.saved is not None else LedgerState())
         self.chain = Chain(config, self._kept.published)
@@ -213,7 +214,7 @@ class Trainer:
     # Steps
 
     async def _step(self, mailbox: Mailbox, groups: list[Group]) -> None:
-        metrics = await self._compute(mailbox, self._learner.step, groups, seconds=self._seconds_per_step)
+        metrics = await self._compute(mailbox, self._learner.step, groups, seconds=self._charges.step_seconds)
         trained = tuple(
             Trained(group.prompt, tuple(rollout.member for rollout in group.rollouts), group.rewards)
             for group in groups
@@ -245,7 +246,7 @@ class Trainer:
         reason = why_publish(num_steps, self._published.drift, len(self.ledger.leases), self._config.publish)
         if num_steps == 0 or (reason is None and not is_last and self.chain.newest >= 0):
             return 0
-        packed, new = await self._compute(mailbox, self._pack, version)
+        packed, new = await self._compute(mailbox, self._pack, version, seconds=self._charges.pack_seconds)
         self._remember(new)
         self._host.perform(self.hub.publish(packed))
         return packed[0].manifest.num_bytes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farflung.systems.alignment.asking import Asking
+from farflung.systems.alignment.charges import NO_CHARGES, Charges
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.installing import renew
 from farflung.systems.alignment.leases import Key
@@ -28,7 +29,7 @@ from farflung.systems.alignment.messages import (
     AlignWelcome,
 )
 from farflung.systems.alignment.outbox import Outbox
-from farflung.systems.alignment.pace import Pace, WorkerReport
+from farflung.systems.alignment.pace import TOKENS_PER_SLICE, Pace, WorkerReport
 from farflung.systems.alignment.protocols import Policy
 from farflung.systems.alignment.rollouts import Failure, Rollout
 from farflung.systems.alignment.seeder import Seeder
@@ -62,11 +63,10 @@ class Worker:
         hub: PeerId,
         run: bytes,
         num_answers_max: int = 64,
-        tokens_per_slice: int = 8,
-        seconds_per_token: float = 0.0,
+        tokens_per_slice: int = TOKENS_PER_SLICE,
+        charges: Charges = NO_CHARGES,
     ) -> None:
-        """`num_answers_max`: sampled at the same time. `tokens_per_slice`: decoded of each before messages are looked
-        at and weights may change. `seconds_per_token`: what the simulator charges for one token of one answer.
+        """`num_answers_max`: sampled at the same time. `charges`: of the simulator.
 
         Raises:
             ValueError: what lies on this disk was not written by this program.
@@ -82,7 +82,7 @@ class Worker:
         self._run = run
         self._num_answers_max = num_answers_max
         self._tokens_per_slice = tokens_per_slice
-        self._seconds_per_token = seconds_per_token
+        self._charges = charges
         self._running: dict[Key, None] = {}
         self._is_computing = False
         self._is_in = False
@@ -251,10 +251,10 @@ class Worker:
         """Install what has come, or decode a slice of what is under way."""
         if self.weights.fetched is not None:
             tolerance, held = self._config.weights.canary_tolerance, self.weights.held
-            chunk = self.weights.read_chunk
-            self._compute(mailbox, "renew", renew, self._policy, self.weights.fetched, held, chunk, tolerance)
+            arguments = self._policy, self.weights.fetched, held, self.weights.read_chunk, tolerance
+            self._compute(mailbox, "renew", renew, *arguments, seconds=self._charges.install_seconds)
         elif self._running:
-            seconds = self._seconds_per_token * self._tokens_per_slice * len(self._running)
+            seconds = self._tokens_per_slice * self._charges.seconds_of_token(len(self._running))
             self._compute(mailbox, "advance", self._policy.advance, self._tokens_per_slice, seconds=seconds)
 
     def _compute(
