@@ -51,6 +51,8 @@ class Machine:
     folder: Path
     programs: Path
     """Where `farflung` is found."""
+    variables_unset: tuple[str, ...] = ()
+    """Of those that the bench itself was started with."""
     logs: list[Path] = field(default_factory=list[Path])
     terminals: list[subprocess.Popen[bytes]] = field(default_factory=list["subprocess.Popen[bytes]"])
 
@@ -58,7 +60,8 @@ class Machine:
         """Type a command into a terminal of its own, and then a line."""
         environment = {**os.environ, "FARFLUNG_HOME": str(self.folder / "home"), "COLUMNS": "300"}
         environment["PATH"] = f"{self.programs}{os.pathsep}{environment['PATH']}"
-        environment.pop("FARFLUNG_TICKET", None)
+        for variable in ("FARFLUNG_TICKET", *self.variables_unset):
+            environment.pop(variable, None)
         self.logs.append(self.folder / f"terminal-{len(self.logs)}.txt")
         source = self.folder / "typed.txt"
         source.write_text(typed)
@@ -97,10 +100,13 @@ class Newcomer:
         self._is_quick = is_quick
         self._clone = folder / "clone"
         own = Path(sys.executable).parent
-        self.first = Machine(
-            folder / "first" if is_quick else self._clone, own if is_quick else self._clone / ".venv/bin"
-        )
-        self.second = Machine(folder / "second", own if is_quick else folder / "second" / "venv" / "bin")
+        if is_quick:
+            self.first, self.second = Machine(folder / "first", own), Machine(folder / "second", own)
+        else:
+            # With it the machines would run the code beside the bench, and not what they have installed.
+            unset = ("PYTHONPATH",)
+            self.first = Machine(self._clone, self._clone / ".venv/bin", unset)
+            self.second = Machine(folder / "second", folder / "second" / "venv" / "bin", unset)
 
     def prepare(self) -> None:
         """What the page takes for granted: a clone, Python on the second machine, and texts."""
