@@ -44,12 +44,9 @@ class ModelSource:
     @staticmethod
     def open(model: str) -> "ModelSource":
         """Open a local folder or a Hub id; a ValueError says why a model cannot be served and the way out."""
-        is_folder = os.path.isdir(model)
-        if not is_folder and _looks_like_path(model):
-            raise ValueError(f"there is no folder {model!r}: give the path of a Hugging Face model folder or a Hub id")
-        config = _read_config(model, is_folder=is_folder)
+        config, is_folder = read_config(model), os.path.isdir(model)
         commit = None if is_folder else _commit_of(model)
-        causal_class = _causal_class(model, config)
+        causal_class = causal_class_of(model, config)
         _refuse_uncuttable(model, config)
         weight_map = _read_weight_map(model, commit)
         name = Path(model).resolve().name if is_folder else model
@@ -113,7 +110,15 @@ def _looks_like_path(model: str) -> bool:
     return os.path.exists(model) or model.startswith((".", "/", "~", "\\")) or model.count("/") > 1 or not model
 
 
-def _read_config(model: str, *, is_folder: bool) -> PreTrainedConfig:
+def read_config(model: str) -> PreTrainedConfig:
+    """The configuration of a local folder or a Hub id.
+
+    Raises:
+        ValueError: there is none, and the way out.
+    """
+    is_folder = os.path.isdir(model)
+    if not is_folder and _looks_like_path(model):
+        raise ValueError(f"there is no folder {model!r}: give the path of a Hugging Face model folder or a Hub id")
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
@@ -138,7 +143,17 @@ def _commit_of(model: str) -> str:
     return commit
 
 
-def _causal_class(model: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+def causal_class_of(model: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that generates text with such a configuration.
+
+    Raises:
+        ValueError: there is none.
+    """
+    """The class that generates text with such a configuration.
+
+    Raises:
+        ValueError: there is none.
+    """
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"{model!r} is of the family {config.model_type!r}, which is not a causal language model: "

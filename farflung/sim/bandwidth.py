@@ -17,8 +17,13 @@ from typing import Protocol
 from farflung.sim.loop import Outside
 from farflung.sim.topology import Pipe
 
-# Transfers that end within this of each other end together; far below any latency.
 SIMULTANEOUS_SECONDS = 1e-9
+"""Transfers that end within this of each other end together; far below any latency."""
+
+
+def simultaneous_seconds(now: float) -> float:
+    """The same where the clock still has steps as small: later on, one of its own, since it cannot go by less."""
+    return max(SIMULTANEOUS_SECONDS, math.ulp(now))
 
 
 def fair_rates(ways: Mapping[int, Sequence[Pipe]]) -> dict[int, float]:
@@ -159,7 +164,7 @@ class _LonePipe:
     def _end(self) -> None:
         self._drain()
         ended: list[int] = []
-        enough = self._moved + self._share * SIMULTANEOUS_SECONDS
+        enough = self._moved + self._share * simultaneous_seconds(self._as_of)
         while self._ends and self._ends[0][0] <= enough:
             _, transfer = heappop(self._ends)
             if transfer in self._transfers:
@@ -229,11 +234,8 @@ class _Filling:
 
     def _end(self) -> None:
         self._drain()
-        ended = [
-            transfer
-            for transfer, rate in self._rates.items()
-            if self._bytes_left[transfer] <= rate * SIMULTANEOUS_SECONDS
-        ]
+        seconds = simultaneous_seconds(self._as_of)
+        ended = [transfer for transfer, rate in self._rates.items() if self._bytes_left[transfer] <= rate * seconds]
         callbacks = [self._done[transfer] for transfer in ended]
         for transfer in ended:
             self._forget(transfer)

@@ -53,6 +53,12 @@ def test_a_value_is_changed_on_the_command_line() -> None:
         ({"links": [{"between": ["east", "east"]}]}, "joins 'east' with itself"),
         ({"links": [{"between": ["east", "west"]}] * 2}, "two links between 'east' and 'west'"),
         ({"default_link": {"bandwidth_mbit": 0}}, "bandwidth_mbit must be positive"),
+        ({"default_link": {"round_trip_ms": -1}}, "round_trip_ms must be finite and not negative"),
+        ({"links": [{"between": ["east", "mars"]}]}, "unknown site 'mars'"),
+        ({"machines": [{"site": "east", "device": "L4", "watts": -5}]}, "watts must be finite and not negative"),
+        ({"goal": {"users": 2}}, 'does not say what for: write kind = "serve"'),
+        ({"goal": {"kind": "pretrain", "days_max": float("inf")}}, "days_max must be positive and finite"),
+        ({"goal": {"kind": "pretrain", "days_max": -1}}, "days_max must be positive"),
     ],
 )
 def test_mistakes_end_in_a_sentence(change: Mapping[str, Any], sentence: str) -> None:

@@ -78,3 +78,21 @@ def test_transfers_of_a_pipe_share_it_and_go_on_when_another_way_begins() -> Non
         ("first", pytest.approx(17.0)),
         ("alone", pytest.approx(70.0)),
     ]
+
+
+@pytest.mark.parametrize("is_searched", [False, True], ids=["alone", "searched"])
+def test_transfers_end_where_the_clock_has_no_steps_as_small_as_what_is_left(*, is_searched: bool) -> None:
+    late = 4e8  # seconds, of which a float knows the sixteen-millionth part
+    loop = VirtualLoop()
+    shared, found = SharedBandwidth(Outside(loop)), list[int]()
+    ways = [Pipe("near", 1.3e9), *([Pipe("far", 1.7e9)] if is_searched else [])]
+
+    def begin(number: int) -> None:
+        shared.start(ways, 1000 + number, lambda: found.append(number))
+
+    for number in range(50):
+        loop.call_at(late + number / 7e7, begin, number)
+    loop.call_at(late + 1.0, loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert sorted(found) == list(range(50))

@@ -166,7 +166,7 @@ def check_positive(settings: object, *names: str) -> None:
     """Refuse what is not above 0, or infinite."""
     for name in names:
         if not 0 < getattr(settings, name) < math.inf:
-            raise ValueError(f"{name} must be positive")
+            raise ValueError(f"{name} must be positive and finite")
 
 
 def check_not_negative(settings: object, *names: str) -> None:
@@ -186,4 +186,4 @@ def check_counts(settings: object, *names: str) -> None:
 def check_days(days_max: float | None) -> None:
     """Refuse a time that nothing can be done in."""
     if days_max is not None and not 0 < days_max < math.inf:
-        raise ValueError("days_max must be positive")
+        raise ValueError("days_max must be positive and finite")

@@ -65,7 +65,7 @@ class MachineSettings:
         for name in names:
             if getattr(self, name) is not None:
                 check_positive(self, name)
-        check_not_negative(self, "price_per_hour")
+        check_not_negative(self, "price_per_hour", *(["watts"] if self.watts is not None else []))
         if device_named(self.device) is None and None in (self.flops, self.memory_gb, self.dtype):
             raise ValueError(
                 f"the device {self.device!r} is in no table here ({nearest_device(self.device)}): "
@@ -162,7 +162,9 @@ def plan_of(tables: Mapping[str, Any]) -> PlanFile:
             shown = f"[[{name}]]" if name in ("sites", "machines") else f"[{name}]"
             raise ValueError(f"the plan has no {shown}: see examples/plan.toml for what belongs there")
     goal = dict(read_table(tables["goal"], "goal"))
-    kind = str(goal.pop("kind", ""))
+    if "kind" not in goal:
+        raise ValueError(f'[goal] does not say what for: write kind = "serve" in it, or one of {", ".join(GOALS)}')
+    kind = str(goal.pop("kind"))
     check_known(kind, GOALS, "goal.kind", what="goal")
     plan = PlanFile(
         sites=read(tuple[SiteSettings, ...], tables["sites"], "sites"),

@@ -13,6 +13,7 @@ from farflung.apps.plan.run_tables import run_text, sites_tables
 from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.apps.plan.training_run import Stretch, rounds_stretch, tree_stretch
+from farflung.apps.plan.units import number_of, time_of
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.pretrain import desync, hierarchy
 from farflung.apps.pretrain.algorithms import NAMES
@@ -25,6 +26,11 @@ EXCHANGE_SECONDS_USUAL = 600.0
 ROUNDS_PER_EXCHANGE = 3
 """An exchange that takes so many times as long as a round in this plan is abandoned."""
 BASELINE = "ddp"
+BYTES_PER_VALUE, BYTES_PER_VALUE_CODED = 4.0, 0.5
+"""Of rounds that are waited for, and of the method that never waits, which sends four bits of each."""
+ROUND_SECONDS_MAX = 1e6
+STEPS_PER_EXCHANGE_MAX = 2000
+"""Local steps: the most that DiLoCo (arXiv 2311.08105) was tried with."""
 
 
 def candidates(plan: PlanFile, goal: PretrainGoal, sizes: Sizes) -> list[Candidate]:
@@ -64,6 +70,7 @@ def try_method(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFil
         config = hierarchy.config_of(run)
         stretch = tree_stretch(plan, config, workers, seconds, sizes.parameters, has_global=has_global)
     else:
+        _check_links(plan, sizes, machines, run)
         stretch = rounds_stretch(plan, desync.config_of(run), workers, seconds, sizes.parameters)
     return _outcome(plan, goal, sizes, method, machines, run, stretch)
 
@@ -71,6 +78,36 @@ def try_method(goal: PretrainGoal, sizes: Sizes, method: Sentence, plan: PlanFil
 def replica_bytes(goal: PretrainGoal, sizes: Sizes) -> float:
     """Memory of one that trains."""
     return 4 * (TENSORS_KEPT * sizes.parameters + goal.tokens_per_step * sizes.saved_values_per_token)
+
+
+def _check_links(plan: PlanFile, sizes: Sizes, machines: Sequence[Machine], run: RunFile) -> None:
+    """Refuse links that are too thin for any round, as plain bytes over rates tell without trying.
+
+    Raises:
+        ValueError: names the link, and what it would have to have.
+    """
+    never_waits = desync.config_of(run).is_free_running
+    step_seconds = run.simulation.step_seconds
+    most = STEPS_PER_EXCHANGE_MAX * step_seconds if never_waits else ROUND_SECONDS_MAX
+    num_bytes = (BYTES_PER_VALUE_CODED if never_waits else BYTES_PER_VALUE) * sizes.parameters
+    sites = list(dict.fromkeys(one.site for one in machines))
+    for site in sites[1:]:
+        others = [one for one in sites if one != site]
+        other = max(others, key=lambda one: plan.link(site, one).bytes_per_second)
+        link = plan.link(site, other)
+        seconds = num_bytes / link.bytes_per_second
+        if seconds <= most:
+            continue
+        why = "which is longer than any round may take"
+        if never_waits:
+            why = (
+                f"as long as {seconds / step_seconds:,.0f} local steps, and nobody has shown that averaging after more "
+                f"than {STEPS_PER_EXCHANGE_MAX:,} works"
+            )
+        raise ValueError(
+            f"the model's values take {time_of(seconds)} to cross the link between {site} and {other} once, {why}: it "
+            f"has {number_of(link.bandwidth_mbit)} Mbit/s and needs {number_of(link.bandwidth_mbit * seconds / most)}"
+        )
 
 
 def machines_that_fit(plan: PlanFile, goal: PretrainGoal, sizes: Sizes, site: str = "") -> list[Machine]:

@@ -54,11 +54,9 @@ class RoundsRun:
         late_seconds: float = 0.0,
         num_points: int = 40,
         num_points_max: int | None = None,
-        look_seconds: float = 1.0,
     ) -> None:
         """`workers` begin, the coordinator is at `leader_site`, `late` join after `late_seconds`; `step_seconds`: of a
-        local step of a worker of speed 1. It is left after `num_points_max` points; whether
-        it is over is looked at every `look_seconds`."""
+        local step of a worker of speed 1. It is left after `num_points_max` points."""
         self._config = config
         self._make_learner = make_learner
         self._measure = measure
@@ -67,11 +65,11 @@ class RoundsRun:
         self._late = late
         self._late_seconds = late_seconds
         self._num_points_max = num_points_max
-        self._look_seconds = look_seconds
         self._interval_steps = max(1, config.num_worker_steps // num_points)
         self._points: list[Point] = []
         self._round = 0
         self._reports: dict[str, WorkerReport] = {}
+        self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._running: dict[str, Worker] = {}
         self.simulation = Simulation(topology=topology, keep_trace=False)
@@ -110,7 +108,10 @@ class RoundsRun:
                 self._points.append(Point(0.0, 0, self._measure(worker.replica.agreed_parameters)))
 
             async def work() -> None:
-                self._reports[place.name] = await worker.run()
+                try:
+                    self._reports[place.name] = await worker.run()
+                finally:
+                    self._changed.set()
 
             self._tasks.append(asyncio.get_running_loop().create_task(work()))
 
@@ -127,13 +128,15 @@ class RoundsRun:
             is_sgd = self._config.averages_gradients
             loss = self._measure(replica.learner.parameters if is_sgd else replica.agreed_parameters)
             self._points.append(Point(self.simulation.now(), num_steps, loss))
+            self._changed.set()
 
     async def _all_ended(self) -> None:
         while len(self._reports) < len(self._running) and not self._has_enough:
+            self._changed.clear()
+            await self._changed.wait()
             for task in self._tasks:
                 if task.done() and not task.cancelled():
                     task.result()
-            await asyncio.sleep(self._look_seconds)
 
     @property
     def _has_enough(self) -> bool:

@@ -14,6 +14,7 @@ from farflung.apps.plan.goals import ServeGoal
 from farflung.apps.plan.places import Bytes, Nodes, difference, scaled, topology_of
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.sizes import Sizes
+from farflung.apps.plan.units import bytes_of, time_of
 from farflung.apps.plan.user import User, together
 from farflung.sim.simulation import Simulation
 from farflung.systems.swarm.checks import Limits
@@ -25,6 +26,7 @@ from farflung.systems.swarm.session import Session
 from farflung.systems.swarm.view import SwarmView
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import World
+from farflung.world.errors import FarflungError
 from farflung.world.host import Host
 from farflung.world.mailbox import Mailbox
 
@@ -32,6 +34,10 @@ MEETING_SECONDS = 1.0
 """Until everybody knows how far the others are."""
 PAUSE_SECONDS = 1.0
 """Between prompts and what is measured, so that neither is in the other's bytes."""
+
+
+SESSION = SessionConfig(ask_again_seconds=3600.0, step_seconds_max=1e6)
+"""Nobody dies here, and a step that takes long is no reason to look elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,17 @@ class ServingRun:
         self._homes = [users_site(plan, goal, number) for number in range(goal.users)]
 
     def run(self) -> Served:
-        """From the first prompt to the last token."""
+        """From the first prompt to the last token.
+
+        Raises:
+            ValueError: links are so thin or long that servers are given up, and by how much.
+        """
+        try:
+            return self._run()
+        except FarflungError:
+            raise ValueError(self._too_slow()) from None
+
+    def _run(self) -> Served:
         with Simulation(topology=topology_of(self._plan), keep_trace=False) as simulation, torch.inference_mode():
             for name, placed in self._servers.items():
                 self._nodes.sites[name] = placed.machine.site
@@ -92,6 +108,28 @@ class ServingRun:
                 self._nodes.sites[user_name(number)] = site
                 worlds.append(simulation.node(user_name(number), site=site))
             return self._measure(simulation, worlds)
+
+    def _too_slow(self) -> str:
+        """Nobody dies in a plan, so that whoever does not answer in time is too far."""
+        ways = {
+            (home, placed.machine.site)
+            for number, home in enumerate(self._homes)
+            for placed in self._group_of(number).servers
+            if placed.machine.site != home
+        }
+        num_bytes = 4 * self._goal.prompt_tokens * self._sizes.source.hidden_size
+
+        def seconds_of(way: tuple[str, str]) -> float:
+            link = self._plan.link(*way)
+            return link.round_trip_ms / 1000 + 2 * num_bytes / link.bytes_per_second
+
+        one, other = max(sorted(ways), key=seconds_of)
+        patience = SESSION.ask_again_seconds * SESSION.num_asks_max
+        return (
+            f"the {self._goal.prompt_tokens} tokens of a prompt take {time_of(seconds_of((one, other)))} from {one} to "
+            f"a server in {other} and back, {bytes_of(num_bytes)} each way, and a server that does not answer for "
+            f"{time_of(patience)} is given up: widen that link, or serve in each site alone"
+        )
 
     def _measure(self, simulation: Simulation, worlds: Sequence[World]) -> Served:
         simulation.run(self._meet(worlds), deadline=float("inf"))
@@ -166,9 +204,7 @@ class ServingRun:
         view = SwarmView(
             world, sizes.source.fingerprint, sizes.num_blocks, sizes.source.hidden_size, self._announced(group)
         )
-        # Nobody dies here, and a step that takes long is no reason to look elsewhere.
-        config = SessionConfig(ask_again_seconds=3600.0, step_seconds_max=1e6)
-        session = Session(world, view, config, num_tokens_max=goal.prompt_tokens + goal.answer_tokens)
+        session = Session(world, view, SESSION, num_tokens_max=goal.prompt_tokens + goal.answer_tokens)
         return User(world.clock, session, lambda num: torch.zeros(1, num, sizes.source.hidden_size), goal.client_ms)
 
     def _announced(self, group: Group) -> Callable[[], dict[PeerId, ServerInfo]]:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from farflung.apps.pretrain.model_table import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, check_model_table
+from farflung.apps.pretrain.model import configured
+from farflung.apps.pretrain.model_table import MODEL_TYPE, PATH, check_model_table
 from farflung.apps.runs.reader import read
 from farflung.model.budget import block_parameters, bytes_per_token
 from farflung.model.cut import build_skeleton
 from farflung.model.lowrank import layers_within
-from farflung.model.source import ModelSource
+from farflung.model.source import ModelSource, causal_class_of
 
 HEAD_VALUES = 128
 VOCABULARY_SIZE = 32_000
@@ -146,17 +145,15 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
     Raises:
         ValueError: it describes no model, or none that can be cut.
     """
+    if not given:
+        raise ValueError("the plan's [model] says nothing: give path, or parameters, layers and hidden_size")
     table: Mapping[str, Any] = given
     if "parameters" in given or "layers" in given:
         table = read(NumbersSettings, given, "model").table
     check_model_table(table)
-    try:
-        config = _config(table)
-        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"[model] cannot be read: {str(error).splitlines()[0]}") from None
+    config = configured(table, {"bos_token_id": None, "eos_token_id": None})
     name = str(table.get(PATH, "MODEL"))
-    source = ModelSource(name, name, config, causal, {}, FINGERPRINT)
+    source = ModelSource(name, name, config, causal_class_of(name, config), {}, FINGERPRINT)
     skeleton = build_skeleton(source, torch.float32)
     return Sizes(
         name=name,
@@ -168,12 +165,3 @@ def sizes_of(given: Mapping[str, Any]) -> Sizes:
         layers=layers_within(skeleton.layers[0]),
         shapes={name: tuple(tensor.shape) for name, tensor in skeleton.model.named_parameters()},
     )
-
-
-def _config(table: Mapping[str, Any]) -> PretrainedConfig:
-    auto: Any = AutoConfig
-    if PATH in table:
-        return auto.from_pretrained(table[PATH])
-    given = {"bos_token_id": None, "eos_token_id": None, **table}
-    family = given.pop(MODEL_TYPE, MODEL_TYPE_DEFAULT)
-    return auto.for_model(family, **given)

@@ -74,7 +74,6 @@ def rounds_stretch(
         step_seconds=step_seconds,
         num_points=BUDGET_STEPS,
         num_points_max=2 + num_rounds_of_cycle(config),
-        look_seconds=step_seconds,
     )
     watch.simulation = run.simulation
     curve = run.run().curve

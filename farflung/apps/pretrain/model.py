@@ -1,13 +1,12 @@
 """[model] of a run file: any Hugging Face configuration, or a folder or Hub id; and the model made from it."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
@@ -15,6 +14,22 @@ from transformers import (
 )
 
 from farflung.apps.pretrain.model_table import MODEL_TYPE, MODEL_TYPE_DEFAULT, PATH, WEIGHTS
+from farflung.model.source import read_config
+
+
+def configured(table: Mapping[str, Any], usual: Mapping[str, Any]) -> PretrainedConfig:
+    """The configuration of a path, or of keys, with `usual` values of those that the table leaves out.
+
+    Raises:
+        ValueError: the path is no model, or a value is refused by its family.
+    """
+    if PATH in table:
+        return read_config(table[PATH])
+    given = {name: value for name, value in table.items() if name != MODEL_TYPE}
+    try:
+        return CONFIG_MAPPING[table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)](**{**usual, **given})
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ValueError(f"[model] cannot be made: {_first_line(error)}") from None
 
 
 def config_of(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -23,22 +38,15 @@ def config_of(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> P
     Raises:
         ValueError: the path is no model, a value is refused by its family, or the vocabulary is too small.
     """
-    try:
-        if PATH in table:
-            config = AutoConfig.from_pretrained(table[PATH])
-        else:
-            given = {name: value for name, value in table.items() if name != MODEL_TYPE}
-            marks = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-            config = CONFIG_MAPPING[table.get(MODEL_TYPE, MODEL_TYPE_DEFAULT)](**(marks | given))
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ValueError(f"[model] cannot be made: {_first_line(error)}") from None
+    marks = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = configured(table, marks)
     vocabulary_size = config.get_text_config().vocab_size
     if vocabulary_size < len(tokenizer):
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {vocabulary_size}: "
             "raise model.vocab_size, or choose the model's own tokenizer in [data]"
         )
-    return cast(PretrainedConfig, config)
+    return config
 
 
 def new_model(table: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
