@@ -8,7 +8,7 @@ class NetworkLimits:
     """Limits of one node's network; the defaults suit links from a rack to the other side of the world."""
 
     ping_seconds: float = 2.0
-    """How often each side of a link asks for a sign of life."""
+    """How often one side of a link asks the other for a sign of life, in turn."""
     silence_seconds_max: float = 7.0
     """A link on which nothing came for so long is lost: the machine is frozen, or the way to it is gone."""
     dial_seconds_max: float = 5.0
@@ -41,8 +41,8 @@ class NetworkLimits:
     """What may wait at a relay for one pair of peers, each direction; when more does, their link is lost."""
 
     def __post_init__(self) -> None:
-        if self.silence_seconds_max <= self.ping_seconds:
-            raise ValueError("silence_seconds_max must be above ping_seconds: every ping needs time for its answer")
+        if self.silence_seconds_max <= 2 * self.ping_seconds:
+            raise ValueError("silence_seconds_max must be above twice ping_seconds, since the two sides ping in turn")
 
 
 OPENING_ONE_WAYS = 8

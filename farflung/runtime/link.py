@@ -99,7 +99,12 @@ class Link:
         self._opening: asyncio.Task[None] | None = None
         self.is_open = True
         self.urgent = Lane(stream, self._outbox, self._take, self._urgent_ended)
-        self._heartbeat = Heartbeat(limits, lambda number: self.send_control(Ping(number=number)), self._fail)
+        self._heartbeat = Heartbeat(
+            limits,
+            lambda number: self.send_control(Ping(number=number)),
+            self._fail,
+            is_caller=dial_lane is not None,
+        )
 
     @property
     def round_trip_seconds(self) -> float | None:
@@ -206,6 +211,7 @@ class Link:
             self._owner.counted(self.peer, type(frame).__name__, sent=False, num_bytes=num_bytes)
         match frame:
             case Ping(number=number):
+                self._heartbeat.asked()
                 self.send_control(Pong(number=number))
             case Pong(number=number):
                 self._heartbeat.answered(number)

@@ -7,9 +7,10 @@ Every callback belongs to a simulated process (through its context), which can b
 import asyncio
 import contextvars
 import heapq
+import itertools
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from typing import Any, NoReturn
 
 from farflung.sim.errors import NothingCanHappen, NotSimulated, SimulationError, TimeStandsStill
@@ -173,16 +174,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready.extend(process.held)
         process.held.clear()
 
-    def kill(self, process: Process) -> None:
-        """End `process`: its timers never fire, its tasks are cancelled, oldest first."""
-        self.thaw(process)
-        process.is_alive = False
-        for handle in [*self._ready, *(handle for _, _, handle in self._timers)]:
-            if handle.process is process and handle.is_timer:
+    def kill(self, processes: Iterable[Process]) -> None:
+        """End processes, one after another: their timers never fire, their tasks are cancelled, oldest first."""
+        dead: set[Process] = set()
+        for process in processes:
+            self.thaw(process)
+            process.is_alive = False
+            dead.add(process)
+            # Its tasks see the cancellation (their doors are dead by then), so that no coroutine stays suspended.
+            for task in list(process.tasks):
+                task.cancel()
+        # All timers are looked through once, however many die: nothing has run meanwhile.
+        for handle in itertools.chain(self._ready, (handle for _, _, handle in self._timers)):
+            if handle.is_timer and handle.process in dead:
                 handle.cancel()
-        # Its tasks see the cancellation (their doors are dead by then), so that no coroutine stays suspended for ever.
-        for task in list(process.tasks):
-            task.cancel()
 
     # Errors
 

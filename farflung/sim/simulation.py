@@ -81,8 +81,7 @@ class Simulation:
     def _end(self) -> BaseException | None:
         if self._loop.is_closed():
             return None
-        for machine in self._nodes.values():
-            self._loop.kill(machine.station.process)
+        self._loop.kill(machine.station.process for machine in self._nodes.values())
         return self._loop.end()
 
     # Nodes
@@ -210,7 +209,7 @@ class Simulation:
         if not station.process.is_alive:
             return
         self._fault(f"{node} {'loses power' if is_silent else 'crashes'}")
-        self._loop.kill(station.process)
+        self._loop.kill([station.process])
         self._fabric.die(station, is_silent=is_silent)
 
     def restart(self, node: str) -> None:

@@ -13,7 +13,7 @@ from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduc
 
 pytestmark = pytest.mark.loopback
 
-SILENT = NetworkLimits(ping_seconds=30.0, silence_seconds_max=60.0)
+SILENT = NetworkLimits(ping_seconds=30.0, silence_seconds_max=70.0)
 """No pings while a test counts bytes or holds a link still."""
 
 

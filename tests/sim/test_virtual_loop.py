@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,41 @@ def test_two_processes_with_other_hash_seeds_have_one_history() -> None:
 
     assert run("1") == run("2")
     assert int(run("3").split()[1]) > 100
+
+
+class LookedThrough(list[Any]):
+    """A list that counts how often it is gone through."""
+
+    num_times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.num_times += 1
+        return super().__iter__()
+
+
+def test_the_end_reaches_every_process_in_order_and_looks_through_the_timers_once() -> None:
+    ended: list[int] = []
+
+    def boot_of(number: int) -> Callable[[World], object]:
+        async def work() -> None:
+            try:
+                await asyncio.sleep(1000.0)
+            finally:
+                ended.append(number)
+
+        return lambda world: tasks.append(asyncio.get_running_loop().create_task(work()))
+
+    tasks: list[asyncio.Task[None]] = []
+    simulation = Simulation()
+    for number in range(50):
+        simulation.node(f"node-{number}", boot=boot_of(number))
+    simulation.advance(1.0)
+    loop = tasks[0].get_loop()
+    timers = LookedThrough(loop._timers)  # type: ignore[attr-defined]
+    loop._timers = timers  # type: ignore[attr-defined]
+    simulation.close()
+    assert ended == list(range(50))
+    assert timers.num_times == 1
 
 
 def test_the_simulator_does_not_load_torch() -> None:
