@@ -18,6 +18,8 @@ class MemberConfig:
     """What is published faster than this goes out together."""
     retry_seconds: float = 1.0
     """Until an announcement without an answer is repeated; doubles each time, up to `renew_seconds`."""
+    follow_seconds: float = 60.0
+    """A member follows one rendezvous node for so long, then the next: what one keeps back the others tell."""
     num_records_max: int = 10_000
 
     def __post_init__(self) -> None:
@@ -41,6 +43,8 @@ class RendezvousConfig:
 
     flush_seconds: float = 0.05
     """Changes gather for this long before they are passed on together."""
+    renewals_flush_seconds: float = 2.0
+    """The same for renewals of leases, which nobody waits for."""
     compare_seconds: float = 5.0
     """Between two comparisons with each other rendezvous node."""
     subscription_seconds: float = 60.0
@@ -55,7 +59,8 @@ class RendezvousConfig:
     """Records of one message, so that the directory never delays what is urgent."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.flush_seconds < self.compare_seconds < self.subscription_seconds):
+        flushes = (self.flush_seconds, self.renewals_flush_seconds)
+        if not (min(flushes) > 0 and max(flushes) < self.compare_seconds < self.subscription_seconds):
             raise ValueError("A rendezvous node flushes more often than it compares, and both within a subscription.")
 
 

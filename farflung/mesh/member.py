@@ -1,6 +1,7 @@
 """The member role of every node: says who it is to all rendezvous nodes, and keeps a live view of everybody else.
 
-Each rendezvous node is a source of its own, and their news are merged by sequence, so that any one alive is enough.
+It follows the news of one rendezvous node at a time (`sources`). Whatever any of them tells is merged by version, so
+that any one alive is enough.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,15 +9,15 @@ from types import MappingProxyType
 
 from farflung.mesh.book import Granted, Held, RecordBook, unknown
 from farflung.mesh.config import MemberConfig, Profile
-from farflung.mesh.messages import RENDEZVOUS_ACTOR, Announce, Announced, Changes, Subscribe, Subscribed
+from farflung.mesh.messages import Announced, Changes, Renewal, Subscribed
+from farflung.mesh.own_record import OwnRecord
 from farflung.mesh.records import BadRecord, Record, says_the_same
-from farflung.mesh.source import Source
-from farflung.wire.identity import Identity, Signed
+from farflung.mesh.sources import Sources
+from farflung.wire.identity import Identity
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact
-from farflung.world.effects import Effect, Introduce, Note, Send, WakeAt
-from farflung.world.errors import PeerMisbehaved
+from farflung.world.effects import Effect, Introduce, Note, WakeAt
 from farflung.world.role import Role
 
 Watcher = Callable[[PeerId, Record | None, Record | None], None]
@@ -38,16 +39,12 @@ class Member(Role):
     ) -> None:
         """`wall_offset_seconds`: wall clock minus monotonic clock of this process. `granted`: what tickets permit."""
         self._identity = identity
-        self._own = own
         self._seeds = {peer: rendezvous[peer] for peer in sorted(rendezvous)}
         if own.is_rendezvous:
             self._seeds[identity.peer] = own.contact
-        self._wall_offset_seconds = wall_offset_seconds
         self._config = config or MemberConfig()
+        self._said = OwnRecord(identity, own, wall_offset_seconds, self._config)
         self._topics: dict[str, bytes] = {}
-        self._sequence = 0
-        self._signed: Signed | None = None
-        self._has_left = False
         self._renew_at = 0.0
         self._publish_at: float | None = None
         self._announced_at = 0.0
@@ -55,7 +52,7 @@ class Member(Role):
             wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max, granted=granted
         )
         self._view: dict[PeerId, Record] = {}
-        self._sources: dict[PeerId, Source] = {}
+        self._sources = Sources(identity.peer, self._said, self._book.marks, self._config)
         self._watchers: list[Watcher] = []
         self.refusals: dict[PeerId, str] = {}
         """Why rendezvous nodes do not take our record, by peer; for the user."""
@@ -79,25 +76,23 @@ class Member(Role):
     @property
     def joined(self) -> list[PeerId]:
         """Rendezvous nodes that hold a record of this node, in order of their ids."""
-        return [peer for peer in sorted(self._sources) if self._sources[peer].acknowledged >= 0]
+        return self._sources.joined
 
     @property
     def is_heard(self) -> bool:
         """Whether a rendezvous node holds all that this node says now."""
-        newest = max((source.acknowledged for source in self._sources.values()), default=-1)
-        return self._publish_at is None and newest >= self._sequence
+        return self._publish_at is None and self._sources.newest_sequence >= self._said.sequence
 
     def clocks_ahead_seconds(self) -> dict[PeerId, float]:
         """How far the wall clocks of other nodes are ahead of this one's, off by as long as their records travelled.
 
-        What is left of a lease counts on clocks that need not agree, from when its record was made.
+        What was left of a lease counts on clocks that need not agree, from when its record was made.
         """
-        ahead: dict[PeerId, float] = {}
-        for held in self._book:
-            record, own_end = held.record, held.expires_at + self._wall_offset_seconds
-            if record.peer in self._view and record.peer != self.peer:
-                ahead[record.peer] = record.issued_at + record.lease_seconds - own_end
-        return ahead
+        return {
+            held.record.peer: held.clock_ahead_seconds
+            for held in self._book
+            if held.record.peer in self._view and held.record.peer != self.peer
+        }
 
     def watch(self, watcher: Watcher) -> None:
         """Be told of every change of the view (renewals of a lease are none), in order."""
@@ -110,11 +105,11 @@ class Member(Role):
             BadRecord: with it the record is over a limit.
         """
         topics = {name: text for name, text in {**self._topics, topic: content}.items() if text is not None}
-        self._record(topics, now).sign(self._identity)
+        self._said.check(topics, now)
         if topics == self._topics:
             return ()
         self._topics = topics
-        if self._signed is None or self._has_left:
+        if self._said.signed is None or self._said.is_goodbye:
             return ()
         if self._publish_at is None:
             self._publish_at = max(now, self._announced_at + self._config.publish_seconds_min)
@@ -122,7 +117,7 @@ class Member(Role):
 
     def leave(self, now: float) -> Sequence[Effect]:
         """Say goodbye: others forget this node at once."""
-        self._has_left = True
+        self._said.is_goodbye = True
         self._topics = {}
         return self._announce(now)
 
@@ -130,30 +125,28 @@ class Member(Role):
 
     def start(self, now: float) -> Sequence[Effect]:
         for peer in self._seeds:
-            self._sources[peer] = Source(now, self._config.retry_seconds)
+            self._sources.add(peer, now)
+        self._sources.begin(now)
         others = [Introduce(peer, contact) for peer, contact in self._seeds.items() if peer != self.peer]
-        return [*others, *self._renew(now)]
+        return [*others, *self._announce(now), *self._sources.work(now), self._wake(now)]
 
     def receive(self, source: Address, message: object, now: float) -> Sequence[Effect]:
         match message:
-            case Announced(sequence=sequence):
-                return self._acknowledged(self._source(source), source.peer, sequence, now)
-            case Subscribed(stream=stream):
-                known = self._source(source)
-                known.is_following = known.stream == stream
-                return ()
+            case Announced(sequence=sequence, number=number):
+                self._sources.check(source)
+                return self._acknowledged(source.peer, (sequence, number), now)
+            case Subscribed():
+                self._sources.check(source)
+                asked = self._sources.goes_on(source.peer, message, now)
+                return [*asked, self._wake(now)] if asked else ()
             case Changes():
-                return self._changes(self._source(source), source, message, now)
+                self._sources.check(source)
+                return self._changes(source, message, now)
             case Refusal(reason=reason):
                 self.refusals[source.peer] = reason
                 return [Note(f"{source.peer} refused: {reason}")]
             case _:
                 return ()
-
-    def _source(self, source: Address) -> Source:
-        if source.peer not in self._sources or source.actor != RENDEZVOUS_ACTOR:
-            raise PeerMisbehaved(source.peer, "it speaks as a rendezvous node and is none that is known here")
-        return self._sources[source.peer]
 
     def wake(self, now: float) -> Sequence[Effect]:
         effects: list[Effect] = []
@@ -162,95 +155,67 @@ class Member(Role):
         return [*effects, *self._work(now)]
 
     def lost(self, peer: PeerId, reason: str, now: float) -> Sequence[Effect]:
-        source = self._sources.get(peer)
-        if source is None or self._has_left:
+        if self._said.is_goodbye or self._said.signed is None:
             return ()
-        source.lost(now)
-        return [WakeAt(source.retry_at)]
+        return [*self._sources.lost(peer, now), self._wake(now)]
 
     # Speaking
 
-    def _record(self, topics: Mapping[str, bytes], now: float) -> Record:
-        return Record(
-            peer=self.peer,
-            sequence=self._sequence,
-            issued_at=now + self._wall_offset_seconds,
-            lease_seconds=self._config.lease_seconds,
-            role=self._own.role,
-            contact=self._own.contact,
-            site=self._own.site,
-            is_rendezvous=self._own.is_rendezvous,
-            is_goodbye=self._has_left,
-            topics=dict(topics),
-        )
-
     def _work(self, now: float) -> list[Effect]:
-        """Whatever is due: renew, publish, or ask again where no answer came."""
-        if self._has_left:
+        """Whatever is due: renew, publish, go on listening, or ask again where no answer came."""
+        if self._said.is_goodbye:
             return []
-        if now >= self._renew_at:
-            return self._renew(now)
         if self._publish_at is not None and now >= self._publish_at:
             return self._announce(now)
-        effects: list[Effect] = []
-        for peer, source in self._sources.items():
-            if now >= source.retry_at and source.owes_answer(self._sequence):
-                effects += self._speak(peer, source, now)
-        return [*effects, self._wake(now)]
+        renewed = self._renew(now) if now >= self._renew_at else []
+        return [*renewed, *self._sources.work(now), self._wake(now)]
 
     def _renew(self, now: float) -> list[Effect]:
+        """Prolong our lease at every rendezvous node."""
+        held = self._book.get(self.peer)
+        if held is None or not self._said.renew(now):
+            return self._announce(now)
+        self._book.renew(held, self._said.proof, now)
         self._renew_at = now + self._config.renew_seconds
-        for source in self._sources.values():
-            source.is_following = False
-        return self._announce(now)
+        return self._sources.tell_all(now)
 
     def _announce(self, now: float) -> list[Effect]:
         """A new record, to every rendezvous node."""
-        self._sequence = max(self._sequence + 1, int((now + self._wall_offset_seconds) * 1000))
-        self._signed = self._record(self._topics, now).sign(self._identity)
+        self._said.sign(self._topics, now)
+        assert self._said.signed is not None
         self._publish_at = None
         self._announced_at = now
-        effects = self._take(self._book.offer(self._signed, now))
-        for peer, source in list(self._sources.items()):
-            source.retry_seconds = self._config.retry_seconds
-            effects += self._speak(peer, source, now)
-        return effects if self._has_left else [*effects, self._wake(now)]
-
-    def _speak(self, peer: PeerId, source: Source, now: float) -> list[Effect]:
-        assert self._signed is not None
-        source.spoken(now, self._config.renew_seconds)
-        address = Address(peer, RENDEZVOUS_ACTOR)
-        effects: list[Effect] = [Send(address, Announce(signed=self._signed))]
-        if not source.is_following and not self._has_left:
-            effects.append(Send(address, Subscribe(stream=source.stream, number=source.number)))
-        return effects
+        self._renew_at = now + self._config.renew_seconds
+        effects = [*self._take(self._book.offer(self._said.signed, now)), *self._sources.tell_all(now)]
+        return effects if self._said.is_goodbye else [*effects, self._wake(now)]
 
     def _wake(self, now: float) -> WakeAt:
-        times = [self._renew_at, self._publish_at, self._book.next_expiry()]
-        times += [source.retry_at for source in self._sources.values() if source.owes_answer(self._sequence)]
+        times = [self._renew_at, self._sources.wake_at(), self._publish_at, self._book.next_expiry()]
         return WakeAt(max(now, min(time for time in times if time is not None)))
 
-    def _acknowledged(self, source: Source, peer: PeerId, sequence: int, now: float) -> list[Effect]:
-        source.acknowledged = sequence
+    def _acknowledged(self, peer: PeerId, version: tuple[int, int], now: float) -> list[Effect]:
         self.refusals.pop(peer, None)
-        if sequence <= self._sequence:
-            return []
-        # A life before this one counted further, because its wall clock was ahead: go on from there.
-        self._sequence = sequence
-        return self._announce(now)
+        effects = self._sources.acknowledged(peer, version, now)
+        if version[0] > self._said.sequence:
+            # A life before this one counted further, because its wall clock was ahead: go on from there.
+            self._said.sequence = version[0]
+            return [*effects, *self._announce(now)]
+        return [*effects, self._wake(now)] if effects else []
 
     # Listening
 
-    def _changes(self, source: Source, address: Address, message: Changes, now: float) -> list[Effect]:
+    def _changes(self, address: Address, message: Changes, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        for lease in message.records:
+        for told in [*message.records, *message.renewals]:
             try:
-                effects += self._take(self._book.offer(lease.signed, now, seconds_left=lease.seconds_left))
+                before, held = self._book.told(told, now)
             except BadRecord as error:
                 effects.append(Note(f"{address.peer} passed on a bad record: {error}"))
-        if not source.follow(message.stream, message.number):
-            effects.append(Send(address, Subscribe(stream=0, number=-1)))
-        return [*effects, self._wake(now)]
+                continue
+            if held is not None and held is not before:
+                effects += self._take(held)
+            self._sources.is_behind |= before is None and isinstance(told, Renewal)
+        return [*effects, *self._sources.heard(address, message, now), self._wake(now)]
 
     def _take(self, held: Held | None) -> list[Effect]:
         if held is None:
@@ -264,7 +229,7 @@ class Member(Role):
             self._view.pop(peer, None)
         else:
             self._view[peer] = after
-        self._follow(peer, after)
+        self._count_source(peer, after)
         effects: list[Effect] = []
         if after is not None and peer != self.peer and (before is None or before.contact != after.contact):
             effects.append(Introduce(peer, after.contact))
@@ -273,10 +238,11 @@ class Member(Role):
                 watcher(peer, before, after)
         return effects
 
-    def _follow(self, peer: PeerId, record: Record | None) -> None:
+    def _count_source(self, peer: PeerId, record: Record | None) -> None:
         """Rendezvous nodes come and go; those of the ticket are never given up."""
-        is_rendezvous = peer in self._seeds or (record is not None and record.is_rendezvous)
-        if not is_rendezvous:
-            self._sources.pop(peer, None)
-        elif peer not in self._sources:
-            self._sources[peer] = Source(0.0, self._config.retry_seconds)
+        if peer in self._seeds:
+            return
+        if record is not None and record.is_rendezvous:
+            self._sources.add(peer, 0.0)
+        else:
+            self._sources.drop(peer)

@@ -5,7 +5,6 @@ import msgspec
 from farflung.wire.identity import Signed
 from farflung.wire.message import Message
 from farflung.wire.revocation import Revocation
-from farflung.world.address import PeerId
 
 RENDEZVOUS_ACTOR = "rendezvous"
 DIRECTORY_ACTOR = "directory"
@@ -14,24 +13,58 @@ CHRONICLE_ACTOR = "chronicle"
 REVOCATIONS_ACTOR = "revocations"
 
 
+class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """That a record's subject still stood by it, after so many renewals (`renewals`)."""
+
+    number: int = 0
+    """0: as it was signed."""
+    link: bytes = b""
+
+
+UNRENEWED = Proof()
+
+
 class Lease(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A record as one holder passes it on to another."""
 
     signed: Signed
     seconds_left: float
     """What is left of its lease at the sender."""
+    proof: Proof = UNRENEWED
+
+
+class Renewal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A lease that was renewed, of a record that the other holds: many of them travel together."""
+
+    mark: bytes
+    """Short name of the record (`renewals.mark_of`)."""
+    milliseconds_left: int
+    """Of its lease, at the sender."""
+    number: int
+    link: bytes
 
 
 class Announce(Message, frozen=True, kw_only=True):
     """A node gives its own newest record to a rendezvous node."""
 
     signed: Signed
+    proof: Proof = UNRENEWED
+
+
+class Renew(Message, frozen=True, kw_only=True):
+    """A node renews the lease of its record at a rendezvous node that holds it."""
+
+    mark: bytes
+    proof: Proof
 
 
 class Announced(Message, frozen=True, kw_only=True):
-    """The rendezvous node holds that record, or a newer one."""
+    """What the rendezvous node holds now of the node that has spoken."""
 
     sequence: int
+    """-1: nothing."""
+    number: int = 0
+    """Of its renewal."""
 
 
 class Subscribe(Message, frozen=True, kw_only=True):
@@ -41,34 +74,45 @@ class Subscribe(Message, frozen=True, kw_only=True):
     """The stream that it follows; 0: none yet."""
     number: int
     """The last part of the stream that it has got without a gap; -1: none yet."""
+    known: bytes = b""
+    """With stream 0: marks of the records that it holds, one after another, which it need not be told again."""
+
+
+class Unsubscribe(Message, frozen=True, kw_only=True):
+    """The member follows another rendezvous node now."""
 
 
 class Subscribed(Message, frozen=True, kw_only=True):
-    """The stream goes on; the member has missed nothing, as far as can be told."""
+    """The stream goes on."""
 
     stream: int
+    number: int
+    """Of its newest part: parts arrive in order, so one that has not come by now has been lost."""
 
 
 class Changes(Message, frozen=True, kw_only=True):
-    """One part of a stream: records that are new to the subscriber."""
+    """One part of a stream: what is new to the subscriber."""
 
     stream: int
-    """A new stream begins with everything that the rendezvous node holds."""
+    """A new stream begins with everything that the rendezvous node holds and the member does not."""
     number: int
     """Parts of a stream count from 0."""
     records: list[Lease]
+    renewals: list[Renewal] = msgspec.field(default_factory=list[Renewal])
 
 
 class Compare(Message, frozen=True, kw_only=True):
     """A rendezvous node tells another what it holds, to be given what it lacks."""
 
-    sequences: dict[PeerId, int]
+    numbers: dict[bytes, int]
+    """How often each record was renewed, by its mark."""
 
 
 class Fill(Message, frozen=True, kw_only=True):
-    """Records that the asking rendezvous node lacked."""
+    """What the asking rendezvous node lacked."""
 
     records: list[Lease]
+    renewals: list[Renewal] = msgspec.field(default_factory=list[Renewal])
 
 
 class ReachProbe(Message, frozen=True, kw_only=True):

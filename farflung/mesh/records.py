@@ -1,11 +1,12 @@
 """Records: what a node says about itself, signed by its own key, numbered, and good for a lease.
 
 Whoever holds a record can check it without asking anybody. Of one subject the highest sequence counts; a record that
-nobody renews is gone when its lease ends, counted on the holder's own clock from when it got it.
+is not renewed (`renewals`) is gone when its lease ends, counted on the holder's own clock from when it got it.
 """
 
 import msgspec
 
+from farflung.mesh.renewals import LINK_BYTES
 from farflung.wire.certificate import TicketRole
 from farflung.wire.identity import BadSignature, Identity, Signed
 from farflung.world.address import PeerId
@@ -41,6 +42,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Wall-clock seconds at the speaker."""
     lease_seconds: float
     """For how long it holds without being renewed."""
+    renew_seconds: float = 0.0
+    """Between two of its renewals."""
+    anchor: bytes = b""
+    """The end of the chain that its renewals are links of (16 bytes); empty: it is never renewed."""
     role: TicketRole
     contact: Contact = Contact()
     site: str = ""
@@ -82,6 +87,8 @@ def check_limits(record: Record) -> None:
             raise BadRecord(f"a record has {length} {what}; the limit is {limit}")
     if not 0 < record.lease_seconds <= LEASE_SECONDS_MAX:
         raise BadRecord(f"a lease of {record.lease_seconds} s is not between 0 and {LEASE_SECONDS_MAX:g} s")
+    if len(record.anchor) not in (0, LINK_BYTES) or not 0 <= record.renew_seconds < record.lease_seconds:
+        raise BadRecord("a record says how it is renewed in a way that nobody understands")
 
 
 def read(signed: Signed) -> Record:
@@ -100,11 +107,11 @@ def read(signed: Signed) -> Record:
     return record
 
 
-def verify(signed: Signed, record: Record, wall: float) -> None:
-    """Check that `record` (from `read`) is its subject's word, said lately.
+def verify(signed: Signed, record: Record) -> None:
+    """Check that `record` (from `read`) is its subject's word.
 
     Raises:
-        BadRecord: altered, signed by another than its subject, or not from about `wall` (wall-clock seconds).
+        BadRecord: altered, or signed by another than its subject.
     """
     try:
         author, _ = signed.open(PURPOSE)
@@ -112,14 +119,30 @@ def verify(signed: Signed, record: Record, wall: float) -> None:
         raise BadRecord(str(error)) from None
     if author != record.peer:
         raise BadRecord(f"{author} signed a record about {record.peer}")
-    if record.issued_at > wall + CLOCK_ERROR_SECONDS_MAX:
-        raise BadRecord(f"the clock of {record.peer} is ahead by {record.issued_at - wall:.0f} s")
-    if record.issued_at + record.lease_seconds + CLOCK_ERROR_SECONDS_MAX < wall:
-        raise BadRecord(f"a record of {record.peer} ended {wall - record.issued_at - record.lease_seconds:.0f} s ago")
+
+
+def verify_time(record: Record, number: int, wall: float) -> None:
+    """Check that a record, or its renewal of that number, is from about `wall` (wall-clock seconds).
+
+    Raises:
+        BadRecord: it is from another time.
+    """
+    said_at = record.issued_at + number * record.renew_seconds
+    if said_at > wall + CLOCK_ERROR_SECONDS_MAX:
+        raise BadRecord(f"the clock of {record.peer} is ahead by {said_at - wall:.0f} s")
+    if said_at + record.lease_seconds + CLOCK_ERROR_SECONDS_MAX < wall:
+        raise BadRecord(f"a record of {record.peer} ended {wall - said_at - record.lease_seconds:.0f} s ago")
 
 
 def says_the_same(before: Record | None, after: Record | None) -> bool:
     """Whether the one only renews the lease of the other."""
     if before is None or after is None:
         return before is after
-    return msgspec.structs.replace(before, sequence=after.sequence, issued_at=after.issued_at) == after
+    renewed = msgspec.structs.replace(
+        before,
+        sequence=after.sequence,
+        issued_at=after.issued_at,
+        anchor=after.anchor,
+        renew_seconds=after.renew_seconds,
+    )
+    return renewed == after

@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import hmac
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -59,6 +60,10 @@ class Identity:
     def generate(cls) -> "Identity":
         """A new key from the operating system's randomness."""
         return cls(Ed25519PrivateKey.generate().private_bytes_raw())
+
+    def derive(self, purpose: str, context: bytes) -> bytes:
+        """A secret (32 bytes) that this node alone can compute, and computes again, for a purpose and a context."""
+        return hmac.digest(self.private_key, _to_be_signed(purpose, context), "sha256")
 
     def sign(self, purpose: str, content: bytes) -> "Signed":
         """An envelope around `content`; a signature for one purpose is worth nothing for another."""

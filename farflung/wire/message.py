@@ -10,8 +10,8 @@ from typing import Any, Union, dataclass_transform
 
 import msgspec
 
-WIRE_VERSION_MIN = 1
-WIRE_VERSION_MAX = 1
+WIRE_VERSION_MIN = 2
+WIRE_VERSION_MAX = 2
 """Versions of the wire format that this code speaks; peers agree on the highest common one when they connect."""
 
 MESSAGE_BYTES_MAX = 1 << 30

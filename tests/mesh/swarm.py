@@ -56,13 +56,20 @@ class Swarm:
     def seeds(self, names: Iterable[str]) -> dict[PeerId, Contact]:
         return {self.peer(name): contact(name) for name in names}
 
-    def meet(self, name: str, *, site: str = "site", knows: Iterable[str] | None = None) -> None:
-        """Add a rendezvous node, which is a member too."""
+    def meet(
+        self,
+        name: str,
+        *,
+        site: str = "site",
+        knows: Iterable[str] | None = None,
+        kind: type[Rendezvous] = Rendezvous,
+    ) -> None:
+        """Add a rendezvous node, which is a member too; `kind`: one that may be up to no good."""
         known = self.seeds(self.rendezvous if knows is None else knows)
 
         def boot(world: World) -> None:
             offset = world.clock.wall_seconds() - world.clock.now()
-            role = Rendezvous(self.peer(name), known, wall_offset_seconds=offset, config=RendezvousConfig())
+            role = kind(self.peer(name), known, wall_offset_seconds=offset, config=RendezvousConfig())
             self.meeting[name] = role
             Host(role, world, RENDEZVOUS_ACTOR)
             self._join(world, name, site, known, is_rendezvous=True)
