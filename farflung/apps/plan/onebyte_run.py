@@ -33,8 +33,10 @@ CANDIDATES = (PeerId("sequencer"), PeerId("standby"))
 WITNESS = PeerId("witness")
 ROUNDS_BEFORE = 24
 """Until the sequencer knows how fast everybody is, and nothing is measured twice for want of that;"""
-ROUNDS_MEASURED = 32
-"""which are enough for signatures, of which there is one in sixteen rounds."""
+ROUNDS_MEASURED = (32, 256)
+"""which are enough for signatures, of which there is one in sixteen rounds; more where rounds are small, for who
+measures what again is drawn, and a message more is much in them."""
+SLOTS_MEASURED = 8192
 MIDDLING_CODE = 60
 
 
@@ -53,6 +55,12 @@ class Charges:
     score_seconds: float = 0.0
     """Of the first worker, every `score_rounds`."""
     score_rounds: int = 1
+
+
+def num_rounds_measured(num_slots: int) -> int:
+    """Of so many slots each, as multiples of those between two signatures."""
+    least, most = ROUNDS_MEASURED
+    return max(least, min(most, SLOTS_MEASURED // num_slots // 16 * 16))
 
 
 class Measuring:
@@ -111,7 +119,7 @@ class OneByteRun:
             self._until(ROUNDS_BEFORE)
             begun_at, before, busy = simulation.now(), self._nodes.bytes_sent(simulation), self._busy_seconds()
             num_before = self._num_rounds()
-            self._until(num_before + ROUNDS_MEASURED)
+            self._until(num_before + num_rounds_measured(self._header.num_slots))
             seconds, num_rounds = simulation.now() - begun_at, self._num_rounds() - num_before
             sent = difference(self._nodes.bytes_sent(simulation), before)
             busy_share = (self._busy_seconds() - busy) / seconds / len(self._workers)
