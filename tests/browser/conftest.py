@@ -79,11 +79,8 @@ def address(fleet: Fleet, model: Path) -> str:
     return start_dashboard(fleet, str(model), "--join", fleet.ticket())
 
 
-@pytest.fixture
-def look(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages; at the end none of them may have had errors, or have asked anybody but this machine."""
-    contexts: list[Any] = []
-    wrong: list[str] = []
+def watch(page: Any, wrong: list[str]) -> None:
+    """Write down errors of a page, and whom it asks but this machine."""
 
     def heard(message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -93,13 +90,22 @@ def look(browser: Any) -> Iterator[Callable[..., Any]]:
         if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
             wrong.append(f"asks {request.url}")
 
+    page.on("console", heard)
+    page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
+    page.on("request", asked)
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages; at the end none of them may have had errors, or have asked anybody but this machine."""
+    contexts: list[Any] = []
+    wrong: list[str] = []
+
     def open_page(url: str, *, width: int = DESK_WIDTH, scheme: str = "light") -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE_MILLISECONDS)
-        page.on("console", heard)
-        page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
-        page.on("request", asked)
+        watch(page, wrong)
         page.goto(url)
         return page
 
