@@ -16,6 +16,8 @@ from tests.loopback.fleet import Fleet, wait_until
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MILLISECONDS = 90_000
+SITES = {"0:2": "tokyo", "2:4": "paris"}
+"""Where the servers of each half say that they are."""
 PHONE_WIDTH, DESK_WIDTH = 390, 1200
 
 
@@ -56,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fleet(chromium: str, model: Path, forge: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A founder and two servers for each half of the model."""
     other = save_tiny_model(tmp_path_factory.mktemp("others") / "other", num_blocks=1)
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), model, other, forge)
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), model, other, forge, sites=SITES)
     try:
         fleet.found()
         yield fleet
@@ -117,11 +119,13 @@ def look(browser: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def photograph() -> Callable[..., None]:
-    """Takes a picture of a page for the documentation, if FARFLUNG_PICTURES names a folder for them."""
+    """Takes a picture of a page for the documentation, if FARFLUNG_PICTURES names a folder for them; `once`: what the
+    page is to show on it."""
 
-    def take(page: Any, name: str, *hidden: Any) -> None:
+    def take(page: Any, name: str, *hidden: Any, once: str = "true") -> None:
         folder = os.environ.get("FARFLUNG_PICTURES")
         if folder:
+            page.wait_for_function(once)
             path = Path(folder) / f"{name}.png"
             page.screenshot(path=path, animations="disabled", mask=list(hidden), mask_color="#ffffff")
 

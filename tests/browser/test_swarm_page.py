@@ -49,8 +49,8 @@ def test_coverage_turns_red_and_heals(
     first, second = [server for server in fleet.servers if server.blocks == "2:4"]
     first.send(number)
     wait_classes(page, ["many", "many", "one", "one"])
-    page.get_by_text(f"If {second.peer[:8]} (no site given) is lost, nobody serves blocks 2:4.").wait_for()
-    photograph(page, "swarm")
+    page.get_by_text(f"If {second.peer[:8]} (paris) is lost, nobody serves blocks 2:4.").wait_for()
+    photograph(page, "swarm", once="document.querySelectorAll('.map line').length === 3")
     second.send(number)
     for viewer in (page, other):
         wait_classes(viewer, ["many", "many", "none", "none"])

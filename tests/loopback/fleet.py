@@ -79,6 +79,8 @@ class Fleet:
     forge: ForkServer
     programs: list[Program] = field(default_factory=list[Program])
     servers: list[Program] = field(default_factory=list[Program])
+    sites: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of servers, by their blocks; those of others say none."""
 
     def found(self) -> None:
         """Start the founder and the servers."""
@@ -118,7 +120,8 @@ class Fleet:
         return program
 
     def _serve(self, model: Path, blocks: str, *options: str) -> Program:
-        program = self.start("serve", str(model), "--blocks", blocks, "--threads", "1", *options)
+        site = ["--site", self.sites[blocks]] if blocks in self.sites else []
+        program = self.start("serve", str(model), "--blocks", blocks, "--threads", "1", *site, *options)
         program.blocks = blocks
         return program
 

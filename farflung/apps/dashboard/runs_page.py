@@ -125,7 +125,7 @@ def chart_options(found: Sequence[Curve], quantity: str, over: str) -> dict[str,
     return {
         "animation": False,
         "grid": {"left": 56, "right": 16, "top": 40, "bottom": 44},
-        "legend": {"textStyle": {"color": TEXT}},
+        "legend": {"top": 0, "textStyle": {"color": TEXT}},  # the axis of x has its name below
         "tooltip": {"trigger": "axis"},
         "xAxis": axis(name),
         "yAxis": axis(quantity, nameLocation="end", nameGap=12, scale=True),

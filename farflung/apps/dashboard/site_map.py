@@ -14,6 +14,8 @@ SITE_SPACING = 200.0
 """Along the circle on which sites lie."""
 MARGIN_WIDTH, MARGIN_HEIGHT = 110.0, 66.0
 CHARACTER_WIDTH = 6.2
+SCALE_MAX = 1.6
+"""Of a picture of few sites, whose words would else be larger than all others."""
 
 
 def site_map(sites: Mapping[str, Sequence[NodeView]], ways: Sequence[Way]) -> str:
@@ -27,7 +29,9 @@ def site_map(sites: Mapping[str, Sequence[NodeView]], ways: Sequence[Way]) -> st
         parts += _island(site, nodes, centres[site], COLOURS[index % len(COLOURS)], within.get(site))
     parts += [_label(centres[way.one], centres[way.other], way) for way in ways if way.one != way.other]
     box = f"{-width / 2:.0f} {-height / 2:.0f} {width:.0f} {height:.0f}"
-    return f'<svg class="map" viewBox="{box}" role="img" aria-label="sites and ways">{"".join(parts)}</svg>'
+    size = f"max-width: {SCALE_MAX * width:.0f}px"
+    label = 'role="img" aria-label="sites and ways"'
+    return f'<svg class="map" viewBox="{box}" style="{size}" {label}>{"".join(parts)}</svg>'
 
 
 def centres_of(sites: Sequence[str]) -> dict[str, Point]:

@@ -31,7 +31,9 @@ body { background: var(--page); }
 .rows th { text-align: left; font-weight: 500; color: var(--soft); }
 .rows td, .rows th { padding: 3px 10px 3px 0; border-bottom: 1px solid var(--edge); vertical-align: top; }
 .rows th { white-space: nowrap; }
-.map { width: 100%; max-height: 420px; } .map text { fill: currentColor; font-size: 11px; text-anchor: middle; }
+.map { display: block; width: 100%; max-height: 420px; margin: 0 auto; }
+.map text { fill: currentColor; font-size: 11px; text-anchor: middle; paint-order: stroke; stroke: var(--card);
+            stroke-width: 4px; }
 .map line { stroke: var(--soft); stroke-width: 1.5; } .map .backed { fill: var(--card); }
 .bar { height: 14px; min-width: 2px; border-radius: 3px; background: #4269d0; margin-top: 4px; }
 .chart { width: 100%; height: 300px; }
