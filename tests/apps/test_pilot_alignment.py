@@ -1,5 +1,6 @@
 """A pilot of alignment, without a run: how long it is, what it is made of, and what of its log is compared."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -105,7 +106,22 @@ def test_the_share_that_changes_is_that_of_as_many_updates_as_are_made() -> None
     speeds = Speeds(Trained(1.0, 1.0, (0.06, 0.03)), ())
     assert mean_share(speeds) == pytest.approx(0.045)
     assert mean_share(speeds, 1) == pytest.approx(0.06)
-    assert mean_share(speeds, 4) == pytest.approx((0.06 + 3 * 0.03) / 4)
+    late = mean_share(speeds, 1001) * 1001 - mean_share(speeds, 1000) * 1000
+    assert late == pytest.approx(0.03 / math.sqrt(1.81 / 0.19), rel=1e-3)
+
+
+def test_updates_that_were_not_seen_are_taken_to_change_what_they_do(materials: Materials) -> None:
+    """A few steps foretell the mean of many, which get shorter while Adam begins."""
+    learner, num_steps = materials.learner(), 24
+    assert isinstance(learner, PolicyLearner)
+    before, shares = version_of(0, learner.snapshot()), list[float]()
+    for number in range(num_steps):
+        learner.step(groups_of(materials, learner.model, materials.run.conversation, number))
+        after = version_of(number + 1, learner.snapshot())
+        shares.append(changed_share(after, before))
+        before = after
+    few = Speeds(Trained(1.0, 1.0, tuple(shares[:6])), ())
+    assert mean_share(few, num_steps) == pytest.approx(sum(shares) / num_steps, rel=0.08)
 
 
 def test_processes_stand_for_the_trainer_and_for_the_workers_of_each_site() -> None:

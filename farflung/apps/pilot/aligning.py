@@ -33,11 +33,13 @@ from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.runs.history import History
 from farflung.apps.runs.reader import check_known
+from farflung.systems.alignment.learning_config import LearnerConfig
 
 DTYPE = torch.bfloat16
 """Of the weights, as the plan takes them to be."""
 LEARNING_RATE = 3e-6
 """At which the plan's share of weights that an update changes was measured."""
+BETA1 = LearnerConfig().optimizer.beta1
 UPDATES_MIN = 4
 """Between which there is a pace to see."""
 EXERCISE = "exercise"
@@ -146,11 +148,20 @@ def sized_updates(goal: AlignGoal, sizes: Sizes, method: Sentence, here: PlanFil
 
 
 def mean_share(speeds: Speeds, num_updates: int | None = None) -> float:
-    """Of weights that an update changes, over so many (None: as many as were seen); the last one seen stands for later
-    ones, as optimizers make their longest steps first."""
-    seen = speeds.trained.changed_shares
+    """Of weights that an update changes, over so many (None: as many as were seen); later ones are taken to be shorter
+    than the last that were seen, by as much as Adam's are."""
+    seen = list(speeds.trained.changed_shares)
+    late = range(len(seen) // 2, len(seen))
+    per_length = mean([seen[place] for place in late]) / mean([_adam_length(place + 1) for place in late])
     count = len(seen) if num_updates is None else num_updates
-    return mean([seen[min(place, len(seen) - 1)] for place in range(count)])
+    return mean([*seen[:count], *(per_length * _adam_length(place + 1) for place in range(len(seen), count))])
+
+
+def _adam_length(number: int) -> float:
+    """Of Adam's step of that number, from 1 on, where gradients are chance, over that of its late ones: the first
+    moment is a mean of ever more of them, until it forgets as many as come."""
+    left = BETA1**number
+    return math.sqrt((1 + left) / (1 - left))
 
 
 def _miniature(plan: PlanFile, goal: AlignGoal, sizes: Sizes, sites: Sequence[str], speeds: Speeds) -> PlanFile:
