@@ -21,7 +21,7 @@ from farflung.apps.plan.stand_in import WorkerPlace
 from farflung.sim.simulation import Simulation
 from farflung.systems.alignment.charges import Charges
 from farflung.systems.alignment.config import AlignmentConfig, WeightsConfig
-from farflung.systems.alignment.messages import AlignChunk
+from farflung.systems.alignment.messages import AlignChunk, AlignChunkAsk, AlignHolds, AlignPath, AlignPathAsk
 from farflung.systems.alignment.trainer import NoBatch, StepReport, Trainer
 from farflung.systems.alignment.worker import Worker
 from farflung.world.address import PeerId
@@ -36,6 +36,7 @@ CHUNKS_MAX = 32
 """Of the sample's, in place of the model's many more."""
 HEADER_BYTES = 150
 """Of a chunk, beside its values."""
+VERSION_KINDS = frozenset(one.__name__ for one in (AlignPathAsk, AlignPath, AlignChunkAsk, AlignChunk, AlignHolds))
 STEPS_BEFORE = 3
 """Until it goes on as before;"""
 STEPS_MEASURED = 6
@@ -70,6 +71,8 @@ class AlignedStretch:
     step_seconds: float
     """From a step to the next one."""
     step_bytes: Bytes
+    version_bytes: Bytes
+    """Of these, for a version: workers fetch it after the last step too."""
     trainer_share: float
     """Of the time, it makes steps;"""
     sampling_share: float
@@ -80,6 +83,7 @@ class AlignedStretch:
 class _Mark:
     seconds: float
     sent: Bytes
+    of_versions: Bytes
     trainer_busy_seconds: float
     workers_busy_seconds: float
 
@@ -158,6 +162,7 @@ class AlignRun:
             first_bytes=first.sent,
             step_seconds=seconds / num_steps,
             step_bytes=scaled(difference(end.sent, begin.sent), 1 / num_steps),
+            version_bytes=scaled(difference(end.of_versions, begin.of_versions), 1 / num_steps),
             trainer_share=min(1.0, (end.trainer_busy_seconds - begin.trainer_busy_seconds) / seconds),
             sampling_share=min(1.0, sampling),
         )
@@ -199,7 +204,8 @@ class AlignRun:
     def _mark(self, step: StepReport) -> None:
         trainer, *workers = [self._busy_seconds(name) for name in (TRAINER, *(one.name for one in self._workers))]
         sent = self._nodes.bytes_sent(self.simulation)
-        self._marks.append(_Mark(self.simulation.now(), sent, trainer, sum(workers)))
+        of_versions = self._nodes.bytes_of_kinds(self.simulation, VERSION_KINDS)
+        self._marks.append(_Mark(self.simulation.now(), sent, of_versions, trainer, sum(workers)))
         if len(self._marks) == STEPS_BEFORE + STEPS_MEASURED:
             self._ended.set()
 

@@ -91,7 +91,7 @@ def try_method(goal: AlignGoal, sizes: Sizes, method: Sentence, plan: PlanFile) 
     job = Job(
         stretch.first_seconds + num_more * stretch.step_seconds,
         goal.tokens,
-        added(stretch.first_bytes, scaled(stretch.step_bytes, num_more)),
+        added(stretch.first_bytes, scaled(stretch.step_bytes, num_more), stretch.version_bytes),
         max(stretch.trainer_share, stretch.sampling_share),
         goal.days_max,
         busy="limit trainer" if is_training else "limit sampling",

@@ -1,6 +1,6 @@
 """A plan's sites and links as the simulator has them, and what crossed them as its counters tell."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from farflung.apps.plan.plan_file import PlanFile
@@ -35,6 +35,12 @@ class Nodes:
     def bytes_sent(self, simulation: Simulation) -> Bytes:
         """So far, from site to site, those within one too."""
         return self._sent(lambda name: simulation.traffic(name).num_bytes)
+
+    def bytes_of_kinds(self, simulation: Simulation, kinds: Collection[str]) -> Bytes:
+        """Of messages of these names alone."""
+        return self._sent(
+            lambda name: {key: num for key, num in simulation.traffic(name).num_bytes.items() if key[1] in kinds}
+        )
 
     def messages_sent(self, simulation: Simulation) -> Bytes:
         """How many so far, likewise."""
