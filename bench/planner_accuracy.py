@@ -1,4 +1,4 @@
-"""What plans predict against what real processes with shaped links do: serving, pretraining, and single bytes.
+"""What plans predict against what real processes with shaped links do: serving and three kinds of runs.
 
 Serving: a client asks servers that are reached through proxies with delay and a rate. Predicted from the speeds and
 ways that a survey of that very swarm has measured. Pretraining: workers of two sites with a shaped link between them.
@@ -19,6 +19,7 @@ import torch
 from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import Links, LocalSwarm, split_blocks
+from farflung.apps.fork_server import serving_forks
 from farflung.apps.pilot import aligning, finetuning
 from farflung.apps.pilot.comparison import Comparison, Row
 from farflung.apps.pilot.local_run import led
@@ -49,10 +50,12 @@ ALIGN_GOAL = {
 ONE_BYTE = "one byte"
 ONE_BYTE_GOAL = {"kind": "finetune", "sequence_length": 32, "batch_size": 2}
 ONE_BYTE_MODEL = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2}
-ONE_BYTE_SLOTS, ONE_BYTE_SLOTS_QUICK = 256, 128
+ONE_BYTE_SLOTS = 256
 """Large rounds: who measures what again is drawn, and in small ones a message more is much."""
+ONE_BYTE_QUICK = 64, 2.0, 5.0
+"""Slots, seconds to measure, and seconds of a run of which some 16 rounds count."""
 FEW_ROUNDS_BYTES_ERROR = 0.1
-"""Of a quick run, of which some 16 rounds count: what is drawn does not even out there."""
+"""Of those: what is drawn does not even out."""
 METHODS = ("ddp", "farflung")
 PLAN = {
     "goal": {"kind": "pretrain", "tokens": 10_000_000, "sequence_length": 64, "batch_size": 4},
@@ -151,8 +154,8 @@ def main() -> int:
         found[f"pretraining, {method}"] = pretraining(method, min(measure_seconds, 10.0), seconds)
     if not arguments.quick:
         found["alignment, async"] = alignment(min(measure_seconds, 10.0), seconds)
-    num_slots = ONE_BYTE_SLOTS_QUICK if arguments.quick else ONE_BYTE_SLOTS
-    found[ONE_BYTE] = one_byte(num_slots, min(measure_seconds, 10.0), seconds)
+    size = ONE_BYTE_QUICK if arguments.quick else (ONE_BYTE_SLOTS, min(measure_seconds, 10.0), seconds)
+    found[ONE_BYTE] = one_byte(*size)
     for case, comparison in found.items():
         cells = [(row.what(), row.unit, row.predicted, row.measured, row.ratio) for row in comparison.rows]
         report.table(case, ("figure", "unit", "predicted", "measured", "ratio"), cells)
@@ -162,4 +165,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with serving_forks("farflung.apps.runs.take_seat"):  # seats start at once
+        status = main()
+    sys.exit(status)
