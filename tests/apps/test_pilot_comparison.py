@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farflung.apps.pilot.comparison import Comparison, Row, verdict
-from farflung.apps.pilot.local_run import Small, rate_of
+from farflung.apps.pilot.local_run import Small, kept_folder, rate_of
 from farflung.apps.pilot.pretraining import compared, sized_steps
 from farflung.apps.pilot.report import as_json, page_of
 from farflung.apps.pilot.serving import KINDS, Asked, Crossed, Drawn, crossed
@@ -21,6 +21,7 @@ from farflung.apps.plan.serving_run import Served
 from farflung.apps.plan.sizes import sizes_of
 from farflung.apps.plan.words import LANGUAGES, said
 from farflung.apps.runs.history import History, Point
+from farflung.apps.runs.known import RUN_FILE
 from farflung.world.address import PeerId
 from farflung.world.doors import TrafficMeter
 
@@ -104,6 +105,17 @@ def test_a_run_has_whole_rounds_and_is_refused_if_not_one_fits(tmp_path: Path) -
     assert sized_steps(PLAN, GOAL, sizes, method, tmp_path, outcome, enough) == 2 * round_steps
     with pytest.raises(ValueError, match=r"a round of diloco over all sites takes \d+ s here.* give --seconds \d+"):
         sized_steps(PLAN, GOAL, sizes, method, tmp_path, outcome, enough / 3)
+
+
+def test_a_folder_with_a_run_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with kept_folder(tmp_path / "new") as place:
+        assert place == tmp_path / "new"
+    (tmp_path / RUN_FILE).touch()
+    with pytest.raises(ValueError, match="already holds a run: choose another --folder"), kept_folder(tmp_path):
+        pass
+    with kept_folder(None) as place:
+        assert place.parent.is_dir()
+    assert not place.parent.exists()
 
 
 def test_the_report_is_whole_in_two_languages() -> None:

@@ -22,6 +22,7 @@ from farflung.apps.plan.words import Sentence, said
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import History, Point, read_history
 from farflung.apps.runs.job import job_of
+from farflung.apps.runs.known import RUN_FILE
 from farflung.apps.runs.logs import LOG_NAME
 from farflung.apps.runs.toml_text import toml_text
 
@@ -44,8 +45,14 @@ class Small:
 
 @contextlib.contextmanager
 def kept_folder(folder: Path | None) -> Iterator[Path]:
-    """Where the run is kept; None: it is gone afterwards."""
+    """Where the run is kept; None: it is gone afterwards.
+
+    Raises:
+        ValueError: another run is there.
+    """
     if folder is not None:
+        if (folder / RUN_FILE).exists():  # told now, and not after everything was measured
+            raise ValueError(f"{folder} already holds a run: choose another --folder")
         yield folder
         return
     with TemporaryDirectory(prefix="farflung-pilot-") as own:
