@@ -11,6 +11,7 @@ from farflung.apps.finetune.run_file import FINETUNE
 from farflung.apps.plan.finetuning import candidates, moved_tokens, onebyte_tables
 from farflung.apps.plan.fleet import machines_of
 from farflung.apps.plan.goals import FinetuneGoal
+from farflung.apps.plan.onebyte_run import num_rounds_measured
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.plan_file import PlanFile, plan_of
 from farflung.apps.plan.planning import assumptions, make_plan, verdict
@@ -88,6 +89,12 @@ def test_every_machine_moves_its_weights_and_the_first_scores_them(sizes: Sizes)
     many = tried(plan_for(goal={**goal, "examples": 10_000}, flops=1e9), sizes, "onebyte")
     scoring = 256 * 8 * token_seconds / 10
     assert many.seconds - found.seconds == pytest.approx(num_rounds * scoring, rel=0.3)
+
+
+def test_a_stretch_is_longer_where_rounds_are_small_and_never_much_longer_than_the_run() -> None:
+    assert num_rounds_measured(10_000, 32) == 256 and num_rounds_measured(10_000, 128) == 64
+    assert num_rounds_measured(10_000, 1600) == num_rounds_measured(5, 32) == 32
+    assert num_rounds_measured(75, 32) == 64, "four signatures"
 
 
 def test_more_machines_measure_more_and_a_thin_link_costs_time(sizes: Sizes) -> None:

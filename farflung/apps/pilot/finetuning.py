@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from farflung.apps.finetune.learners import BOTH_SIDES
 from farflung.apps.finetune.method import ONEBYTE
 from farflung.apps.finetune.run_file import FINETUNE, PLACED_SERVERS
@@ -96,6 +98,7 @@ def small_run(
     Raises:
         ValueError: too little memory, or too little time for some rounds.
     """
+    transformers.logging.disable_progress_bar()
     names = plan.site_names
     check_memory(onebyte_bytes(sizes, DTYPE), len(names), "tunes")
     alike = _miniature(plan, goal, sizes, [1.0] * len(names))

@@ -21,7 +21,6 @@ def slots_per_second(tables: dict[str, Any], seconds: float) -> list[float]:
         ValueError: a mistake in the file, missing data, or a worker that could not be measured.
     """
     run = FINETUNE.read(tables)
-    transformers.logging.disable_progress_bar()
     TuningMaterials.gather(run)  # a mistake is told here, before processes are started
     return measured(_rate, tables, run.num_workers, seconds, does="fine-tuning")
 

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farflung.apps.finetune.worker import RECEIVED, SENT
+from farflung.apps.plan.onebyte_run import ROUNDS_PER_SEAL
 from farflung.apps.plan.places import Bytes
 from farflung.apps.runs.history import History, Point
-from farflung.systems.onebyte.config import RoundsConfig
 
 ROUNDS_TO_SETTLE = 2
 """After all workers have measured, until shares of a round go by their speeds."""
 ROUNDS_MIN = 12
 """Of a whole run, for some of them to be steady."""
-ROUNDS_PER_SEAL = RoundsConfig(num_rounds=1).rounds_per_seal
-"""Signatures come once in so many rounds: bytes are those of whole multiples, where there are enough rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ def steady(history: History, num_workers: int, home: str) -> Steady | None:
     beginnings = [_round(next(one for one in points if one.num_steps)) for points in told.values()]
     last_round = min(_round(points[-1]) for points in told.values()) - 1
     num_rounds = last_round - max(beginnings) - ROUNDS_TO_SETTLE
-    if num_rounds >= ROUNDS_PER_SEAL:
+    if num_rounds >= ROUNDS_PER_SEAL:  # signatures come once in so many: bytes are those of whole multiples
         num_rounds -= num_rounds % ROUNDS_PER_SEAL
     pairs = [(_reached(points, last_round - num_rounds), _reached(points, last_round)) for points in told.values()]
     if num_rounds < 1 or any(_round(first) == _round(last) for first, last in pairs):

@@ -89,7 +89,7 @@ def try_onebyte(goal: FinetuneGoal, sizes: Sizes, method: Sentence, plan: PlanFi
         num_slots=slots,
         charges=charges_of(run, goal),
         dtype=run.model.dtype,
-    ).run()
+    ).run(num_rounds)
     sent = scaled(stretch.bytes_per_step, num_rounds)
     job = Job(num_rounds / stretch.steps_per_second, goal.tokens, sent, stretch.busy_share, goal.days_max)
     start = run_text(tables, *missing(sizes))

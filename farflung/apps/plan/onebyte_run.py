@@ -37,6 +37,7 @@ ROUNDS_MEASURED = (32, 256)
 """which are enough for signatures, of which there is one in sixteen rounds; more where rounds are small, for who
 measures what again is drawn, and a message more is much in them."""
 SLOTS_MEASURED = 8192
+ROUNDS_PER_SEAL = RoundsConfig(num_rounds=1).rounds_per_seal
 MIDDLING_CODE = 60
 
 
@@ -57,10 +58,10 @@ class Charges:
     score_rounds: int = 1
 
 
-def num_rounds_measured(num_slots: int) -> int:
-    """Of so many slots each, as multiples of those between two signatures."""
+def num_rounds_measured(num_rounds: int, num_slots: int) -> int:
+    """Of a run of so many rounds and slots in each, a multiple of those between two signatures."""
     least, most = ROUNDS_MEASURED
-    return max(least, min(most, SLOTS_MEASURED // num_slots // 16 * 16))
+    return max(least, min(most, num_rounds, SLOTS_MEASURED // num_slots) // ROUNDS_PER_SEAL * ROUNDS_PER_SEAL)
 
 
 class Measuring:
@@ -112,22 +113,22 @@ class OneByteRun:
         self._nodes = Nodes({place.name: place.site for place in workers})
         self.simulation = Simulation(topology=topology_of(plan), keep_trace=False)
 
-    def run(self) -> Stretch:
-        """Until it goes on as before."""
+    def run(self, num_rounds: int) -> Stretch:
+        """Until it goes on as before in a run of so many rounds, whose messages grow with their number."""
         with self.simulation as simulation:
             self._start(simulation)
             self._until(ROUNDS_BEFORE)
             begun_at, before, busy = simulation.now(), self._nodes.bytes_sent(simulation), self._busy_seconds()
             num_before = self._num_rounds()
-            self._until(num_before + num_rounds_measured(self._header.num_slots))
-            seconds, num_rounds = simulation.now() - begun_at, self._num_rounds() - num_before
+            self._until(num_before + num_rounds_measured(num_rounds, self._header.num_slots))
+            seconds, num_measured = simulation.now() - begun_at, self._num_rounds() - num_before
             sent = difference(self._nodes.bytes_sent(simulation), before)
             busy_share = (self._busy_seconds() - busy) / seconds / len(self._workers)
         return Stretch(
-            steps_per_second=num_rounds / seconds,
-            bytes_per_step=scaled(sent, 1 / num_rounds),
+            steps_per_second=num_measured / seconds,
+            bytes_per_step=scaled(sent, 1 / num_measured),
             busy_share=min(1.0, busy_share),
-            round_seconds=seconds / num_rounds,
+            round_seconds=seconds / num_measured,
         )
 
     def _start(self, simulation: Simulation) -> None:
