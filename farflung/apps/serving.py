@@ -1,7 +1,6 @@
 """A block server from start to end: choose blocks, load them, measure them, announce them, serve until told to stop."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -181,14 +180,10 @@ class BlockServer:
 
 
 def round_trips(node: SwarmNode) -> dict[PeerId, float]:
-    """What this node has measured to the others, rounded so that noise is no news."""
+    """What this node tells of its ways to the others, in seconds."""
     now = node.world.clock.now()
-    measured = {peer: node.surveyor.table.distance(peer, now).round_trip_seconds for peer in sorted(node.member.view)}
-    return {peer: _two_digits(seconds) for peer, seconds in measured.items() if seconds is not None}
-
-
-def _two_digits(value: float) -> float:
-    return 0.0 if value == 0 else round(value, 1 - math.floor(math.log10(value)))
+    measured = {peer: node.surveyor.table.told(peer, now).round_trip_seconds for peer in sorted(node.member.view)}
+    return {peer: seconds for peer, seconds in measured.items() if seconds is not None}
 
 
 def limit_threads(num_threads: int | None) -> None:

@@ -32,6 +32,7 @@ from farflung.mesh.surveyor import Surveyor
 from farflung.runtime.limits import limits_for
 from farflung.runtime.node import RealNode, open_node
 from farflung.runtime.thread import LoopThread
+from farflung.wire.certificate import TicketRole
 from farflung.wire.revocation import Revocation
 from farflung.world.address import PeerId
 from farflung.world.doors import Contact, World
@@ -160,7 +161,7 @@ async def join(place: Place, *, ticket: str | None = None, new_swarm: str | None
         member.view,
         lambda table: swarm_node.publish(REACH_TOPIC, table),
         bytes_per_second=node.world.network.bytes_per_second,
-        is_wanted=lambda record: bool(record.topics),
+        is_wanted=lambda record: bool(record.topics) and record.role is not TicketRole.CLIENT,
     )
     revocations = Revocations(
         node.identity.peer,

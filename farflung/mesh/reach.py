@@ -25,6 +25,10 @@ class ReachConfig:
 
     weight_newest: float = 0.25
     """Weight of a new measurement in the moving average."""
+    news_share: float = 0.1
+    """Others are told anew when the average has moved by more than this share of what they know."""
+    news_seconds_min: float = 0.001
+    """A round trip that has moved by less is no news, however short it is."""
     age_seconds_max: float = 600.0
     """An average that was not renewed for this long is not believed any more."""
     round_trip_seconds_within: float = 0.001
@@ -55,12 +59,16 @@ class Distance(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class _Average:
     value: float
     measured_at: float
+    told: float
+    """What others know, or are to know now."""
 
-    def take(self, value: float, now: float, config: ReachConfig) -> None:
+    def take(self, value: float, now: float, config: ReachConfig, news_min: float) -> None:
         # An old average says nothing about a way that may have changed since.
         is_stale = now - self.measured_at > config.age_seconds_max
         self.value = value if is_stale else self.value + config.weight_newest * (value - self.value)
         self.measured_at = now
+        if abs(self.value - self.told) > max(config.news_share * self.told, news_min):
+            self.told = self.value
 
 
 class ReachTable:
@@ -80,24 +88,31 @@ class ReachTable:
         bytes_per_second: float | None = None,
     ) -> None:
         """Take in a measurement."""
-        for averages, value in ((self._round_trips, round_trip_seconds), (self._rates, bytes_per_second)):
+        for averages, value, news_min in (
+            (self._round_trips, round_trip_seconds, self._config.news_seconds_min),
+            (self._rates, bytes_per_second, 0.0),
+        ):
             if value is None:
                 continue
             assert 0 <= value < math.inf, f"measured {value}"
             if peer in averages:
-                averages[peer].take(value, now, self._config)
+                averages[peer].take(value, now, self._config, news_min)
             else:
-                averages[peer] = _Average(value, now)
+                averages[peer] = _Average(value, now, told=value)
 
     def distance(self, peer: PeerId, now: float) -> Distance:
         """Smoothed measurements to `peer` that are still believed."""
-        return Distance(self._fresh(self._round_trips, peer, now), self._fresh(self._rates, peer, now))
+        found = [self._fresh(averages, peer, now) for averages in (self._round_trips, self._rates)]
+        return Distance(*(average and average.value for average in found))
 
-    def _fresh(self, averages: Mapping[PeerId, _Average], peer: PeerId, now: float) -> float | None:
+    def told(self, peer: PeerId, now: float) -> Distance:
+        """The same as others are told, in two significant digits: noise makes no news."""
+        found = [self._fresh(averages, peer, now) for averages in (self._round_trips, self._rates)]
+        return Distance(*(average and float(f"{average.told:.1e}") for average in found))
+
+    def _fresh(self, averages: Mapping[PeerId, _Average], peer: PeerId, now: float) -> _Average | None:
         average = averages.get(peer)
-        if average is None or now - average.measured_at > self._config.age_seconds_max:
-            return None
-        return average.value
+        return None if average is None or now - average.measured_at > self._config.age_seconds_max else average
 
     def forget(self, peer: PeerId) -> None:
         """The peer is gone."""
@@ -105,19 +120,14 @@ class ReachTable:
         self._rates.pop(peer, None)
 
     def to_bytes(self, now: float) -> bytes:
-        """The table for the record: the newest measurements, rounded so that noise makes no news."""
+        """The table for the record: the newest measurements, as `told`."""
         newest = sorted(self._round_trips, key=lambda peer: (-self._round_trips[peer].measured_at, peer))
         published = {
-            peer: Distance(_rounded(distance.round_trip_seconds), _rounded(distance.bytes_per_second))
+            peer: distance
             for peer in sorted(newest[:PEERS_PUBLISHED_MAX])
-            if (distance := self.distance(peer, now)).round_trip_seconds is not None
+            if (distance := self.told(peer, now)).round_trip_seconds is not None
         }
         return msgspec.msgpack.encode(published)
-
-
-def _rounded(value: float | None) -> float | None:
-    """Two significant digits: a table that says the same needs no new record."""
-    return None if value is None else float(f"{value:.1e}")
 
 
 def published(record: Record) -> dict[PeerId, Distance]:

@@ -1,5 +1,11 @@
-"""The role that measures how far others are: a few probes now and then, so that ways nobody uses yet are known too."""
+"""The role that measures how far others are: a few probes now and then, so that ways nobody uses yet are known too.
 
+Every way that is measured is a link that stays open, so in a large swarm a node asks the same few, other ones than its
+neighbours do: of every pair of sites enough ways are known, and nobody has more links for a swarm that grows.
+"""
+
+import hashlib
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +23,17 @@ class SurveyorConfig:
 
     period_seconds: float = 10.0
     probes_per_period: int = 8
-    """Peers asked in one period, in turn; all peers are asked within ceil(peers / probes_per_period) periods."""
+    """Peers asked in one period, in turn; all are asked within ceil(peers / probes_per_period) periods."""
+    num_peers_max: int = 32
+    """Of more peers so many are asked at all: those whose ids, hashed with our own, come first."""
     answer_seconds_max: float = 5.0
     """Later answers say more about a queue than about a distance."""
 
     def __post_init__(self) -> None:
-        if self.probes_per_period < 1 or not 0 < self.answer_seconds_max <= self.period_seconds:
+        if (
+            min(self.probes_per_period, self.num_peers_max) < 1
+            or not 0 < self.answer_seconds_max <= self.period_seconds
+        ):
             raise ValueError("A surveyor asks at least one peer per period and waits no longer than that for answers.")
 
 
@@ -88,8 +99,13 @@ class Surveyor(Role):
 
     def _turn(self) -> list[PeerId]:
         """The next few peers in order of their ids, going round."""
-        peers = sorted(peer for peer, record in self._view.items() if peer != self._peer and self._is_wanted(record))
+        wanted = (peer for peer, record in self._view.items() if peer != self._peer and self._is_wanted(record))
+        peers = sorted(heapq.nsmallest(self._config.num_peers_max, wanted, key=self._rank))
         later = [peer for peer in peers if self._last is None or peer > self._last]
         turn = [*later, *(peer for peer in peers if peer not in later)][: self._config.probes_per_period]
         self._last = turn[-1] if turn else None
         return turn
+
+    def _rank(self, peer: PeerId) -> bytes:
+        """An order that stays as peers come and go, and that is another one for every node."""
+        return hashlib.sha256(f"{self._peer} {peer}".encode()).digest()

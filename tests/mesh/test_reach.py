@@ -11,6 +11,7 @@ from farflung.sim import Link, Topology
 from farflung.wire.certificate import TicketRole
 from farflung.world.address import PeerId
 from farflung.world.doors import World
+from farflung.world.effects import Send
 from farflung.world.host import Host
 from tests.mesh.swarm import Swarm
 
@@ -52,6 +53,43 @@ def test_a_table_travels_rounded_bounded_and_in_one_form() -> None:
     assert table(b=0.1201, c=0.04) == table(c=0.04, b=0.1199)
     many = table(**{f"peer{number:03}": 0.1 for number in range(PEERS_PUBLISHED_MAX + 10)})
     assert len(published(record(A, "eu", many))) == PEERS_PUBLISHED_MAX
+
+
+def test_noise_makes_no_news_and_a_way_that_has_changed_does() -> None:
+    measured = ReachTable()
+    for peer, seconds in ((A, 0.0004), (B, 0.08), (C, 0.08)):
+        measured.observe(peer, 0.0, round_trip_seconds=seconds, bytes_per_second=1e6)
+    before = measured.to_bytes(1.0)
+    for number in range(60):
+        now, share = float(number), (0.9, 1.1, 1.0)[number % 3]
+        for peer, seconds in ((A, 0.0009), (B, 0.08 * share), (C, 0.08)):
+            measured.observe(peer, now, round_trip_seconds=seconds, bytes_per_second=1e6 * share)
+        assert measured.to_bytes(now) == before
+    for number in range(60, 90):
+        measured.observe(B, float(number), round_trip_seconds=0.12)
+    told = published(record(A, "eu", measured.to_bytes(90.0)))[B].round_trip_seconds
+    assert told is not None and abs(told - 0.12) <= 0.012
+    assert measured.distance(B, 90.0).round_trip_seconds == pytest.approx(0.12, rel=0.001)
+
+
+def test_of_many_peers_a_node_always_asks_the_same_few_and_others_ask_other_ones() -> None:
+    peers = [PeerId(f"peer-{number:03}") for number in range(100)]
+    view = {peer: record(peer, "eu") for peer in peers}
+    config = SurveyorConfig(num_peers_max=10, probes_per_period=4)
+    asked: dict[PeerId, set[PeerId]] = {}
+    for own in peers:
+        role = Surveyor(own, view, lambda table: None, bytes_per_second=lambda peer: None, config=config)
+        effects = [effect for period in range(12) for effect in role.wake(10.0 * period)]
+        asked[own] = {effect.destination.peer for effect in effects if isinstance(effect, Send)}
+        assert len(asked[own]) == 10 and own not in asked[own]
+    assert len(set.union(*asked.values())) == 100, "everybody is asked by somebody"
+    assert len({frozenset(chosen) for chosen in asked.values()}) > 90
+    first = Surveyor(peers[0], view, lambda table: None, bytes_per_second=lambda peer: None, config=config)
+    gone = sorted(asked[peers[0]])[0]
+    del view[gone]
+    effects = [effect for period in range(12) for effect in first.wake(10.0 * period)]
+    now_asked = {effect.destination.peer for effect in effects if isinstance(effect, Send)}
+    assert len(now_asked & asked[peers[0]]) == 9 and len(now_asked) == 10, "one that is gone is replaced by one other"
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xff", b"\x81\xa1b\x92\xcb\xff\xf0\x00\x00\x00\x00\x00\x00\xc0"])
