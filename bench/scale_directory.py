@@ -34,9 +34,7 @@ from farflung.world.role import Role
 MEETINGS = ("meet-0", "meet-1", "meet-2")
 TOPIC_BYTES = 400
 """What a block server publishes, about."""
-MEASURED_SECONDS = 10.0
-"""One renewal of everybody."""
-JOIN_SECONDS_MAX = 60.0
+JOIN_SECONDS_MAX = 120.0
 TICK_SECONDS = 0.02
 
 
@@ -67,8 +65,15 @@ class Announcer(Role):
     """Says who it is as a member does, and does not listen."""
 
     def __init__(
-        self, identity: Identity, rendezvous: Sequence[PeerId], wall_offset_seconds: float, first_at: float
+        self,
+        identity: Identity,
+        rendezvous: Sequence[PeerId],
+        wall_offset_seconds: float,
+        *,
+        num_nodes: int,
+        first_at: float,
     ) -> None:
+        self._num_nodes = num_nodes
         self._first_at = first_at
         self._rendezvous = rendezvous
         profile = Profile(role=TicketRole.SERVER, contact=contact(identity.peer[:8]), site="site")
@@ -81,13 +86,19 @@ class Announcer(Role):
 
     def wake(self, now: float) -> Sequence[Effect]:
         """An announcement, or a renewal of it."""
-        if self._said.signed is not None and self._said.renew(now):
+        if self._said.signed is not None and self._said.renew(now, self._num_nodes):
             message = self._said.renewal()
         else:
-            self._said.sign({"swarm": bytes(TOPIC_BYTES)}, now)
+            self._said.sign({"swarm": bytes(TOPIC_BYTES)}, now, self._num_nodes)
             message = self._said.announcement()
         sends = [Send(Address(peer, RENDEZVOUS_ACTOR), message) for peer in self._rendezvous]
-        return [*sends, WakeAt(now + MemberConfig().renew_seconds)]
+        return [*sends, WakeAt(now + self._said.renew_seconds)]
+
+
+def renew_seconds(num_nodes: int) -> float:
+    """In which everybody renews once."""
+    config = MemberConfig()
+    return config.renew_seconds * config.stretch(num_nodes)
 
 
 def contact(name: str) -> Contact:
@@ -104,6 +115,7 @@ class Directory:
     """One simulated swarm."""
 
     def __init__(self, num_nodes: int, num_members: int) -> None:
+        self._num_nodes = num_nodes
         self.simulation = Simulation(must_introduce=True, keep_trace=False)
         self._seeds = {identity(name).peer: contact(name) for name in MEETINGS}
         self.members: dict[str, Member] = {}
@@ -115,7 +127,7 @@ class Directory:
             if number < num_members:
                 self.join(f"node-{number}")
             else:
-                self._announce(f"node-{number}", MemberConfig().renew_seconds * number / num_others)
+                self._announce(f"node-{number}", renew_seconds(num_nodes) * number / num_others)
 
     def join(self, name: str) -> Member:
         """A whole member comes."""
@@ -136,7 +148,10 @@ class Directory:
 
     def _announce(self, name: str, first_at: float) -> None:
         def boot(world: World) -> None:
-            Host(Announcer(identity(name), list(self._seeds), _offset(world), first_at), world, DIRECTORY_ACTOR)
+            role = Announcer(
+                identity(name), list(self._seeds), _offset(world), num_nodes=self._num_nodes, first_at=first_at
+            )
+            Host(role, world, DIRECTORY_ACTOR)
 
         self.simulation.node(name, peer=identity(name).peer, boot=boot)
 
@@ -150,10 +165,10 @@ def measure(num_nodes: int, num_members: int) -> DirectoryCost:
     directory = Directory(num_nodes, num_members)
     simulation, others = directory.simulation, num_nodes - len(MEETINGS)
     _wait(simulation, lambda: all(len(member.view) >= others for member in directory.members.values()))
-    simulation.advance(MemberConfig().renew_seconds)  # by then everybody has announced itself and only renews
+    simulation.advance(period := renew_seconds(num_nodes))  # by then everybody has announced itself and only renews
     members = list(directory.members)
     before = {name: _totals(simulation.traffic(name)) for name in (*members, *MEETINGS)}
-    simulation.advance(MEASURED_SECONDS)
+    simulation.advance(period)
     spent = {name: _difference(_totals(simulation.traffic(name)), before[name]) for name in before}
     newcomer, began = directory.join("newcomer"), simulation.now()
     _wait(simulation, lambda: len(newcomer.view) > others)
@@ -161,14 +176,14 @@ def measure(num_nodes: int, num_members: int) -> DirectoryCost:
     own = [_mean([sum(side[index] for side in spent[name]) for name in members]) for index in (0, 1)]
     to_members = [_mean([spent[name][0][index] for name in MEETINGS]) for index in (0, 1)]
     rest = [_mean([spent[name][1][index] for name in MEETINGS]) for index in (0, 1)]
-    told = [(to_members[index] * others / num_members + rest[index]) / MEASURED_SECONDS for index in (0, 1)]
+    told = [(to_members[index] * others / num_members + rest[index]) / period for index in (0, 1)]
     return DirectoryCost(
         num_nodes=num_nodes,
         num_members=num_members,
         newcomer_seconds=simulation.now() - began,
         newcomer_bytes=simulation.traffic("newcomer").total(sent=False),
-        member_messages_per_second=own[0] / MEASURED_SECONDS,
-        member_bytes_per_second=own[1] / MEASURED_SECONDS,
+        member_messages_per_second=own[0] / period,
+        member_bytes_per_second=own[1] / period,
         member_held_bytes=reachable_bytes(member),
         rendezvous_messages_per_second=told[0],
         rendezvous_bytes_per_second=told[1],
@@ -210,21 +225,21 @@ def _mean(values: Sequence[float]) -> float:
 
 def _core_share(num_nodes: int) -> float:
     """Core seconds in each second in which a member takes in renewals, and now and then records, of so many nodes."""
-    num_tried, config = 300, MemberConfig()
+    num_tried, period = 300, renew_seconds(num_nodes)
     book = RecordBook(wall_offset_seconds=0.0, num_records_max=num_tried)
     profile = Profile(role=TicketRole.SERVER)
-    said = [OwnRecord(identity(f"node-{number}"), profile, 0.0, config) for number in range(num_tried)]
+    said = [OwnRecord(identity(f"node-{number}"), profile, 0.0, MemberConfig()) for number in range(num_tried)]
     records, renewals = [], []
     for one in said:
-        one.sign({"swarm": bytes(TOPIC_BYTES)}, 0.0)
+        one.sign({"swarm": bytes(TOPIC_BYTES)}, 0.0, num_nodes)
         assert one.signed is not None
         records.append(one.signed)
-        one.renew(config.renew_seconds)
+        one.renew(one.renew_seconds, num_nodes)
         renewals.append(Renewal(one.renewal().mark, 30_000, one.proof.number, one.proof.link))
     part = encode("rendezvous", "directory", Changes(stream=1, number=1, records=[], renewals=renewals))
     per_record = _core_seconds(lambda: [book.offer(signed, 0.0, seconds_left=30.0) for signed in records]) / num_tried
-    per_renewal = _core_seconds(lambda: _take(book, part, config.renew_seconds)) / num_tried
-    return num_nodes * (per_renewal / config.renew_seconds + per_record / (NUM_RENEWALS_MAX * config.renew_seconds))
+    per_renewal = _core_seconds(lambda: _take(book, part, period)) / num_tried
+    return num_nodes * (per_renewal + per_record / NUM_RENEWALS_MAX) / period
 
 
 def _take(book: RecordBook, part: bytes, now: float) -> None:

@@ -92,9 +92,9 @@ class RecordBook:
         """Live nodes that keep the directory, in order of their ids."""
         return sorted(self._rendezvous)
 
-    def marks(self) -> bytes:
-        """Those of all that is held, one after another."""
-        return b"".join(self._by_mark)
+    def known(self) -> bytes:
+        """What is held, in `KNOWN_BYTES` each."""
+        return b"".join(mark + bytes([held.proof.number]) for mark, held in self._by_mark.items())
 
     def numbers(self) -> dict[bytes, int]:
         """How often each record was renewed, by its mark."""

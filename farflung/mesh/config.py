@@ -14,6 +14,8 @@ class MemberConfig:
     """A node that is gone without goodbye is forgotten after this."""
     renew_seconds: float = 10.0
     """Between two renewals of the lease."""
+    renewals_per_second_max: float = 200.0
+    """Of all nodes together, about: where there are more, each renews less often, and leases last as much longer."""
     publish_seconds_min: float = 0.5
     """What is published faster than this goes out together."""
     retry_seconds: float = 1.0
@@ -25,6 +27,12 @@ class MemberConfig:
     def __post_init__(self) -> None:
         if not 0 < self.retry_seconds <= self.renew_seconds < self.lease_seconds:
             raise ValueError("A member retries more often than it renews, and renews before its lease ends.")
+        if not self.renewals_per_second_max > 0:
+            raise ValueError("renewals_per_second_max must be above 0: without renewals everybody is forgotten.")
+
+    def stretch(self, num_nodes: int) -> float:
+        """How many times longer intervals and leases are among so many nodes."""
+        return max(1.0, num_nodes / (self.renewals_per_second_max * self.renew_seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from farflung.mesh.messages import (
     Unsubscribe,
 )
 from farflung.mesh.records import BadRecord
-from farflung.mesh.renewals import MARK_BYTES
+from farflung.mesh.renewals import KNOWN_BYTES, MARK_BYTES
 from farflung.wire.message import Refusal
 from farflung.world.address import Address, PeerId
 from farflung.world.doors import Contact
@@ -203,15 +203,20 @@ class Rendezvous(Role):
             return [Send(source, Refusal(reason=reason, retry_after_seconds=self._config.subscription_seconds))]
         self._num_streams += 1
         self._subscribers[source] = _Subscriber(self._num_streams, 0, 0, now)
-        num_bytes = min(len(message.known), self._config.num_records_max * MARK_BYTES)
-        known = {message.known[at : at + MARK_BYTES] for at in range(0, num_bytes, MARK_BYTES)}
+        known = self._read_known(message.known)
         records = [held for held in self.book if held.mark not in known]
-        renewals = [held for held in self.book if held.mark in known and held.proof.number]
+        renewals = [held for held in self.book if held.proof.number > known.get(held.mark, held.proof.number)]
         # An empty directory too is told: the part says that the stream has begun.
         parts = list(self._parts(records, renewals, now)) or [_Part()]
         effects = [self._part(source, part) for part in parts]
         self._subscribers[source].num_sent_at_last_word = len(parts)
         return effects
+
+    def _read_known(self, known: bytes) -> dict[bytes, int]:
+        """How often each record was renewed, by its mark."""
+        num_bytes = min(len(known), self._config.num_records_max * KNOWN_BYTES)
+        starts = range(0, num_bytes - KNOWN_BYTES + 1, KNOWN_BYTES)
+        return {known[start : start + MARK_BYTES]: known[start + MARK_BYTES] for start in starts}
 
     def _part(self, subscriber: Address, part: "_Part") -> Effect:
         state = self._subscribers[subscriber]

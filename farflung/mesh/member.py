@@ -52,7 +52,7 @@ class Member(Role):
             wall_offset_seconds=wall_offset_seconds, num_records_max=self._config.num_records_max, granted=granted
         )
         self._view: dict[PeerId, Record] = {}
-        self._sources = Sources(identity.peer, self._said, self._book.marks, self._config)
+        self._sources = Sources(identity.peer, self._said, self._book.known, self._config)
         self._watchers: list[Watcher] = []
         self.refusals: dict[PeerId, str] = {}
         """Why rendezvous nodes do not take our record, by peer; for the user."""
@@ -173,19 +173,19 @@ class Member(Role):
     def _renew(self, now: float) -> list[Effect]:
         """Prolong our lease at every rendezvous node."""
         held = self._book.get(self.peer)
-        if held is None or not self._said.renew(now):
+        if held is None or not self._said.renew(now, len(self._view)):
             return self._announce(now)
         self._book.renew(held, self._said.proof, now)
-        self._renew_at = now + self._config.renew_seconds
+        self._renew_at = now + self._said.renew_seconds
         return self._sources.tell_all(now)
 
     def _announce(self, now: float) -> list[Effect]:
         """A new record, to every rendezvous node."""
-        self._said.sign(self._topics, now)
+        self._said.sign(self._topics, now, len(self._view))
         assert self._said.signed is not None
         self._publish_at = None
         self._announced_at = now
-        self._renew_at = now + self._config.renew_seconds
+        self._renew_at = now + self._said.renew_seconds
         effects = [*self._take(self._book.offer(self._said.signed, now)), *self._sources.tell_all(now)]
         return effects if self._said.is_goodbye else [*effects, self._wake(now)]
 

@@ -75,7 +75,7 @@ class Subscribe(Message, frozen=True, kw_only=True):
     number: int
     """The last part of the stream that it has got without a gap; -1: none yet."""
     known: bytes = b""
-    """With stream 0: marks of the records that it holds, one after another, which it need not be told again."""
+    """With stream 0: what it holds and need not be told again (`RecordBook.known`)."""
 
 
 class Unsubscribe(Message, frozen=True, kw_only=True):

@@ -17,7 +17,9 @@ from farflung.world.address import PeerId
 LINK_BYTES = 16
 MARK_BYTES = 8
 NUM_RENEWALS_MAX = 120
-"""Of one record; then it is signed anew. It bounds the work of checking one."""
+"""Of one record; then it is signed anew. It bounds the work of checking one, and fits into a byte."""
+KNOWN_BYTES = MARK_BYTES + 1
+"""In which a holder says of a record that it has it, and how often renewed."""
 
 ANCHOR_NUMBER = 0
 """Of a record that was not renewed yet; its link is empty."""

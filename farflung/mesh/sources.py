@@ -20,11 +20,11 @@ from farflung.world.errors import PeerMisbehaved
 class Sources:
     """Those that are known, in no order; every method that speaks returns the effects."""
 
-    def __init__(self, own: PeerId, said: OwnRecord, known_marks: Callable[[], bytes], config: MemberConfig) -> None:
-        """`own`: this node, which follows itself if it is a rendezvous node. `known_marks`: of the records it holds."""
+    def __init__(self, own: PeerId, said: OwnRecord, known: Callable[[], bytes], config: MemberConfig) -> None:
+        """`own`: this node, which follows itself if it is a rendezvous node. `known`: what it holds."""
         self._own = own
         self._said = said
-        self._known_marks = known_marks
+        self._known = known
         self._config = config
         self._sources: dict[PeerId, Source] = {}
         self._followed: PeerId | None = None
@@ -149,7 +149,7 @@ class Sources:
         if peer != self._followed or source.is_following:
             return []
         source.spoken(now, self._config.renew_seconds)
-        known = b"" if source.stream else self._known_marks()
+        known = b"" if source.stream else self._known()
         ask = Subscribe(stream=source.stream, number=source.number, known=known)
         return [Send(Address(peer, RENDEZVOUS_ACTOR), ask)]
 

@@ -26,7 +26,7 @@ from farflung.mesh.messages import (
     Unsubscribe,
 )
 from farflung.mesh.records import Record
-from farflung.mesh.renewals import MARK_BYTES, mark_of
+from farflung.mesh.renewals import KNOWN_BYTES, mark_of
 from farflung.sim import Faults, Link, Topology
 from farflung.wire.certificate import TicketRole
 from farflung.wire.message import Refusal
@@ -41,9 +41,14 @@ WALL = 1_700_000_000.0
 
 
 def full(
-    faults: Faults | None = None, *, topology: Topology | None = None, kinds: dict[str, type[Rendezvous]]
+    faults: Faults | None = None,
+    *,
+    topology: Topology | None = None,
+    kinds: dict[str, type[Rendezvous]],
+    member_config: MemberConfig | None = None,
 ) -> Swarm:
-    swarm = Swarm(seed=1, faults=faults, topology=topology)
+    config = member_config or MemberConfig()
+    swarm = Swarm(seed=1, faults=faults, topology=topology, member_config=config)
     for name in MEETINGS:
         swarm.meet(name, kind=kinds.get(name, Rendezvous))
     for name in NODES:
@@ -110,6 +115,23 @@ def test_a_member_goes_round_all_rendezvous_nodes() -> None:
                     if kind == "Changes" and not is_sent and count > before[name].get((peer, kind, is_sent), 0):
                         heard[name].add(peer)
         assert all(len(peers) == len(MEETINGS) for peers in heard.values())
+
+
+def test_among_many_the_dead_vanish_with_their_longer_leases_and_few_renew_often_again() -> None:
+    """Nine nodes that are many for their budget: thirty seconds between renewals, leases of ninety."""
+    faults = Faults()
+    for number in range(1, 6):
+        faults.crash(f"node-{number}", at=100.0, is_silent=True)
+    with full(faults, kinds={}, member_config=MemberConfig(renewals_per_second_max=0.3)) as swarm:
+        swarm.simulation.advance(99.0)
+        assert {record.renew_seconds for record in swarm.members["node-0"].view.values()} == {30.0}
+        swarm.simulation.advance(35.0)
+        assert swarm.seen_by("node-0") == EVERYBODY
+        swarm.simulation.advance(60.0)
+        living = {*MEETINGS, "node-0"}
+        assert all(swarm.seen_by(name) == living for name in living)
+        swarm.simulation.advance(31.0)
+        assert all(record.renew_seconds < 15.0 for record in swarm.members["node-0"].view.values())
 
 
 class Withholding(Rendezvous):
@@ -195,9 +217,10 @@ def test_a_follower_that_comes_anew_is_told_what_it_lacks_and_what_was_renewed()
     announce = announced(role, node)
     (renew,) = messages(node.wake(10.0), Renew)
     role.receive(NODE, renew, 10.0)
-    ask = Subscribe(stream=0, number=-1, known=b"\0" * MARK_BYTES + mark_of(announce.signed))
-    (part,) = messages(role.receive(LISTENER, ask, 11.0), Changes)
-    assert isinstance(part, Changes) and part.records == [] and len(part.renewals) == 1
+    for number, num_renewals in ((0, 1), (1, 0), (5, 0)):
+        known = b"another:" + bytes([3]) + mark_of(announce.signed) + bytes([number])
+        (part,) = messages(role.receive(LISTENER, Subscribe(stream=0, number=-1, known=known), 11.0), Changes)
+        assert isinstance(part, Changes) and part.records == [] and len(part.renewals) == num_renewals
     (whole,) = messages(role.receive(LISTENER, Subscribe(stream=0, number=-1), 11.0), Changes)
     assert isinstance(whole, Changes) and whole.renewals == []
     (lease,) = whole.records
@@ -265,7 +288,7 @@ def test_a_member_that_hears_a_renewal_of_what_it_lacks_asks_with_its_next_word(
         source, Changes(stream=3, number=1, records=[], renewals=[Renewal(b"unknown!", 9000, 1, bytes(16))]), 5.0
     )
     (word,) = messages(node.wake(10.0), Subscribe)
-    assert isinstance(word, Subscribe) and word.stream == 0 and len(word.known) == MARK_BYTES
+    assert isinstance(word, Subscribe) and word.stream == 0 and len(word.known) == KNOWN_BYTES
 
 
 def test_what_one_tells_that_is_followed_no_longer_counts_and_it_is_asked_to_stop() -> None:

@@ -140,7 +140,7 @@ def test_a_new_record_replaces_the_one_before_and_its_renewals() -> None:
     kept, newer = book(), Renewals(NODE, b"newer")
     kept.offer(signed(), now=0.0, proof=proof(3))
     held = kept.offer(signed(sequence=2, anchor=newer.anchor), now=1.0)
-    assert held is not None and kept.get(NODE.peer) is held and len(kept.marks()) == len(held.mark)
+    assert held is not None and kept.get(NODE.peer) is held and kept.known() == held.mark + bytes([0])
     assert kept.marked(mark_of(signed())) is None
     with pytest.raises(BadRecord):
         kept.renew(held, proof(4), 2.0)
@@ -169,27 +169,39 @@ def test_a_book_drops_each_when_its_own_lease_ends_however_often_it_was_renewed(
 
 def test_a_node_renews_by_the_clock_and_signs_anew_when_its_chain_is_used_up() -> None:
     said = own_record()
-    said.sign({}, 0.0)
+    said.sign({}, 0.0, 3)
     kept, own = book(), said.signed
     assert own is not None
     held = kept.offer(own, now=0.0)
     assert held is not None
     for now, number in ((10.0, 1), (20.1, 2), (20.2, 3), (500.0, 50)):  # early once, and frozen for a while
-        assert said.renew(now) and said.version == (said.sequence, number)
+        assert said.renew(now, 3) and said.version == (said.sequence, number)
         assert kept.renew(held, said.proof, now)
-    assert not said.renew(10.0 * (NUM_RENEWALS_MAX + 1))
+    assert not said.renew(10.0 * (NUM_RENEWALS_MAX + 1), 3)
     sequence = said.sequence
-    said.sign({}, 2000.0)
+    said.sign({}, 2000.0, 3)
     assert said.version > (sequence, NUM_RENEWALS_MAX) and said.proof == Proof()
+
+
+def test_among_many_nodes_each_renews_less_often_and_leases_last_longer() -> None:
+    said = own_record()
+    said.sign({}, 0.0, 2_000)
+    assert said.signed is not None and said.renew_seconds == 10.0 and read(said.signed).lease_seconds == 30.0
+    assert said.renew(10.0, 3_900), "not for every one who comes or goes"
+    assert not said.renew(20.0, 10_000)
+    said.sign({}, 20.0, 10_000)
+    assert read(said.signed).renew_seconds == said.renew_seconds == 50.0 and read(said.signed).lease_seconds == 150.0
+    assert said.renew(70.0, 10_000) and said.proof.number == 1
+    assert not said.renew(120.0, 4_000)
 
 
 def test_links_of_a_life_before_renew_nothing_of_a_record_with_the_same_number() -> None:
     """The clock was set back, so that the numbers of two lives meet: what one has shown is known to all."""
     first, second = own_record(), own_record(WALL + 0.0001)
-    first.sign({}, 0.0)
-    second.sign({"swarm": b"other"}, 0.0)
+    first.sign({}, 0.0, 3)
+    second.sign({"swarm": b"other"}, 0.0, 3)
     assert first.sequence == second.sequence and first.signed is not None and second.signed is not None
-    first.renew(10.0)
+    first.renew(10.0, 3)
     held = book().offer(second.signed, now=0.0)
     assert held is not None
     with pytest.raises(BadRecord):

@@ -7,7 +7,7 @@ from farflung.mesh.directory import Rendezvous
 from farflung.mesh.member import Member
 from farflung.mesh.messages import RENDEZVOUS_ACTOR, Announce, Announced, Changes, Subscribe, Subscribed
 from farflung.mesh.records import read
-from farflung.mesh.renewals import MARK_BYTES
+from farflung.mesh.renewals import KNOWN_BYTES
 from farflung.mesh.source import Source
 from farflung.wire.certificate import TicketRole
 from farflung.wire.message import Refusal
@@ -58,7 +58,7 @@ def test_a_member_asks_anew_at_once_when_a_part_is_missing() -> None:
     role.receive(address, Changes(stream=7, number=0, records=[]), 1.0)
     effects = role.receive(address, Changes(stream=7, number=2, records=[]), 1.1)
     (asked,) = messages(effects, Subscribe)
-    assert isinstance(asked, Subscribe) and (asked.stream, asked.number) == (0, -1) and len(asked.known) == MARK_BYTES
+    assert isinstance(asked, Subscribe) and (asked.stream, asked.number) == (0, -1) and len(asked.known) == KNOWN_BYTES
 
 
 def test_a_subscriber_that_missed_nothing_goes_on_and_one_that_did_starts_anew() -> None:
