@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import scale_directory, scale_routing, scale_trees
 from bench.report import Report, bench_arguments
+from farflung.mesh.config import RendezvousConfig
 
 SIZES, SIZES_QUICK = (100, 1_000, 10_000), (30, 100, 300)
 NUM_MEMBERS = 3
@@ -26,7 +27,8 @@ GIGABIT_BYTES, HOME_BYTES, MEMORY_BYTES, SEARCH_SECONDS = 125e6, 12.5e6, 8 * 2.0
 LIMITS = {
     "the uplink of a rendezvous node (1 Gbit/s)": ("directory", "rendezvous_bytes_per_second", GIGABIT_BYTES),
     "the downlink of a member (100 Mbit/s)": ("directory", "member_bytes_per_second", HOME_BYTES),
-    "a tenth of a member's core, for signatures": ("directory", "core_seconds_per_member_second", 0.1),
+    "a tenth of a member's core, for renewals": ("directory", "core_seconds_per_member_second", 0.1),
+    "records that a directory takes": ("directory", "num_nodes", float(RendezvousConfig().num_records_max)),
     "memory of a client that searches a route (8 GiB)": ("routing", "peak_bytes", MEMORY_BYTES),
     "a search for a route within 1 s": ("routing", "core_seconds", SEARCH_SECONDS),
 }
