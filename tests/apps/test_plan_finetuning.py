@@ -180,8 +180,8 @@ def test_what_cannot_be_says_why_and_by_how_much(sizes: Sizes) -> None:
     planned = make_plan(plan_for(memory_gb=0.04), sizes)
     left_out = {str(method.values["method"]): why for method, why in planned.left_out}
     assert {*left_out} == {"onebyte", "adam"}
-    assert "need 0.08 GB, the largest machine has 0.032 GB (80% of 0.04): 0.048 GB short" in left_out["onebyte"]
-    with pytest.raises(ValueError, match=r"cannot be reached.*GB short"):
+    assert "need 80 MB, the largest machine has 32 MB (80% of 40 MB): 48 MB short" in left_out["onebyte"]
+    with pytest.raises(ValueError, match=r"cannot be reached.*MB short"):
         make_plan(plan_for(memory_gb=0.001), sizes)
     with pytest.raises(ValueError, match="did you mean 'onebyte'"):
         make_plan(plan_for(goal={"methods": ["onebit"]}), sizes)

@@ -161,9 +161,7 @@ def test_a_step_keeps_about_what_a_plan_takes_it_to(given: dict[str, Any]) -> No
 
 
 def test_what_cannot_be_says_why_and_by_how_much(sizes: Sizes) -> None:
-    needed = (
-        r"1,024 tokens, need 0\.7\d+ GB, the largest machine has 0\.08 GB .*: 0\.6\d+ GB short; lower goal.batch_size"
-    )
+    needed = r"1,024 tokens, need 7\d\d MB, the largest machine has 80 MB .*: 6\d\d MB short; lower goal.batch_size"
     small = plan_for(memory_gb=0.1)
     with pytest.raises(ValueError, match=needed):
         machines_that_fit(small, goal_of(small), sizes)

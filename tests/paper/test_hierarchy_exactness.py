@@ -59,7 +59,7 @@ class Said:
         part = event.message
         if isinstance(part, UpdatePart) and event.phase == "deliver" and "-server" in event.target:
             assert part.header.num_parts == 1
-            (plan,) = plan_of(ZEROS)
+            (plan,) = plan_of(ZEROS, self.config.values_per_part)
             delta = decode_part(part.slices, plan)
             self.updates.setdefault(event.target, []).append({name: delta[name].reshape(SIZES[name]) for name in SIZES})
 

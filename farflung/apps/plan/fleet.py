@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from farflung.apps.capacity import USABLE_SHARE
 from farflung.apps.plan.devices import FLOPS_SHARE, MEMORY_SHARE, device_named
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
+from farflung.apps.plan.units import bytes_of
 
 PEER_LENGTH = 52
 """Of a peer's id."""
@@ -105,8 +106,8 @@ def machines_with_memory(
     nearest = min(machines, key=lambda one: needed_bytes(one) - one.memory_bytes * USABLE_SHARE)
     needed, usable = needed_bytes(nearest), nearest.memory_bytes * USABLE_SHARE
     raise ValueError(
-        f"{what} need {needed / 1e9:.3g} GB, the largest machine has {usable / 1e9:.3g} GB ({USABLE_SHARE:.0%} of "
-        f"{nearest.memory_bytes / 1e9:.3g}): {(needed - usable) / 1e9:.3g} GB short{way_out and f'; {way_out}'}"
+        f"{what} need {bytes_of(needed)}, the largest machine has {bytes_of(usable)} ({USABLE_SHARE:.0%} of "
+        f"{bytes_of(nearest.memory_bytes)}): {bytes_of(needed - usable)} short{way_out and f'; {way_out}'}"
     )
 
 

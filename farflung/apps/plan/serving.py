@@ -12,6 +12,7 @@ from farflung.apps.plan.places import added, scaled
 from farflung.apps.plan.plan_file import PlanFile
 from farflung.apps.plan.serving_run import Group, Placed, Served, ServingRun, cache_tokens, users_site
 from farflung.apps.plan.sizes import Sizes
+from farflung.apps.plan.units import bytes_of
 from farflung.apps.plan.words import Sentence, said
 from farflung.systems.swarm.placement import Holder, PlacementConfig, choose_blocks, plan_moves
 from farflung.world.address import PeerId
@@ -135,12 +136,12 @@ def _check_memory(machines: Sequence[Machine], goal: ServeGoal, sizes: Sizes) ->
     weights = sizes.num_blocks * sizes.block_parameters * value_bytes
     cache = sizes.num_blocks * cache_tokens(goal) * sizes.cache_values_per_token * value_bytes
     usable = sum(machine.memory_bytes for machine in machines) * USABLE_SHARE
-    needed = f"block weights need {weights / 1e9:.3g} GB and the caches of {goal.users} users {cache / 1e9:.3g} GB"
-    have = f"the machines have {usable / 1e9:.3g} GB ({USABLE_SHARE:.0%} of {usable / USABLE_SHARE / 1e9:.3g})"
+    needed = f"block weights need {bytes_of(weights)} and the caches of {goal.users} users {bytes_of(cache)}"
+    have = f"the machines have {bytes_of(usable)} ({USABLE_SHARE:.0%} of {bytes_of(usable / USABLE_SHARE)})"
     short = weights + cache - usable
     if short <= 0:
         raise ValueError(f"{needed}, and {have}, but in pieces smaller than whole blocks: use fewer, larger machines")
-    raise ValueError(f"{needed}, {have}: {short / 1e9:.3g} GB short")
+    raise ValueError(f"{needed}, {have}: {bytes_of(short)} short")
 
 
 def _outcome(
