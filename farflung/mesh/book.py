@@ -241,7 +241,7 @@ def _check_link(record: Record, proof: Proof, before: Proof) -> None:
     num_steps = proof.number - before.number
     if not num_steps and not proof.link:
         return
-    is_possible = 0 < num_steps <= NUM_RENEWALS_MAX and len(proof.link) == LINK_BYTES and record.anchor
+    is_possible = num_steps > 0 and proof.number <= NUM_RENEWALS_MAX and len(proof.link) == LINK_BYTES and record.anchor
     if not is_possible or toward_anchor(record.peer, proof.link, num_steps) != before.link:
         raise BadRecord(f"a renewal of {record.peer} is not its subject's")
 

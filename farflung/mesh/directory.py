@@ -203,9 +203,7 @@ class Rendezvous(Role):
             return [Send(source, Refusal(reason=reason, retry_after_seconds=self._config.subscription_seconds))]
         self._num_streams += 1
         self._subscribers[source] = _Subscriber(self._num_streams, 0, 0, now)
-        known = self._read_known(message.known)
-        records = [held for held in self.book if held.mark not in known]
-        renewals = [held for held in self.book if held.proof.number > known.get(held.mark, held.proof.number)]
+        records, renewals = self._lacking(self._read_known(message.known))
         # An empty directory too is told: the part says that the stream has begun.
         parts = list(self._parts(records, renewals, now)) or [_Part()]
         effects = [self._part(source, part) for part in parts]
@@ -281,10 +279,14 @@ class Rendezvous(Role):
         return [*sends, WakeAt(self._compare_at)]
 
     def _fill(self, source: Address, numbers: Mapping[bytes, int], now: float) -> list[Effect]:
-        lacking = [held for held in self.book if held.mark not in numbers]
-        renewed = [held for held in self.book if held.proof.number > numbers.get(held.mark, held.proof.number)]
-        parts = self._parts(lacking, renewed, now)
+        parts = self._parts(*self._lacking(numbers), now)
         return [Send(source, Fill(records=part.records, renewals=part.renewals)) for part in parts]
+
+    def _lacking(self, numbers: Mapping[bytes, int]) -> tuple[list[Held], list[Held]]:
+        """Records that one does not hold who has these, by their marks, and those that it holds renewed less often."""
+        records = [held for held in self.book if held.mark not in numbers]
+        renewed = [held for held in self.book if held.proof.number > numbers.get(held.mark, held.proof.number)]
+        return records, renewed
 
     def _filled(self, source: Address, message: Fill, now: float) -> list[Effect]:
         if source.peer not in self._others():

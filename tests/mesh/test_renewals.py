@@ -208,5 +208,21 @@ def test_links_of_a_life_before_renew_nothing_of_a_record_with_the_same_number()
         book().renew(held, first.proof, 10.0)
 
 
+def test_a_chain_that_is_too_long_is_believed_to_its_allowed_length() -> None:
+    """Its subject may make it as long as it likes; what counts renewals has one byte for them."""
+    links = [bytes(LINK_BYTES)]
+    for _ in range(300):
+        links.append(toward_anchor(NODE.peer, links[-1], 1))
+    links.reverse()
+    kept = book()
+    held = kept.offer(signed(anchor=links[0], renew_seconds=0.1), now=0.0)
+    assert held is not None
+    assert kept.renew(held, Proof(NUM_RENEWALS_MAX, links[NUM_RENEWALS_MAX]), 12.0)
+    for number in (NUM_RENEWALS_MAX + 1, 240, 300):
+        with pytest.raises(BadRecord):
+            kept.renew(held, Proof(number, links[number]), 20.0)
+    assert kept.known() == held.mark + bytes([NUM_RENEWALS_MAX])
+
+
 def test_marks_name_what_was_signed() -> None:
     assert mark_of(signed()) == mark_of(signed()) != mark_of(signed(site="eu"))
