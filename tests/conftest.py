@@ -82,6 +82,13 @@ def forge() -> "Iterator[ForkServer]":
         yield forge
 
 
+def _is_tracker(child: psutil.Process) -> bool:
+    try:
+        return "multiprocessing.resource_tracker" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
     """Fail the run, after ending them, if child processes outlive the tests that started them.
@@ -90,8 +97,8 @@ def no_process_left() -> Iterator[None]:
     """
     yield
     children = psutil.Process().children(recursive=True)
-    _, alive = psutil.wait_procs(children, timeout=60)
-    left = [child for child in alive if "multiprocessing.resource_tracker" not in " ".join(child.cmdline())]
+    # Python's own tracker of shared memory stays until this process ends: it is not waited for.
+    _, left = psutil.wait_procs([child for child in children if not _is_tracker(child)], timeout=60)
     commands = [" ".join(child.cmdline()) for child in left]
     for child in left:
         child.kill()

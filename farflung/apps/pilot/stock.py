@@ -25,6 +25,7 @@ def stocked(tables: dict[str, Any], goal: FinetuneGoal, sizes: Sizes, folder: Pa
     Raises:
         ValueError: the model's vocabulary is too small for any text.
     """
+    folder = folder.absolute()  # whoever reads the run file may stand elsewhere
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "texts.tsv"
     texts.write_text("\n".join(["text\tlabel", *_texts(goal), ""]), encoding="utf-8")
