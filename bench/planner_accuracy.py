@@ -3,8 +3,9 @@
 Serving: a client asks servers that are reached through proxies with delay and a rate. Predicted from the speeds and
 ways that a survey of that very swarm has measured. Pretraining: workers of two sites with a shaped link between them.
 Predicted from the speed of as many processes training side by side here, just before. One byte: likewise, with
-sequencer, standby and witness; bytes are those of its own messages, over rounds that all workers measured. All are
-`farflung pilot`'s own measurements. Targets: time within 15 %, bytes within 2 %.
+sequencer, standby and witness; bytes are those of its own messages, over rounds that all workers measured. Alignment
+(without --quick): a trainer on one side of the link and a rollout worker on the other, by turns and at the same time.
+All are `farflung pilot`'s own measurements. Targets: time within 15 %, bytes within 2 %.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ ONE_BYTE_QUICK = 64, 2.0, 7.0
 """Slots, seconds to measure, and seconds of a run of which some 32 rounds count."""
 FEW_ROUNDS_BYTES_ERROR = 0.1
 """Of those: what is drawn does not even out."""
-METHODS = ("ddp", "farflung")
+METHODS, ALIGN_METHODS = ("ddp", "farflung"), ("sequential", "async")
 PLAN = {
     "goal": {"kind": "pretrain", "tokens": 10_000_000, "sequence_length": 64, "batch_size": 4},
     "model": {
@@ -120,13 +121,13 @@ def one_byte(num_slots: int, measure_seconds: float, seconds: float) -> Comparis
     return finetuning.compared(small, history, plan.remarks, is_whole=is_whole)
 
 
-def alignment(measure_seconds: float, seconds: float) -> Comparison:
+def alignment(method: str, measure_seconds: float, seconds: float) -> Comparison:
     """One run of about so long, whose answers are sampled behind the link."""
     plan = plan_of({**PLAN, "goal": ALIGN_GOAL})
     assert isinstance(plan.goal, AlignGoal)
     with tempfile.TemporaryDirectory() as own:
         folder = Path(own) / "run"
-        how = said("method all", method="async")
+        how = said("method all", method=method)
         aligned = aligning.small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
         history, is_whole = led("align", aligned.small, folder)
     return aligning.compared(aligned, history, plan.remarks, is_whole=is_whole)
@@ -152,8 +153,8 @@ def main() -> int:
     found = {"serving": serving(measure_seconds, seconds)}
     for method in methods:
         found[f"pretraining, {method}"] = pretraining(method, min(measure_seconds, 10.0), seconds)
-    if not arguments.quick:
-        found["alignment, async"] = alignment(min(measure_seconds, 10.0), seconds)
+    for method in () if arguments.quick else ALIGN_METHODS:
+        found[f"alignment, {method}"] = alignment(method, min(measure_seconds, 10.0), seconds)
     size = ONE_BYTE_QUICK if arguments.quick else (ONE_BYTE_SLOTS, min(measure_seconds, 10.0), seconds)
     found[ONE_BYTE] = one_byte(*size)
     for case, comparison in found.items():

@@ -1,5 +1,6 @@
 """A pilot of alignment, without a run: how long it is, what it is made of, and what of its log is compared."""
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from farflung.apps.pilot.aligning import (
     sites_of_processes,
     sized_updates,
 )
-from farflung.apps.pilot.alignment_speeds import Speeds, Trained, changed_share, groups_of
+from farflung.apps.pilot.alignment_speeds import Speeds, Trained, changed_share
 from farflung.apps.pilot.exercise import NUM_PROBLEMS, reward, write_exercise
 from farflung.apps.pilot.local_run import Small
 from farflung.apps.plan.align_stand_in import Training
@@ -29,8 +30,7 @@ from farflung.apps.plan.words import said
 from farflung.apps.runs.history import History, Point
 from farflung.systems.alignment.colocated import install, sample
 from farflung.systems.alignment.config import WeightsConfig
-from farflung.systems.alignment.deltas import NOTHING, pack_version, version_of
-from farflung.systems.alignment.learner import PolicyLearner
+from farflung.systems.alignment.deltas import NOTHING, Version, pack_version, version_of
 
 MODEL: dict[str, Any] = {
     "hidden_size": 64,
@@ -71,18 +71,23 @@ def test_what_is_sampled_is_as_long_as_planned_and_differs_in_worth(materials: M
     assert 0 <= reward("1 2 3", {}) < 1 and reward("1 2 3", {}) == reward("1 2 3", {}) != reward("1 2 4", {})
 
 
+def versions_of(materials: Materials, num_steps: int) -> list[Version]:
+    """What so many real steps make."""
+    learner, policy, environment = materials.learner(), materials.policy(), materials.environment()
+    versions = [version_of(0, learner.snapshot())]
+    for number in range(num_steps):
+        install(policy, number, learner.snapshot())
+        learner.step(sample(policy, environment, range(2 * number, 2 * number + 2), materials.run.conversation))
+        versions.append(version_of(number + 1, learner.snapshot()))
+    return versions
+
+
 def test_versions_are_as_large_as_the_plan_takes_them_to_be(materials: Materials) -> None:
-    learner, config = materials.learner(), WeightsConfig()
-    assert isinstance(learner, PolicyLearner)
-    before = version_of(0, learner.snapshot())
-    first = pack_version(before, NOTHING, config, None).manifest.num_bytes
-    sizes, shares = list[int](), list[float]()
-    for number in range(4):
-        learner.step(groups_of(materials, learner.model, materials.run.conversation, number))
-        after = version_of(number + 1, learner.snapshot())
-        sizes.append(pack_version(after, before, config, None).manifest.num_bytes)
-        shares.append(changed_share(after, before))
-        before = after
+    config, versions = WeightsConfig(), versions_of(materials, 4)
+    first = pack_version(versions[0], NOTHING, config, None).manifest.num_bytes
+    pairs = list(itertools.pairwise(versions))
+    sizes = [pack_version(after, before, config, None).manifest.num_bytes for before, after in pairs]
+    shares = [changed_share(after, before) for before, after in pairs]
     planned = Training(sizes_of(MODEL).shapes, sum(shares) / len(shares), torch.bfloat16)
     old = version_of(0, planned.snapshot())
     planned.step([])
@@ -112,14 +117,8 @@ def test_the_share_that_changes_is_that_of_as_many_updates_as_are_made() -> None
 
 def test_updates_that_were_not_seen_are_taken_to_change_what_they_do(materials: Materials) -> None:
     """A few steps foretell the mean of many, which get shorter while Adam begins."""
-    learner, num_steps = materials.learner(), 24
-    assert isinstance(learner, PolicyLearner)
-    before, shares = version_of(0, learner.snapshot()), list[float]()
-    for number in range(num_steps):
-        learner.step(groups_of(materials, learner.model, materials.run.conversation, number))
-        after = version_of(number + 1, learner.snapshot())
-        shares.append(changed_share(after, before))
-        before = after
+    num_steps = 24
+    shares = [changed_share(after, before) for before, after in itertools.pairwise(versions_of(materials, num_steps))]
     few = Speeds(Trained(1.0, 1.0, tuple(shares[:6])), ())
     assert mean_share(few, num_steps) == pytest.approx(sum(shares) / num_steps, rel=0.08)
 

@@ -16,14 +16,14 @@ from farflung.apps.align.run_file import ALIGN, RunFile
 from farflung.apps.pilot.comparison import mean
 from farflung.apps.pilot.side_by_side import measured
 from farflung.systems.alignment.chain import Chain, Published
+from farflung.systems.alignment.colocated import install, sample
 from farflung.systems.alignment.config import AlignmentConfig
 from farflung.systems.alignment.deltas import NOTHING, Version, pack_version, version_of
 from farflung.systems.alignment.installing import renew
-from farflung.systems.alignment.learner import PolicyLearner, log_probabilities
 from farflung.systems.alignment.messages import Canary
 from farflung.systems.alignment.pace import TOKENS_PER_SLICE
 from farflung.systems.alignment.policy import SamplingPolicy
-from farflung.systems.alignment.rollouts import Group, Rollout, Task
+from farflung.systems.alignment.rollouts import Task
 
 TURN_SECONDS_MAX = 120.0
 """Others wait for so long and not much longer."""
@@ -103,15 +103,18 @@ def _seat(tables: dict[str, Any], number: int, ready: Callable[[], object], seco
 
 
 def _train(materials: Materials, ready: Callable[[], object], seconds: float) -> Trained:
-    config, environment, learner = materials.run.conversation, materials.environment(), materials.learner()
-    assert isinstance(learner, PolicyLearner), "a pilot's trainer is one process and not evaluated"
+    config, environment = materials.run.conversation, materials.environment()
+    learner, policy = materials.learner(), materials.policy()
     chain, base = Chain(config, Published()), version_of(0, learner.snapshot())
     chain.add(chain.pack(base, NOTHING, None))
     steps, packs, shares = list[float](), list[float](), list[float]()
     ready()
     ends_at = time.perf_counter() + seconds
     while not steps or time.perf_counter() < ends_at:
-        groups = groups_of(materials, learner.model, config, len(steps))
+        # Answers of the policy itself: others would change more of its weights.
+        number = len(steps) * config.prompts_per_step
+        install(policy, len(steps), learner.snapshot())
+        groups = sample(policy, environment, range(number, number + config.prompts_per_step), config)
         began_at = time.perf_counter()
         learner.step(groups)
         stepped_at = time.perf_counter()
@@ -151,36 +154,6 @@ def _gathered(tables: dict[str, Any]) -> Materials:
     run = ALIGN.read(tables)
     torch.set_num_threads(run.num_threads)
     return Materials.gather(run)
-
-
-def groups_of(materials: Materials, model: Any, config: AlignmentConfig, number: int) -> list[Group]:
-    """A batch as workers would send it: a model with random weights says anything."""
-    environment, stream = materials.environment(), torch.Generator().manual_seed(number)
-    prompts = range(number * config.prompts_per_step, (number + 1) * config.prompts_per_step)
-    shape = (config.answers_per_prompt, config.num_tokens_max)
-    vocabulary_size = model.get_input_embeddings().num_embeddings
-    groups: list[Group] = []
-    for prompt in prompts:
-        tokens = environment.prompt(prompt)
-        answers_NT = torch.randint(vocabulary_size, shape, generator=stream)
-        text_NT = torch.cat([torch.tensor(tokens).expand(len(answers_NT), -1), answers_NT], dim=1)
-        values_NT = log_probabilities(model, None, text_NT.to(model.device))[:, len(tokens) - 1 :]
-        rollouts = tuple(
-            Rollout(
-                prompt=prompt,
-                member=member,
-                prompt_tokens=tokens,
-                answer_tokens=tuple(answer),
-                log_probabilities=tuple(values),
-                versions=(number,) * len(answer),
-                weights_hash=b"",
-                seed=config.seed,
-                finish_reason="length",
-            )
-            for member, (answer, values) in enumerate(zip(answers_NT.tolist(), values_NT.tolist(), strict=True))
-        )
-        groups.append(Group(prompt, rollouts, tuple(environment.reward(one) for one in rollouts)))
-    return groups
 
 
 def changed_share(new: Version, old: Version) -> float:
