@@ -53,8 +53,8 @@ ONE_BYTE_GOAL = {"kind": "finetune", "sequence_length": 32, "batch_size": 2}
 ONE_BYTE_MODEL = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2}
 ONE_BYTE_SLOTS = 256
 """Large rounds: who measures what again is drawn, and in small ones a message more is much."""
-ONE_BYTE_QUICK = 64, 2.0, 7.0
-"""Slots, seconds to measure, and seconds of a run of which some 32 rounds count."""
+ONE_BYTE_QUICK = 64, 2.0, 8.0
+"""Slots, seconds to measure, and seconds of a run of which 16 rounds or more count."""
 FEW_ROUNDS_BYTES_ERROR = 0.1
 """Of those: what is drawn does not even out."""
 METHODS, ALIGN_METHODS = ("ddp", "farflung"), ("sequential", "async")

@@ -92,7 +92,7 @@ def test_a_run_is_compared_by_its_steady_rounds() -> None:
 def test_a_run_has_as_many_rounds_as_the_time_and_the_plan_as_many_as_the_run() -> None:
     assert sized_rounds(2.0, 30.0) == 60
     with pytest.raises(
-        ValueError, match=r"12 rounds of onebyte, .* take 24 s here, and --seconds is 10: give --seconds"
+        ValueError, match=r"24 rounds of onebyte, .* take 48 s here, and --seconds is 10: give --seconds"
     ):
         sized_rounds(0.5, 10.0)
     plan, sizes = plan_of(PLAN), sizes_of(PLAN["model"])

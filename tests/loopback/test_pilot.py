@@ -128,7 +128,7 @@ def test_single_bytes_are_tried_by_real_processes_and_compared(fleet: Fleet, tmp
     plan.write_text(FINETUNE_PLAN)
     measure = ("pilot", str(plan), "--measure-seconds", "0.5")
     program = fleet.start(*measure, "--seconds", "0.001")
-    assert program.status == 2 and "12 rounds of onebyte" in program.text and "Traceback" not in program.text
+    assert program.status == 2 and "24 rounds of onebyte" in program.text and "Traceback" not in program.text
     program = fleet.start(*measure, "--seconds", "15", "--folder", str(kept), "--json", str(answer))
     assert program.status == 0, program.text
     told = json.loads(answer.read_text())

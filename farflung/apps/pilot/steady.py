@@ -10,8 +10,8 @@ from farflung.apps.runs.history import History, Point
 
 ROUNDS_TO_SETTLE = 2
 """After all workers have measured, until shares of a round go by their speeds."""
-ROUNDS_MIN = 12
-"""Of a whole run, for some of them to be steady."""
+ROUNDS_MIN = 24
+"""Of a whole run, for those between two signatures to be steady."""
 
 
 @dataclass(frozen=True, slots=True)
