@@ -21,20 +21,14 @@ from bench.models import llama_even
 from bench.report import Report, bench_arguments
 from bench.swarms import Links, LocalSwarm, split_blocks
 from farflung.apps.fork_server import serving_forks
-from farflung.apps.pilot import aligning, finetuning
+from farflung.apps.pilot import aligning, finetuning, pretraining
 from farflung.apps.pilot.comparison import Comparison, Row
-from farflung.apps.pilot.local_run import led
-from farflung.apps.pilot.pretraining import compared as compared_run
-from farflung.apps.pilot.pretraining import small_run
 from farflung.apps.pilot.serving import Miniature
 from farflung.apps.pilot.serving import compared as compared_serving
 from farflung.apps.pilot.standing import predicted, standing, target_of
 from farflung.apps.pilot.survey import Survey, survey
-from farflung.apps.plan.goals import AlignGoal, FinetuneGoal, PretrainGoal
 from farflung.apps.plan.plan_file import plan_of
-from farflung.apps.plan.sizes import sizes_of
 from farflung.apps.plan.swarm import look
-from farflung.apps.plan.words import said
 from farflung.apps.wiring import Connection
 
 TIME_ERROR, BYTES_ERROR = 0.15, 0.02
@@ -97,40 +91,10 @@ def _asked(connection: Connection, measure_seconds: float, seconds: float) -> Co
     return compared_serving(predicted(of), miniature.asked, of.goal, seconds, of.plan.remarks, is_whole=True)
 
 
-def pretraining(method: str, measure_seconds: float, seconds: float) -> Comparison:
-    """One run of about so long."""
-    plan = plan_of(PLAN)
-    assert isinstance(plan.goal, PretrainGoal)
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(own) / "run"
-        how = said("method all", method=method)
-        small = small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
-        history, is_whole = led("pretrain", small, folder)
-    return compared_run(small, history, plan.remarks, is_whole=is_whole)
-
-
 def one_byte(num_slots: int, measure_seconds: float, seconds: float) -> Comparison:
     """One run of about so long."""
     goal, model = {**ONE_BYTE_GOAL, "num_slots": num_slots}, {**PLAN["model"], **ONE_BYTE_MODEL}
-    plan = plan_of({**PLAN, "goal": goal, "model": model})
-    assert isinstance(plan.goal, FinetuneGoal)
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(own) / "run"
-        small = finetuning.small_run(plan, plan.goal, sizes_of(plan.model), measure_seconds, seconds, folder)
-        history, is_whole = led("finetune", small, folder)
-    return finetuning.compared(small, history, plan.remarks, is_whole=is_whole)
-
-
-def alignment(method: str, measure_seconds: float, seconds: float) -> Comparison:
-    """One run of about so long, whose answers are sampled behind the link."""
-    plan = plan_of({**PLAN, "goal": ALIGN_GOAL})
-    assert isinstance(plan.goal, AlignGoal)
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(own) / "run"
-        how = said("method all", method=method)
-        aligned = aligning.small_run(plan, plan.goal, sizes_of(plan.model), how, measure_seconds, seconds, folder)
-        history, is_whole = led("align", aligned.small, folder)
-    return aligning.compared(aligned, history, plan.remarks, is_whole=is_whole)
+    return finetuning.tried(plan_of({**PLAN, "goal": goal, "model": model}), measure_seconds, seconds, None, None)
 
 
 def claim_rows(report: Report, case: str, rows: Sequence[Row], bytes_error: float = BYTES_ERROR) -> None:
@@ -151,11 +115,12 @@ def main() -> int:
     methods = METHODS[:1] if arguments.quick else METHODS
     report = Report("planner_accuracy", {"seconds": seconds, "servers": NUM_SERVERS, "methods": methods})
     found = {"serving": serving(measure_seconds, seconds)}
+    long, align = (min(measure_seconds, 10.0), seconds), plan_of({**PLAN, "goal": ALIGN_GOAL})
     for method in methods:
-        found[f"pretraining, {method}"] = pretraining(method, min(measure_seconds, 10.0), seconds)
+        found[f"pretraining, {method}"] = pretraining.tried(plan_of(PLAN), *long, method, None)
     for method in () if arguments.quick else ALIGN_METHODS:
-        found[f"alignment, {method}"] = alignment(method, min(measure_seconds, 10.0), seconds)
-    size = ONE_BYTE_QUICK if arguments.quick else (ONE_BYTE_SLOTS, min(measure_seconds, 10.0), seconds)
+        found[f"alignment, {method}"] = aligning.tried(align, *long, method, None)
+    size = ONE_BYTE_QUICK if arguments.quick else (ONE_BYTE_SLOTS, *long)
     found[ONE_BYTE] = one_byte(*size)
     for case, comparison in found.items():
         cells = [(row.what(), row.unit, row.predicted, row.measured, row.ratio) for row in comparison.rows]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from farflung.apps.pilot.comparison import Comparison, Row, verdict
-from farflung.apps.pilot.local_run import Small, kept_folder, rate_of
+from farflung.apps.pilot.local_run import RunFolder, Small, rate_of, run_folder
 from farflung.apps.pilot.pretraining import compared, sized_steps
 from farflung.apps.pilot.report import as_json, page_of
 from farflung.apps.pilot.serving import KINDS, Asked, Crossed, Drawn, crossed
@@ -108,14 +108,14 @@ def test_a_run_has_whole_rounds_and_is_refused_if_not_one_fits(tmp_path: Path) -
 
 
 def test_a_folder_with_a_run_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    with kept_folder(tmp_path / "new") as place:
-        assert place == tmp_path / "new"
+    with run_folder(tmp_path / "new") as place:
+        assert place == RunFolder(tmp_path / "new", is_kept=True)
     (tmp_path / RUN_FILE).touch()
-    with pytest.raises(ValueError, match="already holds a run: choose another --folder"), kept_folder(tmp_path):
+    with pytest.raises(ValueError, match="already holds a run: choose another --folder"), run_folder(tmp_path):
         pass
-    with kept_folder(None) as place:
-        assert place.parent.is_dir()
-    assert not place.parent.exists()
+    with run_folder(None) as place:
+        assert place.path.parent.is_dir() and not place.is_kept
+    assert not place.path.parent.exists()
 
 
 def test_the_report_is_whole_in_two_languages() -> None:

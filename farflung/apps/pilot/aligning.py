@@ -16,11 +16,12 @@ from farflung.apps.pilot.local_run import (
     Small,
     byte_rows,
     check_memory,
-    kept_folder,
+    chosen_method,
     led,
     local_tables,
     miniature,
     rate_of,
+    run_folder,
 )
 from farflung.apps.plan.aligning import COLOCATED, NAMES, TENSORS_KEPT, parts_of, run_tables, synced_of, try_method
 from farflung.apps.plan.fleet import machines_of
@@ -28,11 +29,9 @@ from farflung.apps.plan.goals import AlignGoal
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.places import added, scaled
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
-from farflung.apps.plan.planning import make_plan
 from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.runs.history import History
-from farflung.apps.runs.reader import check_known
 from farflung.systems.alignment.learning_config import LearnerConfig
 
 DTYPE = torch.bfloat16
@@ -73,18 +72,11 @@ def tried(
     """
     sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, AlignGoal)
-    chosen = _chosen(plan, sizes, method)
-    with kept_folder(folder) as place:
-        aligned = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place)
+    chosen = chosen_method(plan, sizes, method, NAMES, alone=(COLOCATED,))
+    with run_folder(folder) as place:
+        aligned = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place.path)
         history, is_whole = led(ALIGN.kind, aligned.small, place)
     return compared(aligned, history, plan.remarks, is_whole=is_whole)
-
-
-def _chosen(plan: PlanFile, sizes: Sizes, method: str | None) -> Sentence:
-    if method is None:
-        return make_plan(plan, sizes).outcomes[0].method
-    check_known(method, NAMES, "--method", what="method")
-    return said("method alone" if method == COLOCATED else "method all", method=method)
 
 
 def small_run(

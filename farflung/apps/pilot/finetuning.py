@@ -15,10 +15,10 @@ from farflung.apps.pilot.comparison import Comparison, Row
 from farflung.apps.pilot.local_run import (
     Small,
     check_memory,
-    kept_folder,
     led,
     local_tables,
     miniature,
+    run_folder,
 )
 from farflung.apps.pilot.measurements import slots_per_second
 from farflung.apps.pilot.steady import ROUNDS_MIN, steady
@@ -57,9 +57,9 @@ def tried(
     check_method(method or next(iter(sorted(plan.goal.methods, key=lambda name: name != ONEBYTE)), None))
     sizes = sizes_of(plan.model)
     sizes.check_length(plan.goal.sequence_length, "goal.sequence_length")
-    with kept_folder(folder) as place:
-        small = small_run(plan, plan.goal, sizes, measure_seconds, seconds, place)
-        history, is_whole = led(FINETUNE.kind, small, place, is_kept=folder is not None)
+    with run_folder(folder) as place:
+        small = small_run(plan, plan.goal, sizes, measure_seconds, seconds, place.path)
+        history, is_whole = led(FINETUNE.kind, small, place)
     processes = said("pilot processes", workers=len(small.outcome.machines))
     found = compared(small, history, (processes, said("pilot own bytes"), *plan.remarks), is_whole=is_whole)
     if is_whole and not found.rows:

@@ -18,12 +18,15 @@ from farflung.apps.pilot.comparison import Row
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.places import between_sites
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
+from farflung.apps.plan.planning import make_plan
+from farflung.apps.plan.sizes import Sizes
 from farflung.apps.plan.words import Sentence, said
 from farflung.apps.runs.command import Wish, do_run
 from farflung.apps.runs.history import History, Point, read_history
 from farflung.apps.runs.job import job_of
 from farflung.apps.runs.known import RUN_FILE
 from farflung.apps.runs.logs import LOG_NAME
+from farflung.apps.runs.reader import check_known
 from farflung.apps.runs.toml_text import toml_text
 
 REPORT_SECONDS = 0.5
@@ -43,9 +46,18 @@ class Small:
     """Of all workers together, in the goal's own unit."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run is led."""
+
+    path: Path
+    is_kept: bool
+    """It is the user's, who gets what was learned; else it is gone afterwards."""
+
+
 @contextlib.contextmanager
-def kept_folder(folder: Path | None) -> Iterator[Path]:
-    """Where the run is kept; None: it is gone afterwards.
+def run_folder(folder: Path | None) -> Iterator[RunFolder]:
+    """That folder; None: one that is gone afterwards.
 
     Raises:
         ValueError: another run is there.
@@ -53,10 +65,10 @@ def kept_folder(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         if (folder / RUN_FILE).exists():  # told now, and not after everything was measured
             raise ValueError(f"{folder} already holds a run: choose another --folder")
-        yield folder
+        yield RunFolder(folder, is_kept=True)
         return
     with TemporaryDirectory(prefix="farflung-pilot-") as own:
-        yield Path(own) / "run"
+        yield RunFolder(Path(own) / "run", is_kept=False)
 
 
 def sites_of(plan: PlanFile, method: Sentence) -> list[str]:
@@ -101,17 +113,31 @@ def _here(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in worker.items() if name != "is_remote"} for worker in workers]
 
 
-def led(kind: str, small: Small, folder: Path, *, is_kept: bool = False) -> tuple[History, bool]:
-    """What the log of the run says, and whether it came to its end; `is_kept`: the folder is the user's."""
+def chosen_method(
+    plan: PlanFile, sizes: Sizes, method: str | None, names: Sequence[str], alone: Sequence[str] = ()
+) -> Sentence:
+    """The user's, of these names, over all sites or `alone` on one machine; else the plan's best.
+
+    Raises:
+        ValueError: there is no such method, or none that the plan can do.
+    """
+    if method is None:
+        return make_plan(plan, sizes).outcomes[0].method
+    check_known(method, names, "--method", what="method")
+    return said("method alone" if method in alone else "method all", method=method)
+
+
+def led(kind: str, small: Small, folder: RunFolder) -> tuple[History, bool]:
+    """What the log of the run says, and whether it came to its end."""
     is_whole = True
     with TemporaryDirectory(prefix="farflung-pilot-") as own:
         path = Path(own) / "run.toml"
         path.write_text(toml_text(small.tables), encoding="utf-8")
         try:
-            do_run(job_of(kind), Wish(path=path, is_kept=is_kept))
+            do_run(job_of(kind), Wish(path=path, is_kept=folder.is_kept))
         except KeyboardInterrupt:
             is_whole = False
-    return read_history(folder / LOG_NAME), is_whole
+    return read_history(folder.path / LOG_NAME), is_whole
 
 
 def byte_rows(outcome: Outcome, share: float, history: History) -> list[Row]:

@@ -10,18 +10,18 @@ from farflung.apps.pilot.local_run import (
     Small,
     byte_rows,
     check_memory,
-    kept_folder,
+    chosen_method,
     led,
     local_tables,
     miniature,
     rate_of,
+    run_folder,
     sites_of,
 )
 from farflung.apps.pilot.steps import steps_per_second
 from farflung.apps.plan.goals import PretrainGoal
 from farflung.apps.plan.outcome import Outcome
 from farflung.apps.plan.plan_file import MachineSettings, PlanFile
-from farflung.apps.plan.planning import make_plan
 from farflung.apps.plan.pretraining import machines_that_fit, replica_bytes, run_tables, try_method
 from farflung.apps.plan.sizes import Sizes, sizes_of
 from farflung.apps.plan.training_run import num_rounds_of_cycle
@@ -30,7 +30,6 @@ from farflung.apps.pretrain import desync
 from farflung.apps.pretrain.algorithms import NAMES
 from farflung.apps.pretrain.run_file import PRETRAIN
 from farflung.apps.runs.history import History
-from farflung.apps.runs.reader import check_known
 
 VOCABULARY_LEARNT = 1024
 
@@ -45,19 +44,12 @@ def tried(
     """
     sizes = sizes_of(plan.model)
     assert isinstance(plan.goal, PretrainGoal)
-    chosen = _chosen(plan, sizes, method)
-    with kept_folder(folder) as place:
-        small = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place)
-        history, is_whole = led(PRETRAIN.kind, small, place, is_kept=folder is not None)
+    chosen = chosen_method(plan, sizes, method, NAMES)
+    with run_folder(folder) as place:
+        small = small_run(plan, plan.goal, sizes, chosen, measure_seconds, seconds, place.path)
+        history, is_whole = led(PRETRAIN.kind, small, place)
     processes = said("pilot processes", workers=len(small.outcome.machines))
     return compared(small, history, (processes, *plan.remarks), is_whole=is_whole)
-
-
-def _chosen(plan: PlanFile, sizes: Sizes, method: str | None) -> Sentence:
-    if method is None:
-        return make_plan(plan, sizes).outcomes[0].method
-    check_known(method, NAMES, "--method", what="method")
-    return said("method all", method=method)
 
 
 def small_run(
