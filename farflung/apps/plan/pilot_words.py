@@ -44,9 +44,9 @@ PILOT_WORDS: dict[str, tuple[str, str]] = {
     ),
     "pilot aligned": (
         "The trainer and {workers} rollout workers were processes of this machine, at most one worker for each site, "
-        "over links shaped as they were measured; speeds predicted with are those of such processes here. The model "
+        "over links shaped as in the plan; speeds predicted with are those of such processes here. The model "
         "had random weights, and all answers were as long as the plan takes them to be.",
-        "学習器と {workers} 台の生成ワーカー (各拠点最大1台) はこの機のプロセスで、実測値に合わせた回線で結びました。"
+        "学習器と {workers} 台の生成ワーカー (各拠点最大1台) はこの機のプロセスで、計画どおりに絞った回線で結びました。"
         "予測に使った速度もこの機のプロセスの実測値です。モデルの重みは無作為で、回答はすべて計画どおりの長さです。",
     ),
     "pilot changed": (
