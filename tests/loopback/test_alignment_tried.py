@@ -6,49 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.loopback.fleet import Fleet
+from tests.loopback.plans import ALIGN_PLAN
 
 pytestmark = pytest.mark.loopback
-
-PLAN = """
-[goal]
-kind = "align"
-prompts_per_update = 2
-answers_per_prompt = 4
-prompt_tokens = 8
-answer_tokens = 16
-
-[model]
-hidden_size = 64
-intermediate_size = 128
-num_hidden_layers = 2
-num_attention_heads = 2
-vocab_size = 600
-
-[[sites]]
-name = "east"
-
-[[sites]]
-name = "west"
-
-[[machines]]
-site = "east"
-device = "cpu"
-
-[[machines]]
-site = "west"
-device = "cpu"
-
-[[links]]
-between = ["east", "west"]
-bandwidth_mbit = 50
-round_trip_ms = 20
-"""
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> str:
     path = tmp_path / "plan.toml"
-    path.write_text(PLAN)
+    path.write_text(ALIGN_PLAN)
     return str(path)
 
 

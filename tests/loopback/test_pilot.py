@@ -7,52 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.loopback.fleet import Fleet, wait_until
+from tests.loopback.plans import FINETUNE_PLAN, PRETRAIN_PLAN
 
 pytestmark = pytest.mark.loopback
 
-PLAN = """
-[goal]
-kind = "pretrain"
-tokens = 1_000_000
-sequence_length = 32
-batch_size = 2
-
-[model]
-hidden_size = 32
-intermediate_size = 64
-num_hidden_layers = 2
-num_attention_heads = 2
-vocab_size = 512
-max_position_embeddings = 64
-
-[[sites]]
-name = "east"
-
-[[sites]]
-name = "west"
-
-[[machines]]
-site = "east"
-device = "cpu"
-
-[[machines]]
-site = "west"
-device = "cpu"
-
-[[links]]
-between = ["east", "west"]
-bandwidth_mbit = 20
-round_trip_ms = 20
-"""
-FINETUNE_PLAN = """
-[goal]
-kind = "finetune"
-sequence_length = 32
-batch_size = 2
-num_slots = 32
-
-[model]
-""" + PLAN.partition("[model]")[2]
 SHORT = ("--set", "goal.prompt_tokens=32", "--set", "goal.answer_tokens=16", "--measure-seconds", "1")
 
 
@@ -96,7 +54,7 @@ def test_what_cannot_be_tried_is_refused_in_a_sentence(fleet: Fleet, tmp_path: P
 @pytest.mark.slow
 def test_pretraining_is_tried_without_a_swarm_and_compared(fleet: Fleet, tmp_path: Path) -> None:
     plan, answer = tmp_path / "plan.toml", tmp_path / "pilot.json"
-    plan.write_text(PLAN)
+    plan.write_text(PRETRAIN_PLAN)
     options = ("--method", "ddp", "--measure-seconds", "1", "--seconds", "3", "--json", str(answer))
     program = fleet.start("pilot", str(plan), *options)
     assert program.status == 0, program.text
