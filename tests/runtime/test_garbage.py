@@ -23,6 +23,7 @@ from farflung.wire.control import (
     decode_control,
     encode_control,
 )
+from farflung.wire.message import WIRE_VERSION_MAX, WIRE_VERSION_MIN
 from farflung.world.address import PeerId
 from tests.runtime.conftest import PATIENCE_SECONDS, Swarm, eventually, introduce
 from tests.runtime.rogue import Rogue, ended
@@ -40,7 +41,9 @@ async def test_without_a_common_version_both_sides_read_the_same_sentence(
     await stream.write(encode_control(Hello(version_min=90, version_max=91, nonce=bytes(32))))
     answer = decode_control(await stream.read() or b"")
     assert isinstance(answer, Decline)
-    assert answer.reason.startswith("no common version of the wire format: the dialler speaks 90 to 91, the acceptor 1")
+    assert answer.reason.startswith(
+        f"no common version of the wire format: the dialler speaks 90 to 91, the acceptor {WIRE_VERSION_MIN}"
+    )
     await eventually(lambda: answer.reason in caplog.text)
     rogue.close()
 
@@ -53,7 +56,7 @@ async def test_a_hello_of_the_future_with_a_common_version_is_welcome(swarm: Swa
     await stream.write(msgspec.msgpack.encode({**hello, "a_field_of_version_9": [1, 2]}))
     answer = decode_control(await stream.read() or b"")
     assert isinstance(answer, Welcome)
-    assert answer.version == 1
+    assert answer.version == WIRE_VERSION_MAX
     rogue.close()
 
 
