@@ -13,7 +13,7 @@ from farflung.apps.finetune.worker import RECEIVED, SENT, own_bytes
 from farflung.apps.pilot.finetuning import METHOD, check_method, compared, of_rounds, sized_rounds
 from farflung.apps.pilot.local_run import Small
 from farflung.apps.pilot.steady import ROUNDS_TO_SETTLE, steady
-from farflung.apps.pilot.stock import stocked
+from farflung.apps.pilot.stock import stocked, write_stock
 from farflung.apps.plan.finetuning import onebyte_machines, onebyte_tables, try_onebyte
 from farflung.apps.plan.goals import FinetuneGoal
 from farflung.apps.plan.plan_file import plan_of
@@ -103,7 +103,7 @@ def test_a_run_has_as_many_rounds_as_the_time_and_the_plan_as_many_as_the_run() 
 def test_what_is_learned_is_as_long_as_the_plan_says(tmp_path: Path) -> None:
     plan, sizes = plan_of(PLAN), sizes_of(PLAN["model"])
     run = FINETUNE.read(
-        stocked(onebyte_tables(plan, GOAL, sizes, onebyte_machines(plan, sizes)), GOAL, sizes, tmp_path)
+        stocked(onebyte_tables(plan, GOAL, sizes, onebyte_machines(plan, sizes)), write_stock(GOAL, sizes, tmp_path))
     )
     assert run.data is not None and run.objective is not None
     tokenizer = AutoTokenizer.from_pretrained(run.model.path)
@@ -112,7 +112,7 @@ def test_what_is_learned_is_as_long_as_the_plan_says(tmp_path: Path) -> None:
     assert len(rows) >= GOAL.batch_size and not run.model.is_written
     small = sizes_of({**MODEL, "vocab_size": 64})
     with pytest.raises(ValueError, match=r"257 tokens of bytes, and its vocabulary has 64: raise model.vocab_size"):
-        stocked(onebyte_tables(plan, GOAL, small, onebyte_machines(plan, small)), GOAL, small, tmp_path)
+        write_stock(GOAL, small, tmp_path)
 
 
 def test_methods_without_a_miniature_are_refused() -> None:

@@ -60,8 +60,7 @@ class Alignment:
         num_trained = sum(tensor.numel() for tensor in materials.first_weights().values())
         training, config = run.training, run.conversation
         how = run.sync.mode if run.sync.mode != "async" else f"async, at most {config.staleness_max} steps stale"
-        num_workers = sum(len(region.speeds) for region in run.regions)
-        who = "in one process" if run.sync.mode == "colocated" else f"{num_workers} rollout workers"
+        who = "in one process" if run.sync.mode == "colocated" else f"{run.num_workers} rollout workers"
         who += f", a trainer of {training.ranks} ranks" if training.ranks > 1 else ""
         return (
             f"{how}: {num_trained:,} parameters, {training.steps} steps of {training.prompts_per_step} prompts x "

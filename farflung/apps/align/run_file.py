@@ -163,6 +163,11 @@ class RunFile:
         return self.training.num_threads
 
     @property
+    def num_workers(self) -> int:
+        """Rollout workers that the file names; others may join."""
+        return sum(len(region.speeds) for region in self.regions)
+
+    @property
     def conversation(self) -> AlignmentConfig:
         """The engine's settings.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from farflung.apps.align.materials import Materials
-from farflung.apps.align.run_file import ALIGN, RunFile
+from farflung.apps.align.run_file import ALIGN
 from farflung.apps.pilot.comparison import mean
 from farflung.apps.pilot.side_by_side import measured
 from farflung.systems.alignment.chain import Chain, Published
@@ -76,12 +76,8 @@ def speeds_of(tables: dict[str, Any], seconds: float) -> Speeds:
     if run.sync.mode == "colocated":
         ((trained, sampled),) = measured(_both, tables, 1, seconds, does="alignment")
         return Speeds(trained, (sampled,))
-    trained, *sampled = measured(_seat, tables, 1 + _num_workers(run), seconds, does="alignment")
+    trained, *sampled = measured(_seat, tables, 1 + run.num_workers, seconds, does="alignment")
     return Speeds(trained, tuple(sampled))
-
-
-def _num_workers(run: RunFile) -> int:
-    return sum(len(region.speeds) for region in run.regions)
 
 
 def _both(tables: dict[str, Any], number: int, ready: Callable[[], object], seconds: float) -> tuple[Trained, Sampled]:
@@ -131,7 +127,7 @@ def _sample(materials: Materials, ready: Callable[[], object], seconds: float) -
     policy, config, environment = materials.policy(), materials.run.conversation, materials.environment()
     held = version_of(0, materials.first_weights())
     policy.install(held.number, held.weights_hash, held.tensors)
-    num_rows = -(-config.prompts_per_step * config.answers_per_prompt // _num_workers(materials.run))
+    num_rows = -(-config.prompts_per_step * config.answers_per_prompt // materials.run.num_workers)
     firsts, wholes, installs = list[float](), list[float](), list[float]()
     ready()
     ends_at = time.perf_counter() + seconds
@@ -157,6 +153,7 @@ def _gathered(tables: dict[str, Any]) -> Materials:
 
 
 def changed_share(new: Version, old: Version) -> float:
+    """Of the weights, those that differ."""
     num_changed = sum(int((tensor != old.tensors[name]).sum()) for name, tensor in new.tensors.items())
     return num_changed / sum(tensor.numel() for tensor in new.tensors.values())
 

@@ -1,7 +1,7 @@
 """A miniature of fine-tuning by single bytes: the plan's sites and links, one worker of this machine at each site."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from farflung.apps.pilot.local_run import (
 )
 from farflung.apps.pilot.measurements import slots_per_second
 from farflung.apps.pilot.steady import ROUNDS_MIN, steady
-from farflung.apps.pilot.stock import num_texts, stocked
+from farflung.apps.pilot.stock import num_texts, stocked, write_stock
 from farflung.apps.plan.finetuning import (
     LORA,
     num_slots_of,
@@ -101,13 +101,14 @@ def small_run(
     transformers.logging.disable_progress_bar()
     names = plan.site_names
     check_memory(onebyte_bytes(sizes, DTYPE), len(names), "tunes")
+    stock = write_stock(goal, sizes, folder)
     alike = _miniature(plan, goal, sizes, [1.0] * len(names))
-    speeds = slots_per_second(_tables(alike, goal, sizes, folder), measure_seconds)
+    speeds = slots_per_second(_tables(alike, goal, sizes, stock, folder), measure_seconds)
     here = _miniature(plan, goal, sizes, speeds)
     one = of_rounds(goal, 1, num_slots_of(goal, len(names)))
     num_rounds = sized_rounds(1 / try_onebyte(one, sizes, METHOD, here).seconds, seconds)
     budget = of_rounds(goal, num_rounds, num_slots_of(goal, len(names)))
-    found = _tables(here, budget, sizes, folder)
+    found = _tables(here, budget, sizes, stock, folder)
     return Small(found, METHOD, try_onebyte(budget, sizes, METHOD, here), num_rounds)
 
 
@@ -121,13 +122,13 @@ def _miniature(plan: PlanFile, goal: FinetuneGoal, sizes: Sizes, slots_per_secon
     return miniature(plan, machines)
 
 
-def _tables(plan: PlanFile, goal: FinetuneGoal, sizes: Sizes, folder: Path) -> dict[str, Any]:
+def _tables(plan: PlanFile, goal: FinetuneGoal, sizes: Sizes, stock: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The run file that the plan writes, for processes of this machine."""
     tables = local_tables(onebyte_tables(plan, goal, sizes, onebyte_machines(plan, sizes)), folder)
     first, *others = tables["regions"]
     # Where other regions are other machines' these sit beside the lead by themselves.
     tables["regions"] = [{**first, "servers": list(PLACED_SERVERS)}, *others]
-    return stocked(tables, goal, sizes, folder)
+    return stocked(tables, stock)
 
 
 def sized_rounds(rounds_per_second: float, seconds: float) -> int:

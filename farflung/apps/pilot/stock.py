@@ -3,6 +3,7 @@
 How fast a run is does not depend on what its texts say, only on how long they are; random weights cost what others do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ BATCHES = 4
 WORDS = ("the", "swarm", "learns", "from", "what", "every", "machine", "says", "in", "a", "single", "byte")
 
 
-def stocked(tables: dict[str, Any], goal: FinetuneGoal, sizes: Sizes, folder: Path) -> dict[str, Any]:
-    """The run file with files of its own in `folder`, and a model that is there.
+def write_stock(goal: FinetuneGoal, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """Texts in `folder`, and a model where the plan names none; what `stocked` adds to a run file's tables.
 
     Raises:
         ValueError: the model's vocabulary is too small for any text.
@@ -29,15 +30,17 @@ def stocked(tables: dict[str, Any], goal: FinetuneGoal, sizes: Sizes, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "texts.tsv"
     texts.write_text("\n".join(["text\tlabel", *_texts(goal), ""]), encoding="utf-8")
-    model = dict(tables["model"])
-    if PATH not in sizes.table:
-        model[PATH] = str(_new_model(sizes, folder / "base"))
+    model = {} if PATH in sizes.table else {PATH: str(_new_model(sizes, folder / "base"))}
     return {
-        **tables,
         "model": {**model, "is_written": False},
         "data": {"train": str(texts)},
-        "objective": {**tables["objective"], "kind": "text"},
+        "objective": {"kind": "text"},
     }
+
+
+def stocked(tables: Mapping[str, Any], stock: Mapping[str, Any]) -> dict[str, Any]:
+    """A run file that a plan writes, with what lies in the stock."""
+    return {**tables, **{name: {**tables.get(name, {}), **added} for name, added in stock.items()}}
 
 
 def num_texts(goal: FinetuneGoal) -> int:
